@@ -1,0 +1,230 @@
+/**
+ * Who may do what. `denial` checks an envelope against the grant that it exercises, which never changes; `Policy` decides
+ * what revocations make of it, which may. Ranks order all authority: granting and revoking take a strictly higher one,
+ * so verdicts rest on higher ranks only and cannot go round in circles. DESIGN: edits and trust, policy.
+ */
+
+import type { EditBody, Envelope, GenesisBody, GrantBody, Op, RevokeBody, Role } from './envelope.ts'
+import type { History } from './history.ts'
+import { parseResourcePath, zoneCovers } from './names.ts'
+
+/** Rank of each role; root, which is no grant, is above all. */
+export const RANKS = { viewer: 0, node: 0, robot: 1, editor: 1, admin: 2, owner: 3 } as const satisfies Record<
+  Role,
+  number
+>
+export const ROOT_RANK = 4
+
+const EDITING_RANK = RANKS.editor
+const GRANTING_RANK = RANKS.admin
+const PRIVILEGED_PREFIX = 'privileged/'
+
+/** Why an envelope does not count. The same words on every node. */
+export interface Denial {
+  readonly code: 'role' | 'scope' | 'rank' | 'field' | 'subject' | 'root' | 'revoked' | 'grant_void' | 'threshold'
+  readonly message: string
+}
+export type Verdict = { readonly accepted: true } | { readonly accepted: false; readonly denial: Denial }
+
+const ACCEPTED: Verdict = { accepted: true }
+
+/** Where an author's authority ends: its rank and its scope. */
+interface Authority {
+  readonly rank: number
+  readonly ws: string
+  readonly zones: readonly string[]
+  readonly kinds: readonly string[]
+}
+
+const ROOT_AUTHORITY: Authority = { rank: ROOT_RANK, ws: '*', zones: ['*'], kinds: ['*'] }
+
+function authorityOf(grant: GrantBody): Authority {
+  return { rank: RANKS[grant.role], ws: grant.ws, zones: grant.zones, kinds: grant.kinds }
+}
+
+/**
+ * What the exercised grant itself forbids; undefined when it allows the envelope. Depends on immutable bytes alone,
+ * so what is denied here is denied for ever.
+ * @param exercised the grant that `envelope.body.grant` names, or the genesis when a root acts.
+ * @param target for a revocation of one grant: that grant.
+ */
+export function denial(
+  body: EditBody | GrantBody | RevokeBody,
+  signers: readonly string[],
+  exercised: GrantBody | GenesisBody,
+  target?: GrantBody,
+): Denial | undefined {
+  const authority = exercised.type === 'genesis' ? ROOT_AUTHORITY : authorityOf(exercised)
+  if (exercised.type === 'genesis') {
+    const stranger = signers.find((signer) => !exercised.roots.includes(signer))
+    if (stranger !== undefined) return { code: 'root', message: `${stranger} is not a root key of this mesh` }
+    if (body.type === 'edit') return { code: 'role', message: 'root keys grant and revoke; they make no edits' }
+  } else if (exercised.subject !== body.by) {
+    return { code: 'subject', message: 'the grant belongs to another key than the author’s' }
+  }
+  if (!wsCovers(authority.ws, body.ws)) {
+    return { code: 'scope', message: `the grant is for workspace ${authority.ws}, not ${body.ws}` }
+  }
+  if (body.type === 'edit') return editDenial(body, exercised as GrantBody, authority)
+  if (authority.rank < GRANTING_RANK) return { code: 'role', message: 'this role may not grant or revoke' }
+  const subject = body.type === 'grant' ? body : target
+  return subject === undefined ? undefined : authorityDenial(authority, authorityOf(subject))
+}
+
+function editDenial(body: EditBody, grant: GrantBody, authority: Authority): Denial | undefined {
+  if (authority.rank < EDITING_RANK) return { code: 'role', message: `a ${grant.role} may not edit` }
+  for (const [path, , ops] of body.edits) {
+    const resource = parseResourcePath(path)
+    if (resource === undefined) return { code: 'scope', message: `${path} is not a resource` }
+    if (!grant.zones.some((zone) => zoneCovers(zone, resource.zone))) {
+      return { code: 'scope', message: `the grant covers zones ${grant.zones.join(', ')}, not ${resource.zone}` }
+    }
+    if (!kindCovers(grant.kinds, resource.kind)) {
+      return { code: 'scope', message: `the grant covers kinds ${grant.kinds.join(', ')}, not ${resource.kind}` }
+    }
+    const denied = ops.find((op) => !mayWrite(grant, op))
+    if (denied !== undefined)
+      return { code: 'field', message: `the grant does not cover field ${denied[1]} of ${path}` }
+  }
+  return undefined
+}
+
+function mayWrite(grant: GrantBody, [, field]: Op): boolean {
+  const isNamed =
+    grant.fields?.some((scope) => (scope.endsWith('/') ? field.startsWith(scope) : field === scope)) ?? false
+  if (isNamed) return true
+  if (grant.role === 'robot' && grant.fields !== undefined) return false
+  return !field.startsWith(PRIVILEGED_PREFIX) || RANKS[grant.role] >= RANKS.admin
+}
+
+/** What one authority lacks to grant or revoke another. */
+function authorityDenial(over: Authority, under: Authority): Denial | undefined {
+  if (over.rank <= under.rank) return { code: 'rank', message: 'granting and revoking take a strictly higher rank' }
+  if (!wsCovers(over.ws, under.ws))
+    return { code: 'scope', message: `workspace ${under.ws} is outside the exercised grant` }
+  const zone = under.zones.find((inner) => !over.zones.some((outer) => zoneCovers(outer, inner)))
+  if (zone !== undefined) return { code: 'scope', message: `zone ${zone} is outside the exercised grant` }
+  const kind = under.kinds.find((inner) => !kindCovers(over.kinds, inner))
+  if (kind !== undefined) return { code: 'scope', message: `kind ${kind} is outside the exercised grant` }
+  return undefined
+}
+
+function wsCovers(outer: string, inner: string): boolean {
+  return outer === '*' || outer === inner
+}
+
+function kindCovers(kinds: readonly string[], kind: string): boolean {
+  return kinds.includes('*') || kinds.includes(kind)
+}
+
+/** Verdicts over a history. Remembers what it decided until `forget`. */
+export class Policy {
+  readonly #history: History
+  readonly #verdicts = new Map<string, Verdict>()
+
+  constructor(history: History) {
+    this.#history = history
+  }
+
+  /** Drops remembered verdicts; to be called when a revocation or a co-signature was added. */
+  forget(): void {
+    this.#verdicts.clear()
+  }
+
+  /** Whether an admitted envelope counts. */
+  verdict(envelope: Envelope): Verdict {
+    const known = this.#verdicts.get(envelope.id)
+    if (known !== undefined) return known
+    const verdict = this.#decide(envelope)
+    this.#verdicts.set(envelope.id, verdict)
+    return verdict
+  }
+
+  /** The verdict on an envelope that is not admitted yet, without remembering it. */
+  preview(envelope: Envelope): Verdict {
+    return this.#decide(envelope)
+  }
+
+  /** Grants of a key under which it may act now: valid, and not revoked. */
+  activeGrants(subject: string): Envelope<GrantBody>[] {
+    return this.#history
+      .grantsOf(subject)
+      .map((id) => this.#history.get(id) as Envelope<GrantBody>)
+      .filter((grant) => this.verdict(grant).accepted && this.#revocationsOf(grant).length === 0)
+  }
+
+  /** Whether a key had a grant as a node and has lost all of them. */
+  isRevokedNode(subject: string): boolean {
+    const roles = this.#history.grantsOf(subject).map((id) => (this.#history.get(id) as Envelope<GrantBody>).body.role)
+    return roles.includes('node') && !this.activeGrants(subject).some((grant) => grant.body.role === 'node')
+  }
+
+  /** Accepted revocations that take the given grant away, whatever they keep. */
+  revocationsOf(grant: Envelope<GrantBody>): Envelope<RevokeBody>[] {
+    return this.#revocationsOf(grant)
+  }
+
+  #decide(envelope: Envelope): Verdict {
+    const { body } = envelope
+    if (body.type === 'genesis') return ACCEPTED
+    if (body.grant === body.mesh) return this.#decideRoot(envelope)
+    const grant = this.#history.get(body.grant) as Envelope<GrantBody>
+    if (!this.verdict(grant).accepted) {
+      return denied('grant_void', `the exercised grant ${grant.id} is itself not accepted`)
+    }
+    const revocation = this.#revocationsOf(grant).find((candidate) => !this.#keeps(candidate, envelope))
+    if (revocation === undefined) return ACCEPTED
+    return denied('revoked', `the grant was revoked by ${revocation.body.by} (revocation ${revocation.id})`)
+  }
+
+  #decideRoot(envelope: Envelope): Verdict {
+    const { roots, threshold } = (this.#history.genesis as Envelope<GenesisBody>).body
+    const signed = Object.keys(envelope.sigs).filter((key) => roots.includes(key)).length
+    return signed >= threshold ? ACCEPTED : denied('threshold', `${signed} of ${threshold} root signatures`)
+  }
+
+  #revocationsOf(grant: Envelope<GrantBody>): Envelope<RevokeBody>[] {
+    const targets = [`grant/${grant.id}`, `key/${grant.body.subject}`]
+    return targets
+      .flatMap((target) => this.#history.revocationsOf(target))
+      .toSorted()
+      .map((id) => this.#history.get(id) as Envelope<RevokeBody>)
+      .filter((revocation) => this.#outranks(revocation.body, grant.body) && this.verdict(revocation).accepted)
+  }
+
+  /** Rank and scope first: only then does asking for the verdict lead upwards. */
+  #outranks(revocation: RevokeBody, grant: GrantBody): boolean {
+    const exercised = this.#history.get(revocation.grant)?.body as GrantBody | GenesisBody
+    const authority = exercised.type === 'genesis' ? ROOT_AUTHORITY : authorityOf(exercised)
+    // A revocation signed in one workspace reaches that workspace, however wide the revoker's own grant is.
+    const narrowed = { ...authority, ws: revocation.ws === '*' ? authority.ws : revocation.ws }
+    return authorityDenial(narrowed, authorityOf(grant)) === undefined
+  }
+
+  /** Whether an envelope is among those a revocation keeps: its heads and all before them in their author's chain. */
+  #keeps(revocation: Envelope<RevokeBody>, envelope: Envelope): boolean {
+    return this.#keptBy(revocation).has(envelope.id)
+  }
+
+  readonly #kept = new Map<string, ReadonlySet<string>>()
+
+  #keptBy(revocation: Envelope<RevokeBody>): ReadonlySet<string> {
+    // The past of an admitted envelope is immutable, so the closure is computed once.
+    const known = this.#kept.get(revocation.id)
+    if (known !== undefined) return known
+    const kept = new Set<string>()
+    const queue = [...revocation.body.keep]
+    for (let id = queue.pop(); id !== undefined; id = queue.pop()) {
+      if (kept.has(id)) continue
+      kept.add(id)
+      const body = this.#history.get(id)?.body
+      if (body !== undefined && body.type !== 'genesis') queue.push(...body.prev)
+    }
+    this.#kept.set(revocation.id, kept)
+    return kept
+  }
+}
+
+function denied(code: Denial['code'], message: string): Verdict {
+  return { accepted: false, denial: { code, message } }
+}

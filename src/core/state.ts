@@ -1,0 +1,132 @@
+/**
+ * The mesh as one node knows it: history, verdicts, and the resources that follow from them. A pure function of the set of
+ * added envelopes, computed incrementally and lazily. Written by the replica alone; read by everyone.
+ */
+
+import { canonical, sha256 } from './canonical.ts'
+import { ResourceDocument, type ResourceState, type Step } from './document.ts'
+import type { EditBody, Envelope } from './envelope.ts'
+import { History } from './history.ts'
+import { parseResourcePath } from './names.ts'
+import { Policy } from './policy.ts'
+
+/** Documents kept open for the next edit; at the limit the one unused for longest is freed and later rebuilt. */
+const LIVE_DOCUMENTS_MAX = 128
+
+interface LiveDocument {
+  readonly document: ResourceDocument
+  /** How many of the resource's edits were added. */
+  count: number
+}
+
+export class MeshState {
+  readonly history: History = new History()
+  readonly policy: Policy = new Policy(this.history)
+  /** Verdicts as the resources below were computed with. */
+  readonly #accepted = new Map<string, boolean>()
+  readonly #resources = new Map<string, ResourceState>()
+  readonly #live = new Map<string, LiveDocument>()
+  readonly #stale = new Set<string>()
+  #changed = new Set<string>()
+  #verdictsAreStale = false
+
+  /** Id of the mesh; undefined until its genesis was added. */
+  get meshId(): string | undefined {
+    return this.history.genesis?.id
+  }
+
+  /** Adds an admitted envelope. Returns false when it brought nothing new. */
+  add(envelope: Envelope): boolean {
+    const isKnown = this.history.has(envelope.id)
+    if (!this.history.add(envelope)) return false
+    const { body } = envelope
+    if (isKnown || body.type === 'revoke') {
+      this.policy.forget()
+      this.#verdictsAreStale = true
+    }
+    if (body.type === 'edit') for (const [path] of body.edits) this.#markStale(path)
+    return true
+  }
+
+  /** What is visible of a resource; undefined when no edit ever touched it. */
+  resource(path: string): ResourceState | undefined {
+    this.#refreshVerdicts()
+    if (this.#stale.delete(path)) this.#resources.set(path, this.#materialise(path))
+    return this.#resources.get(path)
+  }
+
+  /** All resources that exist, sorted by path. */
+  resources(): ResourceState[] {
+    return [...this.history.resourcePaths()]
+      .toSorted()
+      .map((path) => this.resource(path) as ResourceState)
+      .filter((state) => state.exists)
+  }
+
+  /** Paths whose state may have changed since the last call. */
+  takeChanges(): ReadonlySet<string> {
+    this.#refreshVerdicts()
+    const changed = this.#changed
+    this.#changed = new Set()
+    return changed
+  }
+
+  /**
+   * The state hash: SHA-256 over the sorted hashes of all existing resources, or of those in the zones that `includes`
+   * picks. Equal on any two nodes that hold equal envelopes.
+   */
+  hash(includes: (zone: string) => boolean = () => true): string {
+    const hashes = this.resources()
+      .filter((state) => includes(parseResourcePath(state.path)?.zone ?? ''))
+      .map((state) => [state.path, state.hash])
+    return sha256(canonical(hashes))
+  }
+
+  #markStale(path: string): void {
+    this.#stale.add(path)
+    this.#changed.add(path)
+  }
+
+  /** After a change of policy: every edit whose verdict flipped makes its resources stale. */
+  #refreshVerdicts(): void {
+    if (!this.#verdictsAreStale) return
+    this.#verdictsAreStale = false
+    for (const [id, was] of this.#accepted) {
+      const envelope = this.history.get(id) as Envelope<EditBody>
+      const is = this.policy.verdict(envelope).accepted
+      if (is === was) continue
+      this.#accepted.set(id, is)
+      for (const [path] of envelope.body.edits) {
+        this.#freeLive(path)
+        this.#markStale(path)
+      }
+    }
+  }
+
+  #materialise(path: string): ResourceState {
+    const edits = this.history.editsOf(path)
+    const live = this.#live.get(path) ?? { document: new ResourceDocument(path), count: 0 }
+    for (const id of edits.slice(live.count)) live.document.add(this.#step(id, path))
+    live.count = edits.length
+    // Re-inserting moves the entry to the young end of the map's order.
+    this.#live.delete(path)
+    this.#live.set(path, live)
+    const [oldest] = this.#live.keys()
+    if (this.#live.size > LIVE_DOCUMENTS_MAX && oldest !== undefined) this.#freeLive(oldest)
+    return live.document.read()
+  }
+
+  #step(id: string, path: string): Step {
+    const envelope = this.history.get(id) as Envelope<EditBody>
+    const { accepted } = this.policy.verdict(envelope)
+    this.#accepted.set(id, accepted)
+    const { body } = envelope
+    const [, deps, ops] = body.edits.find(([touched]) => touched === path) as EditBody['edits'][number]
+    return { id, by: body.by, at: body.at, deps, ops, accepted }
+  }
+
+  #freeLive(path: string): void {
+    this.#live.get(path)?.document.free()
+    this.#live.delete(path)
+  }
+}
