@@ -66,6 +66,8 @@ export interface KnownPeer {
   readonly key: PeerKey
   /** `host:port` or multiaddrs, tried in order. */
   readonly addresses: readonly string[]
+  /** Named in the configuration: dialled first, and beyond the target number of connections. */
+  readonly listed?: boolean
 }
 
 export type GossipChannel = 'edits' | 'status'
@@ -94,9 +96,12 @@ export interface Network {
   readonly connected: readonly PeerKey[]
   /** Replaces the peers to keep dialling: for ever, with jittered backoff, up to the target number of connections. */
   setKnownPeers(peers: readonly KnownPeer[]): void
-  /** Sends to the mesh, best effort: a hint, never the only way. Resolves with the number of peers it went to. */
+  /**
+   * Sends to the mesh, best effort: a hint, never the only way. Resolves with the number of peers it went to.
+   * @throws MeshError `too_large`.
+   */
   publish(channel: GossipChannel, payload: Uint8Array): Promise<number>
-  /** @throws MeshError `unavailable` or `timeout`. */
+  /** @throws MeshError `unavailable`, `timeout` or `too_large`; the signal's reason when that aborts first. */
   request(peer: PeerKey, payload: Uint8Array, options?: { readonly signal?: AbortSignal }): Promise<Uint8Array>
   /** Closes the connection with a peer, which `allows` is asked about before the next one. */
   disconnect(peer: PeerKey): Promise<void>

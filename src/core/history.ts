@@ -28,10 +28,9 @@ interface MutableChain extends Chain {
   readonly positions: Set<number>
 }
 
-/** What admission and policy need to look up. */
+/** What admission needs to look up. */
 export interface Lookup {
   get(id: string): Envelope | undefined
-  readonly genesis: Envelope<GenesisBody> | undefined
 }
 
 const NONE: readonly string[] = []
@@ -45,7 +44,8 @@ export class History implements Lookup {
   readonly #grants = new Map<string, string[]>()
   readonly #bytesOfAuthor = new Map<string, number>()
   #genesis: Envelope<GenesisBody> | undefined
-  #order: string[] = []
+  readonly #order: string[] = []
+  #cosignatures = 0
 
   get genesis(): Envelope<GenesisBody> | undefined {
     return this.#genesis
@@ -54,6 +54,11 @@ export class History implements Lookup {
   /** Number of envelopes. */
   get size(): number {
     return this.#envelopes.size
+  }
+
+  /** How often signatures were merged into a known envelope. */
+  get cosignatures(): number {
+    return this.#cosignatures
   }
 
   get(id: string): Envelope | undefined {
@@ -71,6 +76,7 @@ export class History implements Lookup {
       const merged = mergeSignatures(known.sigs, envelope.sigs)
       if (merged === known.sigs) return false
       this.#envelopes.set(envelope.id, { ...known, sigs: merged })
+      this.#cosignatures += 1
       return true
     }
     this.#envelopes.set(envelope.id, envelope)

@@ -1,0 +1,205 @@
+import { describe, expect, onTestFinished, test } from 'vitest'
+import { toWire } from '../../src/core/codec.ts'
+import type { Envelope } from '../../src/core/envelope.ts'
+import { createMetrics } from '../../src/metrics.ts'
+import { Replica, REPLICA_LIMITS } from '../../src/replica.ts'
+import { keyOf, TestMesh } from '../support/authors.ts'
+import { MemoryStore } from '../support/memory-store.ts'
+import { silentLog } from '../support/silent-log.ts'
+import { VirtualClock } from '../support/virtual-clock.ts'
+
+const PEER = keyOf('peer').publicKey
+const SITE = 'default/*/site/shop'
+
+function create(mesh: TestMesh, store = new MemoryStore(), clock = new VirtualClock()) {
+  const replica = new Replica({ store, clock, log: silentLog(), metrics: createMetrics(), meshId: mesh.id })
+  return { replica, store, clock }
+}
+
+async function started(mesh: TestMesh, store?: MemoryStore, clock?: VirtualClock) {
+  const parts = create(mesh, store, clock)
+  await parts.replica.start()
+  onTestFinished(() => parts.replica.stop())
+  return parts
+}
+
+async function founded(mesh: TestMesh, store?: MemoryStore) {
+  const parts = await started(mesh, store)
+  await parts.replica.submit(mesh.founding.map(toWire), 'sync')
+  return parts
+}
+
+const outcomesOf = async (
+  replica: Replica,
+  envelopes: readonly Envelope[],
+  source: 'api' | 'gossip' | 'sync' = 'sync',
+  peer?: string,
+) => (await replica.submit(envelopes.map(toWire), source, peer)).map(({ outcome }) => outcome)
+
+const create$ = [['set', '$', true]] as const
+
+describe('Replica', () => {
+  test('stores what is admitted, in one submission or several, and reads it back', async () => {
+    const mesh = new TestMesh()
+    const { replica, store } = await founded(mesh)
+    const first = mesh.edit(SITE, create$)
+    const second = mesh.edit(SITE, [['set', 'a', 1]], { deps: [first.id] })
+    expect(await outcomesOf(replica, [first, second])).toEqual(['stored', 'stored'])
+    expect(await outcomesOf(replica, [second, first])).toEqual(['known', 'known'])
+    const hash = replica.state.hash()
+    await replica.stop()
+    const again = await started(mesh, store)
+    expect(again.replica.state.hash()).toBe(hash)
+    expect(again.replica.state.resource(SITE)?.fields.get('a')).toBe(1)
+  })
+
+  test('holds an edit whose ancestors are unknown, names them, and takes it when they come', async () => {
+    const mesh = new TestMesh()
+    const { replica } = await founded(mesh)
+    const chain = [mesh.edit(SITE, create$), mesh.edit(SITE, [['set', 'a', 1]]), mesh.edit(SITE, [['set', 'a', 2]])]
+    const asked: string[] = []
+    replica.onMissing((peer, ids) => asked.push(peer, ...ids))
+    expect(await outcomesOf(replica, [chain[2]!, chain[1]!], 'gossip', PEER)).toEqual(['waiting', 'waiting'])
+    expect(asked).toEqual([PEER, chain[1]!.id, chain[0]!.id])
+    expect(replica.pendingCount).toBe(2)
+    await outcomesOf(replica, [chain[0]!])
+    // The two that waited are written right behind; an empty submission waits for the writer's turn.
+    await replica.submit([toWire(chain[2]!)], 'sync')
+    expect(replica.pendingCount).toBe(0)
+    expect(replica.state.history.has(chain[2]!.id)).toBe(true)
+  })
+
+  test('drops the oldest of a peer whose waiting edits are over the limit', async () => {
+    const mesh = new TestMesh()
+    const { replica } = await founded(mesh)
+    mesh.edit(SITE, create$)
+    const big = 'x'.repeat(8000)
+    const count = Math.ceil(REPLICA_LIMITS.pendingBytesPerPeer / 8000) + 20
+    const flood = Array.from({ length: count }, () => mesh.edit(SITE, [['set', 'a', big]]))
+    await outcomesOf(replica, flood, 'sync', PEER)
+    expect(replica.pendingCount).toBeLessThan(count)
+    expect(replica.pendingCount).toBeGreaterThan(100)
+  })
+
+  test('refuses forged, foreign and ungranted edits, from every source', async () => {
+    const mesh = new TestMesh()
+    const { replica } = await founded(mesh)
+    const stranger = keyOf('stranger')
+    const ungranted = mesh.edit(SITE, create$, { by: stranger })
+    const good = mesh.edit(SITE, create$)
+    const forged = { ...good, sigs: { [mesh.owner.publicKey]: '0'.repeat(128) } }
+    const foreign = mesh.edit(SITE, create$)
+    const elsewhere = { ...foreign, bytes: foreign.bytes.replace(mesh.id, 'f'.repeat(64)) }
+    for (const source of ['api', 'gossip', 'sync'] as const) {
+      expect(await outcomesOf(replica, [ungranted, forged, elsewhere], source)).toEqual([
+        'refused',
+        'refused',
+        'refused',
+      ])
+    }
+    expect(replica.state.history.size).toBe(mesh.founding.length)
+  })
+
+  test('keeps a void edit that gossip brings, and refuses it at the API', async () => {
+    const mesh = new TestMesh()
+    const { replica } = await founded(mesh)
+    const ana = keyOf('ana')
+    const grant = mesh.grant(ana.publicKey, 'editor')
+    const edit = mesh.edit(SITE, create$, { by: ana, grant: grant.id })
+    await outcomesOf(replica, [grant, mesh.revoke(`grant/${grant.id}`)])
+    const [refused] = await replica.submit([toWire(edit)], 'api')
+    expect(refused).toMatchObject({ outcome: 'refused', code: 'denied' })
+    expect(refused).toHaveProperty('reason', expect.stringContaining('revoked'))
+    expect(await outcomesOf(replica, [edit], 'gossip', PEER)).toEqual(['stored'])
+    expect(replica.state.resource(SITE)?.exists).toBe(false)
+  })
+
+  test('limits the rate of an author at API and gossip, but never in sync', async () => {
+    const mesh = new TestMesh()
+    const { replica } = await founded(mesh)
+    const edits = Array.from({ length: REPLICA_LIMITS.authorBurst + 5 }, (_, index) =>
+      mesh.edit(`default/*/site/s${index}`, create$),
+    )
+    const outcomes = await replica.submit(edits.map(toWire), 'api')
+    expect(outcomes.filter(({ outcome }) => outcome === 'refused')).toHaveLength(5)
+    expect(outcomes.at(-1)).toMatchObject({ code: 'rate_limited' })
+    expect(await outcomesOf(replica, edits.slice(-5))).toEqual(Array(5).fill('stored'))
+  })
+
+  test('takes nothing that it cannot write, says so, and goes on when it can', async () => {
+    const mesh = new TestMesh()
+    let isFull = false
+    const { replica } = await founded(mesh, new MemoryStore({ failsWrite: () => isFull }))
+    const edit = mesh.edit(SITE, create$)
+    isFull = true
+    await expect(replica.submit([toWire(edit)], 'api')).rejects.toMatchObject({ code: 'store_unwritable' })
+    expect(replica.state.history.has(edit.id)).toBe(false)
+    expect(replica.writeError).toBeDefined()
+    isFull = false
+    expect(await outcomesOf(replica, [edit], 'api')).toEqual(['stored'])
+    expect(replica.writeError).toBeUndefined()
+  })
+
+  test('leaves out a record that was changed on disk, counts it, and parks what rests on it', async () => {
+    const mesh = new TestMesh()
+    const { replica, store } = await founded(mesh)
+    const first = mesh.edit(SITE, create$)
+    const second = mesh.edit(SITE, [['set', 'a', 1]], { deps: [first.id] })
+    await outcomesOf(replica, [first, second])
+    await replica.stop()
+    store.tamper(first.id, (wire) => ({ ...wire, bytes: wire.bytes.replace('shop', 'shoq') }))
+    const again = await started(mesh, store)
+    expect(again.replica.corruptRecords).toBe(1)
+    expect(again.replica.state.history.has(second.id)).toBe(false)
+    // A peer refills the first; the second need not travel again.
+    await outcomesOf(again.replica, [first])
+    await again.replica.submit([toWire(second)], 'sync')
+    expect(again.replica.state.resource(SITE)?.fields.get('a')).toBe(1)
+    await again.replica.stop()
+    const third = await started(mesh, store)
+    expect(third.replica.state.resource(SITE)?.fields.get('a')).toBe(1)
+  })
+
+  test('checks the signatures of a record that somebody else put into the store', async () => {
+    const mesh = new TestMesh()
+    const { replica, store } = await founded(mesh)
+    const edit = mesh.edit(SITE, create$)
+    await outcomesOf(replica, [edit])
+    await replica.stop()
+    store.tamper(edit.id, (wire) => ({ ...wire, sigs: { [mesh.owner.publicKey]: '1'.repeat(128) } }))
+    const again = await started(mesh, store)
+    expect(again.replica.state.history.has(edit.id)).toBe(false)
+    expect(again.replica.corruptRecords).toBe(1)
+  })
+
+  test('counts and reports forks, and keeps both sides', async () => {
+    const mesh = new TestMesh()
+    const { replica } = await founded(mesh)
+    const twin = new TestMesh()
+    expect(twin.id).toBe(mesh.id)
+    const [a, b] = [mesh.edit(SITE, create$), twin.edit('default/*/site/other', create$)]
+    expect(await outcomesOf(replica, [a, b])).toEqual(['stored', 'stored'])
+    expect(replica.state.history.chain('default', mesh.owner.publicKey)).toMatchObject({
+      forks: 1,
+      highestN: 1,
+      heads: [a.id, b.id].toSorted(),
+    })
+  })
+
+  test('adopts only the pinned genesis', async () => {
+    const mesh = new TestMesh()
+    const { replica } = await started(mesh)
+    const other = new TestMesh([{ key: keyOf('n').publicKey, name: 'n', zones: ['*'] }])
+    expect(other.id).toBe(mesh.id)
+    await expect(replica.adopt(toWire(mesh.edit(SITE, create$)))).rejects.toMatchObject({ code: 'envelope_invalid' })
+    await replica.adopt(toWire(mesh.founding[0]!))
+    expect(replica.state.meshId).toBe(mesh.id)
+  })
+
+  test('refuses submissions once stopped', async () => {
+    const mesh = new TestMesh()
+    const { replica } = await started(mesh)
+    await replica.stop()
+    await expect(replica.submit([], 'api')).rejects.toMatchObject({ code: 'unavailable' })
+  })
+})
