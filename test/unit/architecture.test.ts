@@ -1,0 +1,161 @@
+/**
+ * The direction rule of ARCHITECTURE.md, where lint cannot say it: which room of src may import from which, what pure
+ * code may import from outside, and that each file opens by saying what it owns. Reads source text, runs none of it.
+ */
+
+import { readdirSync, readFileSync } from 'node:fs'
+import { dirname, join, posix } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { expect, test } from 'vitest'
+
+const PROJECT = dirname(dirname(dirname(fileURLToPath(import.meta.url))))
+
+type Sources = ReadonlyMap<string, string>
+
+/** A room imports from rooms of its own rank or below. What is not listed is in the middle, with replica and the like. */
+const RANKS: Readonly<Record<string, number>> = {
+  errors: 0,
+  core: 1,
+  ports: 2,
+  log: 2,
+  metrics: 2,
+  adapters: 3,
+  nginx: 3,
+  node: 4,
+  cli: 4,
+  'mesh-node': 5,
+  meshctl: 5,
+}
+const MIDDLE = 3
+/** From here on, code knows which adapters there are; below, it knows their ports. */
+const COMPOSITION = 4
+
+/** Pure code gives the same output for the same input on every node: core, and whatever rendering takes in. */
+const RENDERING = 'src/nginx/render.ts'
+const PURE_PACKAGES = /^(node:(crypto|net|url)|zod|@noble\/.+|@automerge\/automerge)$/
+/** Lint says the same of core; rendering is known only by following its imports. */
+const IMPURE =
+  /\b(Date\.now|new Date\(\s*\)|Math\.random|randomBytes|randomUUID|performance|process\.|console\.|setTimeout|fetch\()/
+const COMMENT = /\/\*[^]*?\*\/|\/\/.*/g
+
+const IMPORT =
+  /(?:^|\n)\s*(?:import|export)\b[^'"`;]*?\bfrom\s*'([^']+)'|\bimport\(\s*'([^']+)'|(?:^|\n)\s*import\s*'([^']+)'/g
+
+function importsOf(text: string): string[] {
+  return [...text.matchAll(IMPORT)].map(([, from, dynamic, bare]) => from ?? dynamic ?? bare ?? '')
+}
+
+/** `src/core/names.ts` -> `core`; `src/replica.ts` -> `replica`. */
+function roomOf(file: string): string {
+  return (file.split('/')[1] ?? '').replace(/\.ts$/, '')
+}
+
+/** `src/adapters/network/link.ts` and `src/adapters/network.ts` -> `network`. */
+function adapterOf(file: string): string | undefined {
+  return roomOf(file) === 'adapters' ? (file.split('/')[2] ?? '').replace(/\.ts$/, '') : undefined
+}
+
+function rankOf(file: string): number {
+  return RANKS[roomOf(file)] ?? MIDDLE
+}
+
+/** The files of `src/nginx` that rendering consists of. */
+function renderingOf(sources: Sources): ReadonlySet<string> {
+  const found = new Set<string>()
+  const visit = (file: string) => {
+    if (roomOf(file) !== 'nginx' || found.has(file)) return
+    found.add(file)
+    for (const specifier of importsOf(sources.get(file) ?? '')) visit(posix.join(posix.dirname(file), specifier))
+  }
+  if (sources.has(RENDERING)) visit(RENDERING)
+  return found
+}
+
+/** Each breach as one sentence; empty when all is well. */
+function breachesOf(sources: Sources): string[] {
+  const rendering = renderingOf(sources)
+  const isPure = (file: string) => roomOf(file) === 'core' || rendering.has(file)
+  return [...sources].flatMap(([file, text]) => [
+    ...importsOf(text).flatMap((specifier) => {
+      const target = specifier.startsWith('.') ? posix.join(posix.dirname(file), specifier) : undefined
+      if (target === undefined) {
+        const allowed = !isPure(file) || PURE_PACKAGES.test(specifier)
+        return allowed ? [] : [`${file} is pure and must not import ${specifier}`]
+      }
+      if (target === 'package.json') return []
+      if (!target.startsWith('src/')) return [`${file} must not import ${target}, which is outside src`]
+      if (rankOf(target) > rankOf(file)) {
+        return [`${file} must not import ${target}: ${roomOf(file)} lies below ${roomOf(target)}`]
+      }
+      if (isPure(file) && rankOf(target) >= MIDDLE && !isPure(target)) {
+        return [`${file} is pure and must not import ${target}, which is not`]
+      }
+      const adapter = adapterOf(target)
+      if (adapter === undefined || adapter === adapterOf(file) || rankOf(file) >= COMPOSITION) return []
+      return [`${file} must not import ${target}: it may know the port, not the adapter`]
+    }),
+    ...(isPure(file) ? impuritiesOf(text).map((found) => `${file} is pure and must not use ${found}`) : []),
+  ])
+}
+
+function impuritiesOf(text: string): string[] {
+  const found = IMPURE.exec(text.replaceAll(COMMENT, ''))?.[1]
+  return found === undefined ? [] : [found]
+}
+
+function sourcesUnder(folder: string): Sources {
+  const files = readdirSync(join(PROJECT, folder), { recursive: true, encoding: 'utf8' })
+    .filter((name) => /\.(ts|js)$/.test(name))
+    .map((name) => posix.join(folder, name))
+  return new Map(files.toSorted().map((file) => [file, readFileSync(join(PROJECT, file), 'utf8')]))
+}
+
+test('every import in src follows the direction rule', () => {
+  const sources = sourcesUnder('src')
+  expect(sources.size).toBeGreaterThan(10)
+  expect(breachesOf(sources)).toEqual([])
+})
+
+test.each([
+  ['src/core/slice.ts', `import type { Clock } from '../ports.ts'`, 'core lies below ports'],
+  ['src/core/resources/site.ts', `import {\n  listen,\n} from '../../nginx/render.ts'`, 'core lies below nginx'],
+  ['src/core/slice.ts', `import { readFileSync } from 'node:fs'`, 'is pure and must not import node:fs'],
+  ['src/core/slice.ts', `export { Hono } from 'hono'`, 'is pure and must not import hono'],
+  ['src/core/slice.ts', `const at = new Date()`, 'must not use new Date()'],
+  ['src/nginx/render.ts', `import { swap } from '../reconciler.ts'`, 'is pure and must not import src/reconciler.ts'],
+  ['src/nginx/render.ts', `const at = Date.now()`, 'must not use Date.now'],
+  ['src/adapters/store.ts', `import { dial } from './network/link.ts'`, 'the port, not the adapter'],
+  ['src/replica.ts', `const { open } = await import('./adapters/store.ts')`, 'the port, not the adapter'],
+  ['src/api/server.ts', `import { start } from '../node.ts'`, 'api lies below node'],
+  ['src/node.ts', `import '../test/support/wait.ts'`, 'outside src'],
+])('%s with %j is a breach', (file, text, breach) => {
+  expect(breachesOf(new Map([[file, text]]))).toEqual([expect.stringContaining(breach)])
+})
+
+test('what rendering imports is as pure as rendering', () => {
+  const sources = new Map([
+    ['src/nginx/render.ts', `import { swap } from './disk.ts'`],
+    ['src/nginx/disk.ts', `import { rename } from 'node:fs/promises'`],
+  ])
+  expect(breachesOf(sources)).toEqual(['src/nginx/disk.ts is pure and must not import node:fs/promises'])
+})
+
+test.each([
+  ['src/core/slice.ts', `import { z } from 'zod'\nimport { MeshError } from '../errors.ts'`],
+  [
+    'src/nginx/render-site.ts',
+    `import type { Slice } from '../core/slice.ts'\nimport { text } from './render-text.ts'`,
+  ],
+  ['src/adapters/network.ts', `import { link } from './network/link.ts'`],
+  ['src/node.ts', `import { openStore } from './adapters/store.ts'`],
+])('%s with %j is none', (file, text) => {
+  expect(breachesOf(new Map([[file, text]]))).toEqual([])
+})
+
+test('every source file opens with a comment on what it owns', () => {
+  const silent = ['src', 'scripts']
+    .flatMap((folder) => [...sourcesUnder(folder)])
+    .filter(([, text]) => !/^(#!.*\n)?\/\*\*(\n \*)? \S/.test(text))
+    .map(([file]) => file)
+  expect(silent).toEqual([])
+})
