@@ -1,0 +1,362 @@
+/**
+ * Building blocks of the kinds' schemas: the texts, numbers and names that may stand in a resource, each with words
+ * for what is wrong and what to write instead. Pure. Quoting for nginx is not done here but in src/nginx/quote.ts.
+ */
+
+import { isIP } from 'node:net'
+import { domainToASCII } from 'node:url'
+import { z } from 'zod'
+import { LIMITS } from '../envelope.ts'
+import { isName } from '../names.ts'
+
+/** What is wrong with a value, and the way out. */
+export interface Fault {
+  readonly message: string
+  readonly hint?: string | undefined
+}
+type Judge = (value: string) => Fault | undefined
+
+// Control and format characters (among them bidirectional overrides), line separators, lone surrogates.
+const UNPRINTABLE = /[\p{Cc}\p{Cf}\p{Cs}\p{Zl}\p{Zp}]/u
+const UNPRINTABLE_IN_LINES = /(?![\n\t])[\p{Cc}\p{Cf}\p{Cs}\p{Zl}\p{Zp}]/u
+
+interface TextOptions {
+  readonly maxBytes?: number
+  /** Line feeds and tabs may stand in it. */
+  readonly lines?: boolean
+}
+
+/** A text without control characters that the judge finds no fault with. */
+export function text(judge: Judge = () => undefined, options: TextOptions = {}) {
+  const { maxBytes = 1024, lines = false } = options
+  return z.string().superRefine((value, context) => {
+    const fault = judgeCharacters(value, maxBytes, lines) ?? judge(value)
+    if (fault !== undefined) context.addIssue({ code: 'custom', message: fault.message, params: { hint: fault.hint } })
+  })
+}
+
+function judgeCharacters(value: string, maxBytes: number, lines: boolean): Fault | undefined {
+  if (value.length > maxBytes || Buffer.byteLength(value) > maxBytes)
+    return { message: `is longer than ${maxBytes} bytes` }
+  const found = (lines ? UNPRINTABLE_IN_LINES : UNPRINTABLE).exec(value)?.[0]
+  if (found === undefined) return undefined
+  const code = (found.codePointAt(0) as number).toString(16).toUpperCase().padStart(4, '0')
+  return {
+    message: `has the control character U+${code}`,
+    hint: lines ? 'only line feeds and tabs may stand here' : 'write it on one line',
+  }
+}
+
+function matching(pattern: RegExp, message: string, hint?: string): Judge {
+  return (value) => (pattern.test(value) ? undefined : { message, hint })
+}
+
+/** A whole number; envelopes carry no fractions. */
+export function integer(min: number, max: number) {
+  return z.int().min(min).max(max)
+}
+
+/** The name of another resource. */
+export const reference = text((value) =>
+  isName(value) ? undefined : { message: 'is not a name', hint: 'lower-case letters, digits and -' },
+)
+
+/** The key of a map that people choose: a route's id, a label. */
+export const key = text(matching(/\S/, 'is empty'), { maxBytes: 128 })
+const labelValue = text(undefined, { maxBytes: 253 })
+export const labels = z.record(key, labelValue)
+
+/** `500ms`, `30s`, `5m`, `1h`. */
+export const duration = text(
+  matching(/^[1-9]\d{0,5}(?:ms|s|m|h)$/, 'is not a duration', 'write it like 500ms, 30s, 5m or 1h'),
+)
+/** A duration where nginx counts in whole seconds. */
+export const wholeSeconds = text(
+  matching(/^[1-9]\d{0,5}[smh]$/, 'is not a duration in whole seconds', 'write it like 30s, 5m or 1h'),
+)
+/** `512k`, `10m`, `1g`, or `0`, which is no limit. */
+export const size = text(
+  matching(/^(?:0|[1-9]\d{0,5}[kmg]?)$/, 'is not a size', 'write it like 512k, 10m or 1g; 0 is no limit'),
+)
+
+export const timeouts = z.strictObject({
+  connect: duration.optional(),
+  read: duration.optional(),
+  send: duration.optional(),
+})
+
+/** An IPv4 or IPv6 address, without brackets. */
+export const ipAddress = text((value) => {
+  if (isIP(value) !== 0 && !value.includes('%')) return undefined
+  return { message: 'is not an IP address', hint: 'write it like 10.0.0.1 or 2001:db8::1, without brackets' }
+})
+
+const HOST_LABEL = '[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?'
+const HOST_NAME = new RegExp(`^${HOST_LABEL}(?:\\.${HOST_LABEL})*$`)
+
+/** A host name in lower-case ASCII, at most 253 characters, without a final dot. */
+function isHostName(value: string): boolean {
+  return value.length <= 253 && HOST_NAME.test(value)
+}
+
+/** What a site answers to: a host name, `*.` before one, or `*`, which is whatever no other site claims. */
+export const siteHost = text((value) => {
+  if (value === '*' || isHostName(value.replace(/^\*\./, ''))) return undefined
+  return { message: 'is not a host name', hint: hostHint(value) }
+})
+
+function hostHint(value: string): string {
+  const lower = value.toLowerCase()
+  if (value !== lower) return `write it in lower case: ${lower}`
+  if (/[^\p{ASCII}]/u.test(value)) return `write international names in punycode: ${domainToASCII(value) || 'xn--...'}`
+  if (/:\d+$/.test(value)) return 'ports are set in spec.listeners'
+  if (value.includes('/')) return 'a host name alone, without scheme and path'
+  if (value.endsWith('.')) return 'leave out the final dot'
+  return 'write it like www.example.com, *.example.com or *'
+}
+
+export interface Endpoint {
+  readonly host: string
+  readonly port: number
+  /** 4 or 6 for an address, 0 for a name that has to be looked up. */
+  readonly family: 0 | 4 | 6
+}
+
+/** Takes `10.0.0.1:80`, `[2001:db8::1]:80` or `app.internal:80` apart; undefined when it is none of these. */
+export function parseEndpoint(value: string): Endpoint | undefined {
+  const [, bracketed, plain, portText] = /^(?:\[([^\]]+)\]|([^:[\]]+)):([1-9]\d{0,4})$/.exec(value) ?? []
+  const port = Number(portText)
+  const host = bracketed ?? plain
+  if (host === undefined || port > 65535) return undefined
+  const family = isIP(host) as 0 | 4 | 6
+  if (bracketed !== undefined) return family === 6 && !host.includes('%') ? { host, port, family } : undefined
+  // A last label of digits alone is a mistyped address: no resolver would find it.
+  if (family === 0 && (!isHostName(host) || /(?:^|\.)\d+$/.test(host))) return undefined
+  return { host, port, family }
+}
+
+export const endpointKey = text((value) => {
+  if (parseEndpoint(value) !== undefined) return undefined
+  return { message: 'is not an endpoint', hint: 'write it like 10.0.0.1:8080, [2001:db8::1]:8080 or app.internal:8080' }
+})
+
+// ---------------------------------------------------------------------------------------------- templates
+
+/**
+ * The nginx variables that a template may use, beside `$http_<name>` for a request header. `$uri` is left out on
+ * purpose: it is decoded, so that a client could put line breaks into a header through it. Use `$request_uri`.
+ */
+const VARIABLES: ReadonlySet<string> = new Set([
+  'args',
+  'bytes_sent',
+  'connection',
+  'host',
+  'hostname',
+  'msec',
+  'proxy_add_x_forwarded_for',
+  'query_string',
+  'remote_addr',
+  'remote_port',
+  'request_id',
+  'request_method',
+  'request_time',
+  'request_uri',
+  'scheme',
+  'server_addr',
+  'server_name',
+  'server_port',
+  'server_protocol',
+  'status',
+  'time_iso8601',
+  'upstream_addr',
+  'upstream_cache_status',
+  'upstream_response_time',
+  'upstream_status',
+])
+
+export type TemplatePart = { readonly text: string } | { readonly variable: string }
+
+/** Splits `a $host b $$` into texts and variables; `$$` is a dollar sign. A fault for any other `$`. */
+export function parseTemplate(value: string): readonly TemplatePart[] | Fault {
+  const parts: TemplatePart[] = []
+  let end = 0
+  for (const match of value.matchAll(/\$(?:\$|([a-z0-9_]+)|\{([a-z0-9_]+)\})?/g)) {
+    if (match.index > end) parts.push({ text: value.slice(end, match.index) })
+    end = match.index + match[0].length
+    const name = match[1] ?? match[2]
+    if (match[0] === '$$') parts.push({ text: '$' })
+    else if (name !== undefined && (VARIABLES.has(name) || /^http_[a-z0-9_]+$/.test(name)))
+      parts.push({ variable: name })
+    else return templateFault(name)
+  }
+  if (end < value.length) parts.push({ text: value.slice(end) })
+  return parts
+}
+
+function templateFault(name: string | undefined): Fault {
+  if (name === undefined) return { message: 'has a $ that begins no variable', hint: 'write $$ for a dollar sign' }
+  const close = nearest(name, VARIABLES)
+  const hint = close === undefined ? 'variables such as $host, $remote_addr, $request_uri' : `did you mean $${close}?`
+  return {
+    message: `uses $${name}, which is not a variable that may stand here`,
+    hint: `${hint}; write $$ for a dollar sign`,
+  }
+}
+
+/** Whether parseTemplate found a fault. */
+export function isFault(result: readonly TemplatePart[] | Fault): result is Fault {
+  return 'message' in result
+}
+
+function judgeTemplate(value: string): Fault | undefined {
+  const result = parseTemplate(value)
+  return isFault(result) ? result : undefined
+}
+
+/** A text in which some nginx variables may stand (`$host`, `${request_id}`); `$$` is a dollar sign. */
+export function template(judge: Judge = () => undefined) {
+  return text((value) => judge(value) ?? judgeTemplate(value))
+}
+
+// ---------------------------------------------------------------------------------------------- headers
+
+const HEADER_NAME = /^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$/
+
+function headerName(reserved: ReadonlyMap<string, string>) {
+  return text((value) => {
+    const hint = reserved.get(value.toLowerCase())
+    if (hint !== undefined) return { message: 'is a header that nginx itself must set', hint }
+    return HEADER_NAME.test(value) ? undefined : { message: 'is not a header name', hint: 'letters, digits, - and _' }
+  })
+}
+
+// A Connection header of one's own breaks draining: nginx then sends two and keeps the connection open.
+const HOP_HEADERS: readonly (readonly [string, string])[] = [
+  ['connection', 'leave it out; websocket: true on a proxy passes upgrades'],
+  ['upgrade', 'leave it out; websocket: true on a proxy passes upgrades'],
+  ['keep-alive', 'leave it out'],
+  ['transfer-encoding', 'leave it out'],
+  ['content-length', 'leave it out'],
+]
+const requestHeaderName = headerName(new Map([...HOP_HEADERS, ['host', 'use hostHeader of the proxy']]))
+const responseHeaderName = headerName(
+  new Map([
+    ...HOP_HEADERS,
+    ['content-type', 'use contentType of the return, or the file name of a static file'],
+    ['date', 'leave it out'],
+    ['server', 'leave it out'],
+  ]),
+)
+
+function headerMap(name: z.ZodType<string, string>) {
+  return z.record(name, template()).superRefine((headers, context) => {
+    const seen = new Map<string, string>()
+    for (const header of Object.keys(headers)) {
+      const twin = seen.get(header.toLowerCase())
+      if (twin !== undefined)
+        context.addIssue({ code: 'custom', message: `is set twice, as ${twin} too`, path: [header] })
+      seen.set(header.toLowerCase(), header)
+    }
+  })
+}
+
+/** Headers of the request that goes to the upstream. */
+export const requestHeaders = z.strictObject({
+  set: headerMap(requestHeaderName).optional(),
+  remove: z.array(requestHeaderName).optional(),
+})
+/** Headers of the response, on every status; one of the same name from the upstream is replaced. */
+export const responseHeaders = z.strictObject({ set: headerMap(responseHeaderName).optional() })
+
+// ---------------------------------------------------------------------------------------------- regular expressions
+
+const REGEX_ESCAPES = /^[dDwWsSbB/.\\+*?()[\]{}|^$-]$/
+
+/**
+ * Finds fault with a regular expression that nginx (PCRE) might read otherwise than it looks, that would define
+ * variables, or that can take exponential time. Conservative: what passes is a subset of PCRE.
+ */
+export function judgeRegex(pattern: string): Fault | undefined {
+  if (!/^[\x20-\x7e]+$/.test(pattern))
+    return { message: 'has characters outside printable ASCII', hint: 'match them with . or a class' }
+  try {
+    // The unicode flag refuses sloppy forms that engines read differently.
+    RegExp(pattern, 'u')
+  } catch (error) {
+    return { message: `is not a regular expression: ${(error as Error).message.replace(/^.*\/u?: /, '')}` }
+  }
+  const groups: { repeats: boolean }[] = [{ repeats: false }]
+  for (const token of pattern.matchAll(/\\.|\[(?:\\.|[^\]\\])*\]|\((?:\?(?:<?[=!]|.)?)?|\)|[*+]|\{\d+,\d*\}|./g)) {
+    const fault = judgeRegexToken(token[0])
+    if (fault !== undefined) return fault
+    const open = groups.at(-1) as { repeats: boolean }
+    if (token[0].startsWith('(')) groups.push({ repeats: false })
+    else if (token[0] === ')') {
+      groups.pop()
+      const after = pattern.slice(token.index + 1)
+      const outer = groups.at(-1) as { repeats: boolean }
+      if (open.repeats && /^(?:[*+]|\{\d+,)/.test(after)) {
+        return {
+          message: 'repeats a group that itself repeats',
+          hint: 'it could take exponential time; write it without nesting + or *',
+        }
+      }
+      outer.repeats ||= open.repeats
+    } else if (/^(?:[*+]|\{\d+,)/.test(token[0])) open.repeats = true
+  }
+  return undefined
+}
+
+function judgeRegexToken(token: string): Fault | undefined {
+  if (token.startsWith('(?') && !['(?:', '(?=', '(?!'].includes(token)) {
+    return {
+      message: `uses ${token}, which may not stand here`,
+      hint: 'groups may be (...), (?:...), (?=...) and (?!...)',
+    }
+  }
+  const escapes = token.startsWith('\\') ? [token] : token.startsWith('[') ? (token.match(/\\./g) ?? []) : []
+  const odd = escapes.find((escape) => !REGEX_ESCAPES.test(escape.slice(1)))
+  return odd === undefined
+    ? undefined
+    : { message: `uses ${odd}, which may not stand here`, hint: 'classes such as \\d \\w \\s, and escaped punctuation' }
+}
+
+// ---------------------------------------------------------------------------------------------- nearest names
+
+/** The known name nearest to a mistyped one, at most two edits (a third of its length) away. */
+export function nearest(name: string, known: Iterable<string>): string | undefined {
+  const limit = Math.min(2, Math.max(1, Math.floor(name.length / 3)))
+  let best: string | undefined
+  let bestDistance = limit + 1
+  for (const candidate of known) {
+    const distance = editDistance(name.toLowerCase(), candidate.toLowerCase(), bestDistance)
+    if (distance < bestDistance) {
+      best = candidate
+      bestDistance = distance
+    }
+  }
+  return best
+}
+
+/** Levenshtein distance with swaps of neighbours, or `limit` when it is at least that. */
+function editDistance(a: string, b: string, limit: number): number {
+  if (Math.abs(a.length - b.length) >= limit) return limit
+  let before: number[] = []
+  let row = Array.from({ length: b.length + 1 }, (_, index) => index)
+  for (let i = 1; i <= a.length; i++) {
+    const next = [i]
+    for (let j = 1; j <= b.length; j++) {
+      const replaced = (row[j - 1] as number) + (a[i - 1] === b[j - 1] ? 0 : 1)
+      let least = Math.min(replaced, (row[j] as number) + 1, (next[j - 1] as number) + 1)
+      if (i > 1 && j > 1 && a[i - 1] === b[j - 2] && a[i - 2] === b[j - 1])
+        least = Math.min(least, (before[j - 2] as number) + 1)
+      next.push(least)
+    }
+    before = row
+    row = next
+  }
+  return Math.min(row[b.length] as number, limit)
+}
+
+/** The limit of one string in an envelope, which a field that takes much text may use up. */
+export const MAX_TEXT_BYTES = LIMITS.stringBytes

@@ -1,0 +1,28 @@
+/**
+ * Judges privileged snippets: nginx text by the hand of someone who may write it. The check guards against mistakes
+ * (a lost brace takes a whole server with it); it is no boundary, since a snippet may do anything nginx can.
+ */
+
+import type { Fault } from './fields.ts'
+
+/** Fault with text that does not end where it began: open quotes or braces, or a directive without its semicolon. */
+export function judgeSnippet(snippet: string): Fault | undefined {
+  let depth = 0
+  let isOpen = false
+  // A comment, a quoted word, a bare word, or one of ; { }. Quotes count only at a word's start, as in nginx.
+  const tokens =
+    /\s+|#[^\n]*|(?:"(?:\\[^]|[^"\\])*"|'(?:\\[^]|[^'\\])*')(?=[\s;{)]|$)|[;{}]|(?:\\[^]|\$\{[^}]*\}|[^\s;{}"'\\])(?:\\[^]|\$\{[^}]*\}|[^\s;{\\])*|[^]/gy
+  for (const [token] of snippet.matchAll(tokens)) {
+    if (/^(?:\s|#)/.test(token)) continue
+    if (token === '"' || token === "'" || token === '\\')
+      return { message: 'has a quote that is not closed, or not followed by a space' }
+    if ((token === ';' || token === '{') && !isOpen) return { message: `has a ${token} without a directive before it` }
+    if (token === '{') depth++
+    else if (token === '}' && (isOpen || --depth < 0))
+      return { message: 'has a } too many, or one after a directive without ;' }
+    isOpen = ![';', '{', '}'].includes(token)
+  }
+  if (depth > 0) return { message: `lacks ${depth} closing }` }
+  if (isOpen) return { message: 'ends in a directive without ;' }
+  return undefined
+}

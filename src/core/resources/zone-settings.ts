@@ -1,0 +1,83 @@
+/**
+ * The kind ZoneSettings: how nodes of a zone pace their reloads, and defaults for its sites. One per zone, named
+ * `settings`; a field that the nearest zone leaves out comes from the next one outward, at last from SETTINGS_DEFAULTS.
+ */
+
+import { z } from 'zod'
+import { duration, integer, labels, size, timeouts } from './fields.ts'
+import type { Kind } from './kind.ts'
+
+const schema = z.strictObject({
+  nodeSelector: labels.optional(),
+  reload: z
+    .strictObject({
+      /** How long it must be quiet after a change before the next reload. */
+      quietMs: integer(0, 60_000).optional(),
+      /** A reload waits no longer than this for quiet. */
+      maxWaitMs: integer(0, 600_000).optional(),
+      /** How long a new generation is watched before it counts as good. */
+      bakeSeconds: integer(0, 3600).optional(),
+      /** How long connections are drained before a reload. */
+      drainMs: integer(0, 60_000).optional(),
+    })
+    .optional(),
+  /** How long an old worker may finish its connections. */
+  workerShutdownTimeout: duration.optional(),
+  /** What a site of the zone gets where it says nothing itself. */
+  defaults: z.strictObject({ maxBodySize: size.optional(), timeouts: timeouts.optional() }).optional(),
+})
+
+export type ZoneSettingsSpec = z.output<typeof schema>
+
+/** The settings in force on a node. An undefined field is left to the host's configuration or to nginx. */
+export interface NodeSettings {
+  readonly quietMs: number
+  readonly maxWaitMs: number
+  readonly bakeSeconds: number
+  readonly drainMs: number
+  readonly workerShutdownTimeout: string | undefined
+  readonly maxBodySize: string | undefined
+  readonly connectTimeout: string | undefined
+  readonly readTimeout: string | undefined
+  readonly sendTimeout: string | undefined
+}
+
+export const SETTINGS_DEFAULTS: NodeSettings = {
+  quietMs: 300,
+  maxWaitMs: 5000,
+  bakeSeconds: 0,
+  drainMs: 200,
+  workerShutdownTimeout: undefined,
+  maxBodySize: undefined,
+  connectTimeout: undefined,
+  readTimeout: undefined,
+  sendTimeout: undefined,
+}
+
+/** The settings in force, of all that apply to a node: outermost first. */
+export function mergeSettings(outermostFirst: readonly ZoneSettingsSpec[]): NodeSettings {
+  return outermostFirst.reduce<NodeSettings>(
+    (outer, { reload, workerShutdownTimeout, defaults }) => ({
+      quietMs: reload?.quietMs ?? outer.quietMs,
+      maxWaitMs: reload?.maxWaitMs ?? outer.maxWaitMs,
+      bakeSeconds: reload?.bakeSeconds ?? outer.bakeSeconds,
+      drainMs: reload?.drainMs ?? outer.drainMs,
+      workerShutdownTimeout: workerShutdownTimeout ?? outer.workerShutdownTimeout,
+      maxBodySize: defaults?.maxBodySize ?? outer.maxBodySize,
+      connectTimeout: defaults?.timeouts?.connect ?? outer.connectTimeout,
+      readTimeout: defaults?.timeouts?.read ?? outer.readTimeout,
+      sendTimeout: defaults?.timeouts?.send ?? outer.sendTimeout,
+    }),
+    SETTINGS_DEFAULTS,
+  )
+}
+
+export const zoneSettingsKind = {
+  kind: 'ZoneSettings',
+  path: 'zonesettings',
+  plural: 'zonesettings',
+  schema,
+  sets: [],
+  items: [],
+  onlyName: 'settings',
+} as const satisfies Kind<ZoneSettingsSpec>

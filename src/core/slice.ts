@@ -1,0 +1,143 @@
+/**
+ * A node's slice: the resources of its zones and their ancestors that mean something, and why the others do not. A
+ * pure function of the accepted state and the node's zones, workspaces and labels. Called by the reconciler.
+ */
+
+import { sha256 } from './canonical.ts'
+import type { ResourceState } from './document.ts'
+import { Memo } from './memo.ts'
+import { parseResourcePath, zoneCovers, type ResourceName } from './names.ts'
+import { KINDS, readFields, type ReadFields } from './resources/index.ts'
+import type { SiteSpec } from './resources/site.ts'
+import type { UpstreamSpec } from './resources/upstream.ts'
+import type { FieldFault } from './resources/validate.ts'
+import { mergeSettings, type NodeSettings, type ZoneSettingsSpec } from './resources/zone-settings.ts'
+
+export interface SliceResource<S = unknown> {
+  readonly path: string
+  readonly name: ResourceName
+  /** As in YAML: `Site`. */
+  readonly kind: string
+  readonly labels: Readonly<Record<string, string>>
+  /** Checked, with defaults. */
+  readonly spec: S
+  /** Decides between clashing resources: the lower is the older. */
+  readonly created: { readonly at: number; readonly edit: string }
+  readonly hash: string
+}
+
+/** Why a resource is not, or not wholly, in force on this node. */
+export interface Problem {
+  /** Of the resource. */
+  readonly path: string
+  readonly code: 'schema' | 'reference' | 'clash' | 'unsupported' | 'unresolved' | 'host_not_granted' | 'nginx'
+  readonly message: string
+  readonly hint?: string
+}
+
+export interface Slice {
+  /** Sorted by path. */
+  readonly resources: readonly SliceResource[]
+  /** Sorted by path. A resource that it names is not in `resources`. */
+  readonly problems: readonly Problem[]
+  /** SHA-256 over path and hash of every resource of the zones and their ancestors: what waves compare. */
+  readonly target: string
+}
+
+export interface SliceNode {
+  /** None: only resources of `*` apply. */
+  readonly zones: readonly string[]
+  /** `*` is all. */
+  readonly workspaces: readonly string[]
+  readonly labels: Readonly<Record<string, string>>
+}
+
+/** The workspace whose zone settings count: they concern a whole node, not one tenant. */
+const SETTINGS_WORKSPACE = 'default'
+
+const remembered = new Memo<ReadFields | FieldFault>()
+
+export function slice(resources: Iterable<ResourceState>, node: SliceNode): Slice {
+  remembered.turn()
+  const applying = [...resources].filter((state) => applies(state, node)).toSorted((a, b) => (a.path < b.path ? -1 : 1))
+  const sliced: SliceResource[] = []
+  const problems: Problem[] = []
+  for (const state of applying) {
+    const result = interpret(state)
+    if ('code' in result) problems.push(result)
+    else if (isSelected(result.spec, node.labels)) sliced.push(result)
+  }
+  return {
+    resources: sliced,
+    problems,
+    target: sha256(applying.map((state) => `${state.path} ${state.hash}\n`).join('')),
+  }
+}
+
+function applies(state: ResourceState, node: SliceNode): boolean {
+  if (!state.exists || state.created === undefined) return false
+  const name = parseResourcePath(state.path)
+  if (name === undefined) return false
+  if (!node.workspaces.includes('*') && !node.workspaces.includes(name.workspace)) return false
+  return name.zone === '*' || node.zones.some((zone) => zoneCovers(name.zone, zone))
+}
+
+function interpret(state: ResourceState): SliceResource | Problem {
+  const { path, hash } = state
+  const name = parseResourcePath(path) as ResourceName
+  const kind = KINDS.get(name.kind)
+  if (kind === undefined) {
+    return {
+      path,
+      code: 'unsupported',
+      message: `this version does not know the kind ${name.kind}`,
+      hint: 'upgrade mesh-node here',
+    }
+  }
+  if (kind.onlyName !== undefined && name.name !== kind.onlyName) {
+    return { path, code: 'schema', message: `metadata.name must be ${kind.onlyName}` }
+  }
+  if (kind.path === 'zonesettings' && name.workspace !== SETTINGS_WORKSPACE) {
+    return { path, code: 'unsupported', message: `zone settings count only in the workspace ${SETTINGS_WORKSPACE}` }
+  }
+  const read = remembered.get(hash, () => readFields(kind, state.fields))
+  if ('field' in read) {
+    return {
+      path,
+      code: 'schema',
+      message: `${read.field} ${read.message}`,
+      ...(read.hint === undefined ? {} : { hint: read.hint }),
+    }
+  }
+  const { at, edit } = state.created as { at: number; edit: string }
+  return { path, name, kind: kind.kind, labels: read.labels, spec: read.spec, created: { at, edit }, hash }
+}
+
+function isSelected(spec: unknown, labels: Readonly<Record<string, string>>): boolean {
+  const { nodeSelector } = spec as { nodeSelector?: Readonly<Record<string, string>> }
+  return Object.entries(nodeSelector ?? {}).every(([key, value]) => Object.hasOwn(labels, key) && labels[key] === value)
+}
+
+export function isSite(resource: SliceResource): resource is SliceResource<SiteSpec> {
+  return resource.name.kind === 'site'
+}
+
+export function isUpstream(resource: SliceResource): resource is SliceResource<UpstreamSpec> {
+  return resource.name.kind === 'upstream'
+}
+
+function isZoneSettings(resource: SliceResource): resource is SliceResource<ZoneSettingsSpec> {
+  return resource.name.kind === 'zonesettings'
+}
+
+/** The zone settings in force: field by field from the zone with the most parts; between equals the later name. */
+export function settingsOf({ resources }: Slice): NodeSettings {
+  const found = resources.filter(isZoneSettings).toSorted((a, b) => {
+    return zoneDepth(a.name.zone) - zoneDepth(b.name.zone) || (a.name.zone < b.name.zone ? -1 : 1)
+  })
+  return mergeSettings(found.map((resource) => resource.spec))
+}
+
+function zoneDepth(zone: string): number {
+  return zone === '*' ? 0 : zone.split('.').length
+}

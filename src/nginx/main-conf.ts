@@ -1,0 +1,121 @@
+/**
+ * The text of a generation's nginx.conf: what all units share, the verify server, a default server for each listener
+ * that no site claims whole, and the includes. Pure; called by render.ts.
+ */
+
+import type { NodeSettings } from '../core/resources/zone-settings.ts'
+import type { Capabilities } from '../ports.ts'
+import { block, directive, toText, when } from './lines.ts'
+import { drainable } from './location.ts'
+import { MIME_TYPES } from './mime-types.ts'
+import { DOLLAR_VARIABLE, literal, plain } from './quote.ts'
+import { CONNECTION_VARIABLE, DEFAULT_HEADER_LINES, listenLine } from './render-site.ts'
+import type { HostLayout, Listener } from './render.ts'
+
+/** What a listener answers, with 404, to a host that no site claims. */
+export const DEFAULT_ANSWER = 'no site answers to this host name'
+
+export interface MainInput {
+  readonly host: HostLayout
+  readonly capabilities: Capabilities
+  readonly settings: NodeSettings
+  /** Listeners without a site that claims `*`. */
+  readonly unclaimed: readonly Listener[]
+  /** Absolute paths. */
+  readonly includes: readonly string[]
+}
+
+/** nginx.conf of the generation that `digest` names. */
+export function mainConf({ host, capabilities, settings, unclaimed, includes }: MainInput, digest: string): string {
+  return toText([
+    '# Written by mesh-node. What is changed here by hand is put aside and undone: change the mesh instead.',
+    ...host.modules.map((module) => `load_module ${plain(module)};`),
+    ...directive('user', host.user === undefined ? undefined : plain(host.user)),
+    `worker_processes ${host.workerProcesses};`,
+    `worker_shutdown_timeout ${settings.workerShutdownTimeout ?? `${host.workerShutdownTimeoutSeconds}s`};`,
+    `pid ${plain(host.pidFile)};`,
+    'error_log logs/error.log notice;',
+    '',
+    ...block('events', ['worker_connections 4096;']),
+    '',
+    ...block('http', [
+      ...block(
+        'types',
+        Object.entries(MIME_TYPES).map(([type, endings]) => `${type} ${endings};`),
+      ),
+      'default_type application/octet-stream;',
+      ...HTTP_LINES,
+      ...directive('client_max_body_size', settings.maxBodySize),
+      ...directive('proxy_connect_timeout', settings.connectTimeout),
+      ...directive('proxy_read_timeout', settings.readTimeout),
+      ...directive('proxy_send_timeout', settings.sendTimeout),
+      ...DEFAULT_HEADER_LINES,
+      ...block('server', verifyServer(host, capabilities, digest)),
+      ...unclaimed.flatMap((listener) => block('server', defaultServer(listener, host))),
+      ...includes.map((path) => `include ${plain(path)};`),
+    ]),
+  ])
+}
+
+const LOG_FIELDS = {
+  time: '$time_iso8601',
+  site: '$nxmesh_site',
+  status: '$status',
+  method: '$request_method',
+  host: '$host',
+  uri: '$request_uri',
+  seconds: '$request_time',
+  bytes: '$body_bytes_sent',
+  client: '$remote_addr',
+  agent: '$http_user_agent',
+  upstream: '$upstream_addr',
+  upstream_status: '$upstream_status',
+  upstream_seconds: '$upstream_response_time',
+  request_id: '$request_id',
+}
+
+const HTTP_LINES: readonly string[] = [
+  `log_format nxmesh escape=json '${JSON.stringify(LOG_FIELDS)}';`,
+  'access_log logs/access.log nxmesh;',
+  // A request that fails before its server is known has no site.
+  'uninitialized_variable_warn off;',
+  'client_body_temp_path temp/client_body;',
+  'proxy_temp_path temp/proxy;',
+  'fastcgi_temp_path temp/fastcgi;',
+  'uwsgi_temp_path temp/uwsgi;',
+  'scgi_temp_path temp/scgi;',
+  'sendfile on;',
+  'tcp_nopush on;',
+  'server_tokens off;',
+  // Redirects of nginx's own must hold behind another port or proxy.
+  'absolute_redirect off;',
+  // For host names of full length, and for ten thousand of them.
+  'server_names_hash_bucket_size 512;',
+  'server_names_hash_max_size 65536;',
+  'types_hash_max_size 2048;',
+  'variables_hash_max_size 2048;',
+  'proxy_headers_hash_max_size 1024;',
+  'proxy_headers_hash_bucket_size 256;',
+  'proxy_http_version 1.1;',
+  `geo $${DOLLAR_VARIABLE} { default "$"; }`,
+  `map $http_upgrade $${CONNECTION_VARIABLE} { default upgrade; "" ""; }`,
+]
+
+/** Each worker answers on a unix socket which generation it runs; nobody else can ask. */
+function verifyServer(host: HostLayout, capabilities: Capabilities, digest: string): string[] {
+  return [
+    `listen ${plain(`unix:${host.verifySocket}`)};`,
+    'access_log off;',
+    // nginx must know the variable of the access log where no site sets it.
+    'set $nxmesh_site "";',
+    'default_type text/plain;',
+    `location = /generation { return 200 "${digest} $pid\\n"; }`,
+    ...when(capabilities.modules.includes('http_stub_status'), 'location = /status { stub_status; }'),
+    'location / { return 404; }',
+  ]
+}
+
+function defaultServer(listener: Listener, host: HostLayout): string[] {
+  const body = ['types { }', 'default_type text/plain;', `return 404 ${literal(`${DEFAULT_ANSWER}\n`)};`]
+  return [listenLine(listener, true), 'server_name _;', ...drainable([{ match: '/', body }], host.drainFile)]
+}

@@ -1,0 +1,72 @@
+/**
+ * The only way by which a value becomes part of nginx text. Whatever the value, it stays one parameter of the directive
+ * that it was put into. Each position takes one of three readings of `$`: plain, literal, template. Pure.
+ */
+
+import { isFault, parseTemplate } from '../core/resources/fields.ts'
+
+/** A variable that holds a dollar sign, since nginx has no escape for one; main-conf.ts defines it. */
+export const DOLLAR_VARIABLE = 'nxmesh_dollar'
+
+/** nginx reads a parameter into a buffer of 4,096 bytes and refuses a longer one. */
+const MAX_PARAMETER_BYTES = 4000
+
+/** A value that cannot be said to nginx, though it is valid in itself. */
+export class UnquotableError extends Error {}
+
+/** One parameter where nginx gives `$` no meaning: a location, a host name, a path of an include. */
+export function plain(text: string): string {
+  return parameter(text)
+}
+
+/** One parameter where nginx would expand variables; `$` in the text stays a dollar sign. */
+export function literal(text: string): string {
+  return parameter(literalText(text))
+}
+
+/** One parameter in which the variables of a checked template are expanded. */
+export function template(text: string): string {
+  return parameter(templateText(text))
+}
+
+/** A template followed by a variable of the renderer's own choice. */
+export function templateThen(text: string, variable: string): string {
+  return parameter(`${templateText(text)}$${variable}`)
+}
+
+/** A variable of the renderer's own choice followed by a literal text. */
+export function variableThen(variable: string, text: string): string {
+  return parameter(`$${variable}${literalText(text)}`)
+}
+
+function literalText(text: string): string {
+  return text.replaceAll('$', `\${${DOLLAR_VARIABLE}}`)
+}
+
+function templateText(text: string): string {
+  const parts = parseTemplate(text)
+  if (isFault(parts)) throw new UnquotableError(`${JSON.stringify(text)} ${parts.message}`)
+  const [only] = parts
+  // Bare, as a person would write it: braces are for a variable that text follows.
+  if (parts.length === 1 && only !== undefined && 'variable' in only) return `$${only.variable}`
+  return parts.map((part) => ('variable' in part ? `\${${part.variable}}` : literalText(part.text))).join('')
+}
+
+/** In double quotes nginx reads \\ \" \n \t as what they say, and leaves everything else alone. */
+function parameter(text: string): string {
+  const quoted = /^[A-Za-z0-9_./:@*^+,=~$[\]-]+$/.test(text) ? text : `"${text.replace(/["\\\n\t]/g, escape)}"`
+  if (/[\0-\x08\x0b-\x1f\x7f-\x9f]/.test(text))
+    throw new UnquotableError(`${JSON.stringify(text.slice(0, 60))} has control characters`)
+  const bytes = Buffer.byteLength(quoted)
+  if (bytes > MAX_PARAMETER_BYTES) {
+    throw new UnquotableError(
+      `a text of ${bytes} bytes as nginx reads it; at most ${MAX_PARAMETER_BYTES} are possible (a $ takes 16)`,
+    )
+  }
+  return quoted
+}
+
+function escape(character: string): string {
+  if (character === '\n') return '\\n'
+  return character === '\t' ? '\\t' : `\\${character}`
+}

@@ -1,0 +1,182 @@
+/**
+ * nginx text of one Site: a server block with a location and its drain twin for each route. Pure; called by render.ts,
+ * which has settled the hosts, listeners and upstreams. Every value goes through quote.ts.
+ */
+
+import type { Route, SiteSpec } from '../core/resources/site.ts'
+import type { SliceResource } from '../core/slice.ts'
+import { block, directive, toText, when } from './lines.ts'
+import { drainable, type Location } from './location.ts'
+import { literal, plain, template, templateThen, variableThen } from './quote.ts'
+import type { HostLayout, Listener } from './render.ts'
+
+/** What render.ts settled about a site before its text is made. */
+export interface SitePlace {
+  readonly hosts: readonly string[]
+  readonly listeners: readonly Listener[]
+  /** Upstream block names by the name that a route refers to. */
+  readonly upstreams: ReadonlyMap<string, string>
+}
+
+/** Headers of every proxied request; main-conf.ts sets them once, a location only where its own differ. */
+export const PROXY_HEADERS: readonly (readonly [name: string, value: string])[] = [
+  ['Host', '$host'],
+  ['Connection', '""'],
+  ['X-Real-IP', '$remote_addr'],
+  ['X-Forwarded-For', '$proxy_add_x_forwarded_for'],
+  ['X-Forwarded-Proto', '$scheme'],
+  ['X-Forwarded-Host', '$host'],
+  ['X-Forwarded-Port', '$server_port'],
+]
+/** `upgrade` when the client asks to switch protocols, else empty; main-conf.ts defines it. */
+export const CONNECTION_VARIABLE = 'nxmesh_connection'
+
+export function renderSite(site: SliceResource<SiteSpec>, place: SitePlace, host: HostLayout): string {
+  const { path, spec } = site
+  const names = place.hosts.filter((name) => name !== '*')
+  const isDefault = place.hosts.includes('*')
+  const routes = Object.entries(spec.routes).toSorted(compareRoutes)
+  const locations = routes.map(([id, route]): Location => ({
+    match: matchOf(route),
+    body: routeBody(id, route, spec, place),
+  }))
+  if (!routes.some(([, route]) => route.match === 'prefix' && route.path === '/')) {
+    locations.push({ match: '/', body: ['return 404;'] })
+  }
+  return toText([
+    `# ${path}`,
+    ...block('server', [
+      ...place.listeners.map((listener) => listenLine(listener, isDefault)),
+      `server_name ${names.length > 0 ? names.map(plain).join(' ') : '_'};`,
+      `set $nxmesh_site ${literal(path)};`,
+      ...when(!spec.accessLog, 'access_log off;'),
+      ...limitLines(spec),
+      ...snippetLines(spec.privileged?.serverSnippet),
+      ...drainable(locations, host.drainFile),
+    ]),
+  ])
+}
+
+export function listenLine({ address, port }: Listener, isDefault: boolean): string {
+  return `listen ${plain(`${address}:${port}`)}${isDefault ? ' default_server' : ''};`
+}
+
+/** The order of the text; among regexes it is the order in which nginx tries them. */
+function compareRoutes([aId, a]: [string, Route], [bId, b]: [string, Route]): number {
+  const byMatch = MATCH_ORDER[a.match] - MATCH_ORDER[b.match]
+  if (byMatch !== 0) return byMatch
+  if (a.match === 'regex' && a.order !== b.order) return a.order - b.order
+  const [left, right] = a.match === 'regex' ? [aId, bId] : [a.path, b.path]
+  return left < right ? -1 : 1
+}
+const MATCH_ORDER = { exact: 0, prefix: 1, regex: 2 }
+
+function matchOf({ match, path, caseSensitive }: Route): string {
+  if (match === 'exact') return `= ${plain(path)}`
+  if (match === 'prefix') return plain(path)
+  return `${caseSensitive ? '~' : '~*'} ${plain(path)}`
+}
+
+function routeBody(id: string, route: Route, spec: SiteSpec, place: SitePlace): string[] {
+  return [
+    ...limitLines(route),
+    ...responseHeaderLines(route, spec),
+    ...snippetLines(ownValue(spec.privileged?.routeSnippets, id)),
+    ...actionLines(route, spec, place),
+  ]
+}
+
+function actionLines(route: Route, spec: SiteSpec, place: SitePlace): readonly string[] {
+  switch (route.action) {
+    case 'proxy':
+      return proxyLines(route, spec, place)
+    case 'static': {
+      const { root, index, spa } = route.static
+      const fallback = `try_files $uri ${variableThen('uri', `/${index}`)} ${literal(`/${index}`)} =404;`
+      return [`root ${literal(root)};`, ...(spa ? [fallback] : [`index ${literal(index)};`])]
+    }
+    case 'redirect': {
+      const { to, status, keepPath } = route.redirect
+      return [`return ${status} ${keepPath ? templateThen(to.replace(/\/+$/, ''), 'request_uri') : template(to)};`]
+    }
+    case 'return': {
+      const { status, body, contentType } = route.return
+      // Without the empty list nginx would go by the ending of the path. Without a body it has an error page of its own.
+      if (body === '' && status >= 400) return [`return ${status};`]
+      return ['types { }', `default_type ${plain(contentType)};`, `return ${status} ${literal(body)};`]
+    }
+  }
+}
+
+function proxyLines(route: Route & { action: 'proxy' }, spec: SiteSpec, place: SitePlace): readonly string[] {
+  const { upstream, scheme, stripPrefix, buffering, hostHeader } = route.proxy
+  return [
+    // (?s): a decoded line feed in the path must not keep the prefix from being taken off.
+    ...when(stripPrefix, `rewrite ${plain(`(?s)^${escapeRegex(route.path)}(.*)$`)} /$1 break;`),
+    ...proxyHeaderLines(route, spec),
+    ...when(!buffering, 'proxy_buffering off;'),
+    ...when(scheme === 'https', 'proxy_ssl_server_name on;', `proxy_ssl_name ${template(hostHeader)};`),
+    `proxy_pass ${scheme}://${place.upstreams.get(upstream)};`,
+  ]
+}
+
+/** Escapes a text for a regular expression of nginx. */
+function escapeRegex(text: string): string {
+  return text.replace(/[\\^$.*+?()[\]{}|]/g, '\\$&')
+}
+
+/** Nothing when the route's headers are those that every proxied request has. */
+function proxyHeaderLines(route: Route & { action: 'proxy' }, spec: SiteSpec): readonly string[] {
+  const { websocket, hostHeader } = route.proxy
+  const headers = new Map(PROXY_HEADERS.map(([name, value]) => [name.toLowerCase(), [name, value]]))
+  const put = (name: string, value: string): void => {
+    headers.set(name.toLowerCase(), [name, value])
+  }
+  put('Host', template(hostHeader))
+  if (websocket) {
+    put('Upgrade', '$http_upgrade')
+    put('Connection', `$${CONNECTION_VARIABLE}`)
+  }
+  for (const { set, remove } of [spec.requestHeaders ?? {}, route.requestHeaders ?? {}]) {
+    for (const [name, value] of sortedEntries(set)) put(name, template(value))
+    for (const name of remove ?? []) put(name, '""')
+  }
+  const own = [...headers.values()].map(([name, value]) => `proxy_set_header ${name} ${value};`)
+  return own.join() === DEFAULT_HEADER_LINES.join() ? [] : own
+}
+
+export const DEFAULT_HEADER_LINES = PROXY_HEADERS.map(([name, value]) => `proxy_set_header ${name} ${value};`)
+
+function responseHeaderLines(route: Route, spec: SiteSpec): readonly string[] {
+  const headers = new Map<string, [string, string]>()
+  for (const { set } of [spec.responseHeaders ?? {}, route.responseHeaders ?? {}]) {
+    for (const [name, value] of sortedEntries(set)) headers.set(name.toLowerCase(), [name, value])
+  }
+  const entries = [...headers.values()]
+  return [
+    ...(route.action === 'proxy' ? entries.map(([name]) => `proxy_hide_header ${plain(name)};`) : []),
+    ...entries.map(([name, value]) => `add_header ${plain(name)} ${template(value)} always;`),
+  ]
+}
+
+function limitLines({ maxBodySize, timeouts }: Pick<Route | SiteSpec, 'maxBodySize' | 'timeouts'>): readonly string[] {
+  return [
+    ...directive('client_max_body_size', maxBodySize),
+    ...directive('proxy_connect_timeout', timeouts?.connect),
+    ...directive('proxy_read_timeout', timeouts?.read),
+    ...directive('proxy_send_timeout', timeouts?.send),
+  ]
+}
+
+/** As written, between line feeds, so that a comment at its end takes nothing with it. */
+function snippetLines(snippet: string | undefined): readonly string[] {
+  return snippet === undefined ? [] : ['# privileged snippet', snippet.replace(/\n$/, '')]
+}
+
+function sortedEntries(map: Readonly<Record<string, string>> | undefined): [string, string][] {
+  return Object.entries(map ?? {}).toSorted(([a], [b]) => (a < b ? -1 : 1))
+}
+
+function ownValue(map: Readonly<Record<string, string>> | undefined, key: string): string | undefined {
+  return map !== undefined && Object.hasOwn(map, key) ? map[key] : undefined
+}

@@ -1,0 +1,161 @@
+/**
+ * Arbitrary valid documents of every kind, with odd keys where people choose keys. Used by property tests of fields
+ * and rendering.
+ */
+
+import fc from 'fast-check'
+
+const name = fc.stringMatching(/^[a-z0-9](?:[a-z0-9-]{0,8}[a-z0-9])?$/)
+const key = fc.oneof(name, fc.constantFrom('a/b', '~', '~1', '/', 'x y', 'ä', '*', 'labels', 'constructor', '0', '$'))
+const word = fc.oneof(
+  fc.constantFrom('', '"', '\\', ';', '}', "'", '# x', 'é', '{', 'a b'),
+  fc.stringMatching(/^[\x20-\x7e]{0,20}$/),
+)
+const templateText = word.map((text) => text.replaceAll('$', '$$$$'))
+const duration = fc.constantFrom('500ms', '30s', '5m', '1h')
+const size = fc.constantFrom('0', '512k', '10m', '1g')
+const host = fc.oneof(
+  fc.tuple(name, name).map((parts) => parts.join('.')),
+  name.map((text) => `*.${text}.example`),
+  fc.constant('*'),
+)
+const labels = fc.dictionary(key, fc.stringMatching(/^[\x20-\x7e]{0,20}$/), { maxKeys: 3 })
+
+const optional = <T>(shape: { [K in keyof T]: fc.Arbitrary<T[K]> }, required: (keyof T)[] = []) =>
+  fc.record(shape, { requiredKeys: required })
+
+const timeouts = optional({ connect: duration, read: duration, send: duration })
+const headerNames = fc.constantFrom('X-One', 'X-Two', 'x_three', 'Cache-Control', 'Authorization')
+const requestHeaders = optional({
+  set: fc.dictionary(headerNames, templateText, { maxKeys: 3 }),
+  remove: fc.uniqueArray(headerNames, { maxLength: 3 }),
+})
+const responseHeaders = optional({ set: fc.dictionary(headerNames, templateText, { maxKeys: 3 }) })
+
+const action = fc.oneof(
+  fc.record({
+    proxy: optional(
+      { upstream: name, scheme: fc.constantFrom('http', 'https'), websocket: fc.boolean(), buffering: fc.boolean() },
+      ['upstream'],
+    ),
+  }),
+  fc.record({
+    static: optional(
+      {
+        root: fc.constantFrom('/srv/www', '/srv/ä b', '/srv/$x'),
+        index: fc.constantFrom('index.html', 'a b.html'),
+        spa: fc.boolean(),
+      },
+      ['root'],
+    ),
+  }),
+  fc.record({
+    redirect: optional(
+      {
+        to: fc.constantFrom('/new', 'https://a.example/b', 'https://$host/x'),
+        status: fc.constantFrom(301, 302, 303, 307, 308),
+      },
+      ['to'],
+    ),
+  }),
+  fc.record({ return: optional({ status: fc.constantFrom(200, 204, 404, 503), body: word }, ['status']) }),
+)
+const common = {
+  requestHeaders,
+  responseHeaders,
+  timeouts,
+  maxBodySize: size,
+}
+const route = fc
+  .tuple(
+    optional({ ...common, order: fc.integer({ min: -9, max: 9 }) }),
+    action,
+    fc.constantFrom('prefix', 'exact', 'regex'),
+  )
+  .map(([rest, branch, match]) => ({ ...rest, ...branch, match }))
+
+/** Routes get paths of their own, since two of one path are refused. */
+const routes = fc
+  .dictionary(key, route, { maxKeys: 4 })
+  .map((map) =>
+    Object.fromEntries(
+      Object.entries(map).map(([id, value], index) => [
+        id,
+        { ...value, path: value.match === 'regex' ? `^/r${index}$` : `/p${index}` },
+      ]),
+    ),
+  )
+
+const siteSpec = optional(
+  {
+    ...common,
+    hosts: fc.array(host, { minLength: 1, maxLength: 4 }),
+    listeners: fc.dictionary(
+      key,
+      optional(
+        { port: fc.integer({ min: 1, max: 65535 }), address: fc.constantFrom('127.0.0.1', '::1', '2001:DB8::1') },
+        ['port'],
+      ),
+      { maxKeys: 2 },
+    ),
+    nodeSelector: labels,
+    routes,
+    accessLog: fc.boolean(),
+    privileged: optional({ serverSnippet: fc.constantFrom('allow all;', 'if ($http_x) { return 403; }\n# end') }),
+  },
+  ['hosts'],
+)
+
+const endpoint = optional({
+  weight: fc.integer({ min: 1, max: 9 }),
+  backup: fc.boolean(),
+  down: fc.boolean(),
+  maxFails: fc.integer({ min: 0, max: 9 }),
+  failTimeout: fc.constantFrom('10s', '1m'),
+})
+const upstreamSpec = optional({
+  nodeSelector: labels,
+  method: fc.constantFrom('round_robin', 'least_conn'),
+  consistent: fc.boolean(),
+  endpoints: fc.dictionary(
+    fc.constantFrom('10.0.0.1:80', '[2001:db8::1]:8080', 'app.internal:9000', 'b.internal:1'),
+    endpoint,
+    { maxKeys: 4 },
+  ),
+  keepalive: optional(
+    { connections: fc.integer({ min: 1, max: 99 }), timeout: duration, requests: fc.integer({ min: 1, max: 999 }) },
+    ['connections'],
+  ),
+})
+
+const settingsSpec = optional({
+  nodeSelector: labels,
+  reload: optional({
+    quietMs: fc.nat(60_000),
+    maxWaitMs: fc.nat(60_000),
+    bakeSeconds: fc.nat(60),
+    drainMs: fc.nat(60_000),
+  }),
+  workerShutdownTimeout: duration,
+  defaults: optional({ maxBodySize: size, timeouts }),
+})
+
+const metadata = optional({ name, zone: fc.constantFrom('*', 'eu', 'eu.west', 'us'), labels }, ['name'])
+
+function document<K extends string>(kind: K, spec: fc.Arbitrary<object>, about: fc.Arbitrary<object> = metadata) {
+  return fc.record({ apiVersion: fc.constant('nxmesh/v1'), kind: fc.constant(kind), metadata: about, spec })
+}
+
+/** A valid document of any kind. */
+export const resourceArbitrary: fc.Arbitrary<unknown> = fc.oneof(
+  { weight: 3, arbitrary: document('Site', siteSpec) },
+  { weight: 2, arbitrary: document('Upstream', upstreamSpec) },
+  {
+    weight: 1,
+    arbitrary: document(
+      'ZoneSettings',
+      settingsSpec,
+      metadata.map((about) => ({ ...about, name: 'settings' })),
+    ),
+  },
+)

@@ -1,0 +1,263 @@
+/**
+ * Attempts to break out of a string field: documents that use every field of every kind, and all their variants with a
+ * hostile text in one place. Which fields there are is read from the schemas, so that a new one cannot be forgotten.
+ */
+
+import { parseAllDocuments } from 'yaml'
+import type { z } from 'zod'
+import type { ResourceState } from '../../src/core/document.ts'
+import { fieldsOf, KINDS, parseDocument, pathOf } from '../../src/core/resources/index.ts'
+import type { HostLayout } from '../../src/nginx/render.ts'
+import { EVERYWHERE, LAYOUT, renderStates, stateOf } from './resources.ts'
+
+type Schema = z.core.$ZodType
+type Path = readonly string[]
+type Document = { kind: string; spec: unknown; [key: string]: unknown }
+
+/** `{key}` ends the pattern of a map's key; `*` stands for any key, `[]` for any item. */
+export function stringFields(schema: Schema, path: Path = []): string[] {
+  const def = schema._zod.def as {
+    type: string
+    innerType?: Schema
+    options?: Schema[]
+    shape?: Record<string, Schema>
+    keyType?: Schema
+    valueType?: Schema
+    element?: Schema
+    values?: unknown[]
+  }
+  if (def.innerType !== undefined) return stringFields(def.innerType, path)
+  if (def.options !== undefined) return [...new Set(def.options.flatMap((option) => stringFields(option, path)))]
+  if (def.shape !== undefined)
+    return Object.entries(def.shape).flatMap(([key, child]) => stringFields(child, [...path, key]))
+  if (def.valueType !== undefined) return [[...path, '{key}'].join('.'), ...stringFields(def.valueType, [...path, '*'])]
+  if (def.element !== undefined) return stringFields(def.element, [...path, '[]'])
+  const isText =
+    def.type === 'string' || def.type === 'enum' || (def.type === 'literal' && typeof def.values?.[0] === 'string')
+  return isText ? [path.join('.')] : []
+}
+
+/** Every field of every kind, in one use or another. */
+const FULL_YAML = `
+apiVersion: nxmesh/v1
+kind: Upstream
+metadata: { name: app, labels: { l: v } }
+spec:
+  nodeSelector: { disk: ssd }
+  method: hash
+  hashKey: $request_uri
+  consistent: true
+  endpoints: { '10.0.0.1:80': { weight: 2, down: true, maxFails: 2, failTimeout: 9s }, 'app.internal:80': {} }
+  keepalive: { connections: 3, timeout: 9s, requests: 9 }
+---
+apiVersion: nxmesh/v1
+kind: ZoneSettings
+metadata: { name: settings }
+spec:
+  nodeSelector: { disk: ssd }
+  workerShutdownTimeout: 9s
+  defaults: { maxBodySize: 9m, timeouts: { connect: 9s, read: 9s, send: 9s } }
+---
+apiVersion: nxmesh/v1
+kind: Site
+metadata: { name: all, labels: { l: v } }
+spec:
+  hosts: [all.example]
+  listeners: { http: { port: 81, address: 127.0.0.1 } }
+  nodeSelector: { disk: ssd }
+  requestHeaders: { set: { X-Site: 'in $host' }, remove: [X-Gone] }
+  responseHeaders: { set: { X-Site: out } }
+  timeouts: { connect: 8s, read: 8s, send: 8s }
+  maxBodySize: 8m
+  accessLog: false
+  privileged: { serverSnippet: 'allow all;', routeSnippets: { proxy: 'allow all;' } }
+  routes:
+    proxy:
+      path: /proxy/
+      match: prefix
+      action: proxy
+      proxy: { upstream: app, scheme: https, stripPrefix: true, websocket: true, buffering: false, hostHeader: up.example }
+      requestHeaders: { set: { X-Route: in }, remove: [X-Left] }
+      responseHeaders: { set: { X-Route: 'out $request_id' } }
+      timeouts: { connect: 7s, read: 7s, send: 7s }
+      maxBodySize: 7m
+    static: { path: /static/, static: { root: /srv/www, index: index.html, spa: true } }
+    files: { path: /files/, static: { root: /srv/files, index: index.html } }
+    redirect: { path: /away, match: exact, redirect: { to: 'https://away.example', status: 301, keepPath: true } }
+    moved: { path: /moved, match: exact, redirect: { to: 'https://$host/there', status: 308 } }
+    return: { path: '^/return/[0-9]+$', match: regex, return: { status: 200, body: hi, contentType: text/plain } }
+`
+
+export const HOSTILE: readonly string[] = [
+  ';',
+  '}',
+  '{',
+  '\n',
+  '\r\nX-Evil: 1',
+  '\t',
+  '"',
+  "'",
+  '\\',
+  '\\"',
+  '\\\\"',
+  '#',
+  ' # x',
+  '$',
+  '$(id)',
+  '${',
+  '${host}',
+  '$host',
+  '$uri',
+  '$1',
+  '`id`',
+  ' ',
+  '" evil',
+  '"; evil on; #',
+  "'; evil on; #",
+  '; } evil { ',
+  '\\n; evil on;',
+  '\u0000',
+  '\u001b[2J',
+  '\u0085',
+  '\u2028',
+  '\u202e',
+  '\ud800',
+  'ü',
+  '\u{1f600}',
+  '%0a',
+  '../',
+  '$$',
+  '~',
+  '*x',
+  '@evil',
+  '= /evil',
+  '|',
+  'x'.repeat(5000),
+  '"'.repeat(2000),
+  '\\'.repeat(1999),
+  '$'.repeat(3000),
+]
+
+export interface Attempt {
+  /** Where and what, for messages. */
+  readonly title: string
+  /** As in stringFields, with the kind before it. */
+  readonly pattern: string
+  /** Which of the full documents is replaced by which. */
+  readonly index: number
+  readonly document: unknown
+}
+
+const FULL = parseAllDocuments(FULL_YAML).map((document) => document.toJS() as Document)
+
+/** Patterns of all string fields that the schemas have. */
+export function knownPatterns(): string[] {
+  return [...KINDS.values()].flatMap((kind) => stringFields(kind.schema).map((pattern) => `${kind.kind}.${pattern}`))
+}
+
+/** Each string of the full documents with each hostile text in its place, and at its end. */
+export function* attempts(): Generator<Attempt> {
+  for (const [index, document] of FULL.entries()) {
+    for (const place of places(document.kind, document.spec, [])) {
+      for (const hostile of HOSTILE) {
+        for (const text of [hostile, `${place.text}${hostile}`]) {
+          const changed = structuredClone(document)
+          place.put(changed.spec, text)
+          const title = `${place.path.join('.')} = ${JSON.stringify(text.slice(0, 60))}`
+          yield { title, pattern: place.pattern, index, document: changed }
+        }
+      }
+    }
+  }
+}
+
+function stateOfDocument(document: unknown): ResourceState {
+  const resource = parseDocument(document)
+  return stateOf(pathOf(resource), fieldsOf(resource))
+}
+const FULL_STATES = FULL.map(stateOfDocument)
+
+function renderAll(states: readonly ResourceState[], host: HostLayout = LAYOUT) {
+  const node = { ...EVERYWHERE, labels: { disk: 'ssd' } }
+  const addresses = new Map([['app.internal', ['10.0.0.9']]])
+  const { units, problems, generation } = renderStates(states, { node, addresses, host })
+  return { problems, generation, text: [generation.main, ...units.map((unit) => unit.text)].join('\n') }
+}
+
+/** The rendering of the documents as they are. */
+export function renderFull(host?: HostLayout) {
+  return renderAll(FULL_STATES, host)
+}
+
+/** The rendering of an attempt. @throws MeshError when it is refused. */
+export function renderAttempt({ index, document }: Attempt, host?: HostLayout) {
+  return renderAll(FULL_STATES.with(index, stateOfDocument(document)), host)
+}
+
+interface Place {
+  readonly path: Path
+  readonly pattern: string
+  readonly text: string
+  put(spec: unknown, text: string): void
+}
+
+function places(kind: string, value: unknown, path: Path): Place[] {
+  if (typeof value === 'string') {
+    return [
+      {
+        path,
+        pattern: patternOf(kind, path),
+        text: value,
+        put: (spec, text) => void (parentOf(spec, path)[path.at(-1) as string] = text),
+      },
+    ]
+  }
+  if (typeof value !== 'object' || value === null) return []
+  const below = Object.entries(value).flatMap(([key, child]) => places(kind, child, [...path, key]))
+  const keys = isMap(kind, path) ? Object.keys(value).map((key) => keyPlace(kind, [...path, key])) : []
+  return [...keys, ...below]
+}
+
+function keyPlace(kind: string, path: Path): Place {
+  const key = path.at(-1) as string
+  return {
+    path: [...path, '{key}'],
+    pattern: patternOf(kind, [...path.slice(0, -1), '{key}']),
+    text: key,
+    put: (spec, text) => {
+      const parent = parentOf(spec, path)
+      parent[text] = parent[key]
+      delete parent[key]
+    },
+  }
+}
+
+function parentOf(spec: unknown, path: Path): Record<string, unknown> {
+  return path.slice(0, -1).reduce<unknown>((value, key) => (value as Record<string, unknown>)[key], spec) as Record<
+    string,
+    unknown
+  >
+}
+
+const PATTERNS = new Map([...KINDS.values()].map((kind) => [kind.kind, stringFields(kind.schema)]))
+
+function isMap(kind: string, path: Path): boolean {
+  return (PATTERNS.get(kind) ?? []).includes(generalise(kind, [...path, '{key}']))
+}
+
+function patternOf(kind: string, path: Path): string {
+  return `${kind}.${generalise(kind, path)}`
+}
+
+/** The schema's pattern that a concrete path matches. */
+function generalise(kind: string, path: Path): string {
+  const matches = (pattern: string): boolean => {
+    const parts = pattern.split('.')
+    return (
+      parts.length === path.length &&
+      parts.every((part, index) => part === path[index] || ((part === '*' || part === '[]') && path[index] !== '{key}'))
+    )
+  }
+  const found = (PATTERNS.get(kind) ?? []).filter(matches)
+  return found[0] ?? path.join('.')
+}

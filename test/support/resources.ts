@@ -1,0 +1,64 @@
+/**
+ * Resources for tests of slice and rendering: YAML documents to resource states, a host layout, and one call from YAML
+ * to a rendering. States are made without edits; their hash is over path and fields, as in the real ones.
+ */
+
+import { parseAllDocuments } from 'yaml'
+import { canonical, sha256 } from '../../src/core/canonical.ts'
+import type { ResourceState } from '../../src/core/document.ts'
+import type { Value } from '../../src/core/envelope.ts'
+import { fieldsOf, parseDocument, pathOf } from '../../src/core/resources/index.ts'
+import { slice, type SliceNode } from '../../src/core/slice.ts'
+import { assemble, render, type HostLayout, type RenderInput } from '../../src/nginx/render.ts'
+import type { Capabilities } from '../../src/ports.ts'
+
+export const DEBIAN_12: Capabilities = { version: '1.22.1', modules: ['http_ssl', 'http_stub_status', 'http_v2'] }
+
+export const LAYOUT: HostLayout = {
+  directory: '/var/lib/nxmesh/nginx',
+  pidFile: '/run/nxmesh/nginx.pid',
+  verifySocket: '/run/nxmesh/verify.sock',
+  drainFile: '/run/nxmesh/drain',
+  defaultHttpPort: 8080,
+  workerProcesses: 'auto',
+  workerShutdownTimeoutSeconds: 240,
+  modules: [],
+}
+
+export const EVERYWHERE: SliceNode = { zones: ['eu', 'us'], workspaces: ['*'], labels: {} }
+
+/** The state of a resource with these fields, created at `at`. */
+export function stateOf(path: string, fields: ReadonlyMap<string, Value>, at = 1): ResourceState {
+  const hash = sha256(canonical([path, [...fields]]))
+  const created = { at, edit: sha256(`${path} ${at}`), by: 'f'.repeat(64) }
+  return { path, exists: true, fields, conflicts: new Map(), lost: [], heads: [], created, hash }
+}
+
+/** States of the documents in a YAML text, each created one millisecond after the one before. */
+export function statesOf(yaml: string): ResourceState[] {
+  return parseAllDocuments(yaml).map((document, index) => {
+    const resource = parseDocument(document.toJS())
+    return stateOf(pathOf(resource), fieldsOf(resource), index + 1)
+  })
+}
+
+/** Slice, rendering and generation of the resources. */
+export function renderStates(
+  states: readonly ResourceState[],
+  changes: Partial<RenderInput> & { node?: SliceNode } = {},
+) {
+  const { node = EVERYWHERE, ...rest } = changes
+  const input: RenderInput = {
+    slice: slice(states, node),
+    capabilities: DEBIAN_12,
+    host: LAYOUT,
+    addresses: new Map(),
+    ...rest,
+  }
+  const rendering = render(input)
+  return { ...rendering, input, generation: assemble(rendering.units, input) }
+}
+
+export function renderYaml(yaml: string, changes: Partial<RenderInput> & { node?: SliceNode } = {}) {
+  return renderStates(statesOf(yaml), changes)
+}

@@ -1,0 +1,374 @@
+import { readdirSync, readFileSync } from 'node:fs'
+import { describe, expect, test } from 'vitest'
+import { parseAllDocuments } from 'yaml'
+import { MeshError } from '../../src/errors.ts'
+import { judgeRegex, nearest, parseEndpoint, parseTemplate } from '../../src/core/resources/fields.ts'
+import { kindOf, parseDocument } from '../../src/core/resources/index.ts'
+import { judgeSnippet } from '../../src/core/resources/snippet.ts'
+
+function refusal(document: unknown): MeshError {
+  try {
+    parseDocument(document)
+  } catch (error) {
+    expect(error).toBeInstanceOf(MeshError)
+    expect((error as MeshError).code).toBe('resource_invalid')
+    return error as MeshError
+  }
+  throw new Error('the document was accepted')
+}
+
+function site(spec: object, metadata: object = { name: 'a' }) {
+  return { apiVersion: 'nxmesh/v1', kind: 'Site', metadata, spec: { hosts: ['a.example'], ...spec } }
+}
+function route(fields: object) {
+  return site({ routes: { root: { path: '/', ...fields } } })
+}
+function upstream(spec: object) {
+  return { apiVersion: 'nxmesh/v1', kind: 'Upstream', metadata: { name: 'a' }, spec }
+}
+const returns = { return: { status: 200 } }
+
+test('the smallest useful site is accepted, in workspace default and zone *', () => {
+  const resource = parseDocument({
+    apiVersion: 'nxmesh/v1',
+    kind: 'Site',
+    metadata: { name: 'hello' },
+    spec: { hosts: ['hello.example.com'], routes: { root: { path: '/', return: { status: 200, body: 'hi' } } } },
+  })
+  expect(resource.metadata).toEqual({ name: 'hello', workspace: 'default', zone: '*' })
+  expect(resource.spec['routes']).toEqual({
+    root: { path: '/', action: 'return', return: { status: 200, body: 'hi' } },
+  })
+})
+
+test('every example is accepted', () => {
+  const directory = new URL('../../examples/', import.meta.url)
+  for (const file of readdirSync(directory).filter((name) => name.endsWith('.yaml'))) {
+    for (const document of parseAllDocuments(readFileSync(new URL(file, directory), 'utf8'))) {
+      expect(() => parseDocument(document.toJS()), file).not.toThrow()
+    }
+  }
+})
+
+// Each row: what is wrong, the document, the field that the error names, words of its message or hint.
+test.each<[string, unknown, string, RegExp]>([
+  ['not a map', 7, 'document', /begin with apiVersion/],
+  ['another apiVersion', { ...site({}), apiVersion: 'v1' }, 'apiVersion', /nxmesh\/v1/],
+  ['a mistyped kind', { ...site({}), kind: 'Sites' }, 'kind', /did you mean Site/],
+  ['no kind', { ...site({}), kind: undefined }, 'kind', /is required/],
+  ['an unknown top field', { ...site({}), specs: {} }, 'specs', /did you mean spec/],
+  ['no name', site({}, {}), 'metadata.name', /is required/],
+  ['a name in upper case', site({}, { name: 'A' }), 'metadata.name', /lower-case/],
+  ['a bad zone', site({}, { name: 'a', zone: 'EU' }), 'metadata.zone', /eu\.west/],
+  ['a bad workspace', site({}, { name: 'a', workspace: '*' }), 'metadata.workspace', /not a name/],
+  ['no hosts', site({ hosts: [] }), 'spec.hosts', /is empty/],
+  ['hosts that are a text', site({ hosts: 'a.example' }), 'spec.hosts', /must be a list/],
+  ['a host in upper case', site({ hosts: ['A.example'] }), 'spec.hosts[0]', /a\.example/],
+  ['an international host', site({ hosts: ['bücher.example'] }), 'spec.hosts[0]', /xn--bcher-kva\.example/],
+  ['a host with a port', site({ hosts: ['a.example:80'] }), 'spec.hosts[0]', /spec\.listeners/],
+  ['a host with a final dot', site({ hosts: ['a.example.'] }), 'spec.hosts[0]', /final dot/],
+  ['a URL as host', site({ hosts: ['http://a.example'] }), 'spec.hosts[0]', /without scheme/],
+  ['a regex as host', site({ hosts: ['~^a'] }), 'spec.hosts[0]', /not a host name/],
+  ['an inner wildcard', site({ hosts: ['a.*.example'] }), 'spec.hosts[0]', /not a host name/],
+  ['a host that is a number', site({ hosts: [1] }), 'spec.hosts[0]', /must be a text/],
+  ['a host that is a map', site({ hosts: [{}] }), 'spec.hosts[0]', /single value/],
+  ['a port out of range', site({ listeners: { x: { port: 70000 } } }), 'spec.listeners.x.port', /above 65535/],
+  [
+    'an address with brackets',
+    site({ listeners: { x: { port: 1, address: '[::1]' } } }),
+    'spec.listeners.x.address',
+    /without brackets/,
+  ],
+  ['an unknown field deep down', route({ ...returns, pathh: '/' }), 'spec.routes.root.pathh', /did you mean path/],
+  ['a mistyped action', route({ proxyy: { upstream: 'a' } }), 'spec.routes.root.proxyy', /did you mean proxy/],
+  ['no action', route({}), 'spec.routes.root.action', /one of proxy, static, redirect, return/],
+  ['two actions', route({ ...returns, proxy: { upstream: 'a' } }), 'spec.routes.root.action', /one of proxy/],
+  ['a proxy without upstream', route({ proxy: { websocket: true } }), 'spec.routes.root.proxy.upstream', /is required/],
+  ['an action without its branch', route({ action: 'static' }), 'spec.routes.root.static', /is required/],
+  ['an empty value', route({ return: null }), 'spec.routes.root.return', /is empty/],
+  ['a fraction', route({ return: { status: 200.5 } }), 'spec.routes.root.return.status', /whole number/],
+  ['a 3xx return', route({ return: { status: 301 } }), 'spec.routes.root.return.status', /use redirect/],
+  [
+    'a status as text',
+    route({ return: { status: '200' } }),
+    'spec.routes.root.return.status',
+    /must be a whole number/,
+  ],
+  ['a relative path', route({ ...returns, path: 'x' }), 'spec.routes.root.path', /begin with \//],
+  ['an escaped path', route({ ...returns, path: '/a%20b' }), 'spec.routes.root.path', /decoded/],
+  ['a path with a query', route({ ...returns, path: '/a?b' }), 'spec.routes.root.path', /query/],
+  ['an unnormalised path', route({ ...returns, path: '/a/../b' }), 'spec.routes.root.path', /normalised/],
+  ['case of a prefix', route({ ...returns, caseSensitive: false }), 'spec.routes.root.caseSensitive', /match: regex/],
+  [
+    'stripPrefix without slash',
+    route({ path: '/a', proxy: { upstream: 'a', stripPrefix: true } }),
+    'spec.routes.root.proxy.stripPrefix',
+    /ends in \//,
+  ],
+  ['a slow regex', route({ ...returns, match: 'regex', path: '^(a+)+$' }), 'spec.routes.root.path', /exponential/],
+  [
+    'a static root with ..',
+    route({ static: { root: '/srv/../etc' } }),
+    'spec.routes.root.static.root',
+    /without \. and \.\./,
+  ],
+  [
+    'an index above root',
+    route({ static: { root: '/srv', index: '../x' } }),
+    'spec.routes.root.static.index',
+    /below root/,
+  ],
+  [
+    'a redirect to a script',
+    route({ redirect: { to: 'javascript:alert(1)' } }),
+    'spec.routes.root.redirect.to',
+    /not a URL/,
+  ],
+  ['a redirect to no host', route({ redirect: { to: 'https:///x' } }), 'spec.routes.root.redirect.to', /not a URL/],
+  ['a redirect to /\\', route({ redirect: { to: '/\\evil.example' } }), 'spec.routes.root.redirect.to', /not a URL/],
+  ['a redirect to /$', route({ redirect: { to: '/$request_uri' } }), 'spec.routes.root.redirect.to', /not a URL/],
+  ['a redirect to //', route({ redirect: { to: '//evil.example' } }), 'spec.routes.root.redirect.to', /not a URL/],
+  [
+    'a relative target with keepPath',
+    route({ redirect: { to: '/', keepPath: true } }),
+    'spec.routes.root.redirect.to',
+    /keepPath/,
+  ],
+  [
+    'a decoded variable',
+    route({ redirect: { to: 'https://a.example$uri' } }),
+    'spec.routes.root.redirect.to',
+    /\$uri, which is not a variable/,
+  ],
+  [
+    'a mistyped variable',
+    site({ responseHeaders: { set: { 'X-A': '$hots' } } }),
+    'spec.responseHeaders.set.X-A',
+    /did you mean \$host/,
+  ],
+  ['a lone dollar', site({ responseHeaders: { set: { 'X-A': 'costs 5$' } } }), 'spec.responseHeaders.set.X-A', /\$\$/],
+  [
+    'a Connection header',
+    site({ responseHeaders: { set: { Connection: 'close' } } }),
+    'spec.responseHeaders.set.Connection',
+    /nginx itself/,
+  ],
+  ['a Host header', site({ requestHeaders: { set: { host: 'x' } } }), 'spec.requestHeaders.set.host', /hostHeader/],
+  [
+    'a header twice',
+    site({ requestHeaders: { set: { 'X-A': '1', 'x-a': '2' } } }),
+    'spec.requestHeaders.set.x-a',
+    /twice/,
+  ],
+  [
+    'a bad header name',
+    site({ requestHeaders: { set: { 'X A': '1' } } }),
+    'spec.requestHeaders.set["X A"]',
+    /not a header name/,
+  ],
+  [
+    'a header over two lines',
+    site({ requestHeaders: { set: { 'X-A': 'a\r\nb' } } }),
+    'spec.requestHeaders.set.X-A',
+    /U\+000D/,
+  ],
+  ['a bad duration', site({ timeouts: { read: '30' } }), 'spec.timeouts.read', /30s/],
+  ['a bad size', site({ maxBodySize: '10mb' }), 'spec.maxBodySize', /10m/],
+  [
+    'one path twice',
+    site({ routes: { a: { path: '/', ...returns }, b: { path: '/', ...returns } } }),
+    'spec.routes.b.path',
+    /route a/,
+  ],
+  ['an open snippet', site({ privileged: { serverSnippet: 'if ($x) {' } }), 'spec.privileged.serverSnippet', /closing/],
+  [
+    'a snippet for no route',
+    site({ privileged: { routeSnippets: { x: 'allow all;' } } }),
+    'spec.privileged.routeSnippets.x',
+    /no route/,
+  ],
+  [
+    'the prototype as a route',
+    site({ routes: JSON.parse('{"__proto__": {"path": "/"}}') }),
+    'spec.routes.__proto__',
+    /not a known field/,
+  ],
+  [
+    'a key with a line feed',
+    site({ routes: { 'a\nb': { path: '/', ...returns } } }),
+    'spec.routes["a\\nb"]',
+    /control characters/,
+  ],
+  [
+    'an endless key',
+    site({ routes: { ['x'.repeat(600)]: { path: '/', ...returns } } }),
+    `spec.routes.${'x'.repeat(600)}`,
+    /too long/,
+  ],
+  [
+    'an endpoint without port',
+    upstream({ endpoints: { '10.0.0.1': {} } }),
+    'spec.endpoints["10.0.0.1"]',
+    /10\.0\.0\.1:8080/,
+  ],
+  [
+    'a mistyped weight',
+    upstream({ endpoints: { '10.0.0.1:80': { weigth: 1 } } }),
+    'spec.endpoints["10.0.0.1:80"].weigth',
+    /did you mean weight/,
+  ],
+  [
+    'failTimeout in ms',
+    upstream({ endpoints: { 'a:80': { failTimeout: '500ms' } } }),
+    'spec.endpoints["a:80"].failTimeout',
+    /whole seconds/,
+  ],
+  [
+    'backup with ip_hash',
+    upstream({ method: 'ip_hash', endpoints: { 'a:80': { backup: true } } }),
+    'spec.endpoints["a:80"].backup',
+    /ip_hash/,
+  ],
+  ['an unknown method', upstream({ method: 'fair' }), 'spec.method', /round_robin, least_conn/],
+  [
+    'zone settings of another name',
+    { apiVersion: 'nxmesh/v1', kind: 'ZoneSettings', metadata: { name: 'x' }, spec: {} },
+    'metadata.name',
+    /one of settings/,
+  ],
+])('%s is refused with field and way out', (_what, document, field, words) => {
+  const error = refusal(document)
+  expect(error.details.field).toBe(field)
+  expect(`${error.message} ${error.details.hint ?? ''}`).toMatch(words)
+})
+
+test('a cyclic document is refused and does not run for ever', () => {
+  const spec: Record<string, unknown> = { hosts: ['a.example'] }
+  spec['routes'] = { a: spec }
+  expect(refusal(site(spec)).details.field).toBe('spec.routes.a.hosts')
+})
+
+test('a header may be called like a property of every object', () => {
+  const headers = { set: { constructor: 'x', toString: 'y' } }
+  expect(parseDocument(site({ responseHeaders: headers })).spec['responseHeaders']).toEqual(headers)
+})
+
+test('kinds are found by each of their names', () => {
+  for (const name of ['Site', 'site', 'sites', 'SITES']) expect(kindOf(name)?.kind).toBe('Site')
+  expect(kindOf('pod')).toBeUndefined()
+})
+
+test('branches of other actions are kept and do not matter', () => {
+  const document = route({ action: 'return', ...returns, proxy: { websocket: true } })
+  expect(parseDocument(document).spec['routes']).toEqual({
+    root: { path: '/', action: 'return', ...returns, proxy: { websocket: true } },
+  })
+})
+
+describe('regular expressions', () => {
+  test.each([
+    '^/a/\\d+$',
+    '\\.(png|jpe?g)$',
+    '^/(?:a|b)(?=/)',
+    '^/[a-z0-9_-]{1,20}$',
+    '^/(ab+c)?$',
+    '^/x(a|b)*$',
+    '^/[\\w.-]+/$',
+  ])('%s may stand', (pattern) => {
+    expect(judgeRegex(pattern)).toBeUndefined()
+  })
+  test.each([
+    '(',
+    '[a',
+    'a{2,1}',
+    '(?<host>a)',
+    '(?<!a)b',
+    '(?i)a',
+    '(a)\\1',
+    '(a*)*',
+    '((a+)b)+',
+    '(a{2,})+',
+    '\\u0041',
+    '\\x41',
+    'é',
+    'a\nb',
+    '',
+    '(?P<x>a)',
+    '(?#x)',
+  ])('%j may not', (pattern) => {
+    expect(judgeRegex(pattern)).toHaveProperty('message')
+  })
+})
+
+describe('snippets', () => {
+  test.each([
+    '',
+    'allow all;',
+    '# only this',
+    'if ($x) { return 403; }',
+    "add_header X '}';",
+    'a "\\"}" b;\n# }\n',
+    'set $a ${b}c;',
+  ])('%j may stand', (snippet) => {
+    expect(judgeSnippet(snippet)).toBeUndefined()
+  })
+  test.each([
+    '}',
+    '{',
+    '{}',
+    ';',
+    'a;;',
+    'allow all',
+    'a; } server { ',
+    'a "b;',
+    "a 'b;",
+    'a \\',
+    'a }',
+    'if (x) { a; } }',
+    '# {\n}',
+  ])('%j may not', (snippet) => {
+    expect(judgeSnippet(snippet)).toHaveProperty('message')
+  })
+})
+
+test('endpoints are taken apart', () => {
+  expect(parseEndpoint('10.0.0.1:80')).toEqual({ host: '10.0.0.1', port: 80, family: 4 })
+  expect(parseEndpoint('[2001:db8::1]:80')).toEqual({ host: '2001:db8::1', port: 80, family: 6 })
+  expect(parseEndpoint('app.internal:80')).toEqual({ host: 'app.internal', port: 80, family: 0 })
+  for (const bad of [
+    '10.0.0.1',
+    ':80',
+    'a:0',
+    'a:65536',
+    '[10.0.0.1]:80',
+    '2001:db8::1:80',
+    '[fe80::1%eth0]:80',
+    '10.0.0.256:80',
+    'a b:80',
+    'unix:/x:1',
+    'a:080',
+  ]) {
+    expect(parseEndpoint(bad), bad).toBeUndefined()
+  }
+})
+
+test('templates are split', () => {
+  expect(parseTemplate('a $host${request_id}b $$1 $http_x_y')).toEqual([
+    { text: 'a ' },
+    { variable: 'host' },
+    { variable: 'request_id' },
+    { text: 'b ' },
+    { text: '$' },
+    { text: '1 ' },
+    { variable: 'http_x_y' },
+  ])
+  for (const bad of ['$', '${', '${host', '$1', '$uri', '$HOST', '$ host', '${}', '$nxmesh_site', '$arg_x']) {
+    expect(parseTemplate(bad), bad).toHaveProperty('message')
+  }
+})
+
+test('the nearest name is found, and none for a far one', () => {
+  expect(nearest('hsots', ['hosts', 'routes'])).toBe('hosts')
+  expect(nearest('maxbodysize', ['maxBodySize'])).toBe('maxBodySize')
+  expect(nearest('colour', ['hosts', 'routes'])).toBeUndefined()
+})
