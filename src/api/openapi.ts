@@ -1,0 +1,70 @@
+/** The OpenAPI 3.1 document of the route table, pure. Built by routes.ts once; a test holds real answers against it. */
+
+import { z } from 'zod'
+import type { Answer, Parameter, Route } from './routes.ts'
+
+/** @param schemas of the document's components, by name. */
+export function openApiDocument(
+  routes: readonly Route[],
+  schemas: Readonly<Record<string, z.ZodType>>,
+  version: string,
+): Record<string, unknown> {
+  const paths: Record<string, Record<string, unknown>> = {}
+  for (const route of routes) {
+    paths[route.path] ??= {}
+    ;(paths[route.path] as Record<string, unknown>)[route.method] = operationOf(route)
+  }
+  return {
+    openapi: '3.1.0',
+    info: {
+      title: 'NxMesh node',
+      version,
+      description:
+        'What one node of the mesh knows, and the way in for signed edits. Errors are problem documents (RFC 9457).',
+      license: { name: 'Apache-2.0', identifier: 'Apache-2.0' },
+    },
+    servers: [{ url: '/' }],
+    paths,
+    components: {
+      schemas: Object.fromEntries(Object.entries(schemas).map(([name, schema]) => [name, jsonSchema(schema)])),
+    },
+  }
+}
+
+function operationOf(route: Route): Record<string, unknown> {
+  const answers = Object.entries(route.answers).map(([status, answer]) => [status, answerOf(Number(status), answer)])
+  return {
+    operationId: route.operationId,
+    summary: route.summary,
+    ...(route.parameters.length === 0 ? {} : { parameters: route.parameters.map(parameterOf) }),
+    ...(route.body === undefined
+      ? {}
+      : { requestBody: { required: true, content: { 'application/json': { schema: reference(route.body) } } } }),
+    responses: {
+      ...Object.fromEntries(answers),
+      default: answerOf(500, { description: 'anything else that went wrong', schema: 'Problem' }),
+    },
+  }
+}
+
+function parameterOf({ name, in: place, description, type }: Parameter): Record<string, unknown> {
+  return { name, in: place, required: place === 'path', description, schema: { type } }
+}
+
+function answerOf(status: number, { description, schema, contentType }: Answer): Record<string, unknown> {
+  if (status === 304) return { description }
+  const isProblem = status >= 400 && contentType === undefined
+  const name = schema ?? (isProblem ? 'Problem' : undefined)
+  const type = contentType ?? (isProblem ? 'application/problem+json' : 'application/json')
+  return { description, content: { [type]: name === undefined ? {} : { schema: reference(name) } } }
+}
+
+function reference(name: string): Record<string, unknown> {
+  return { $ref: `#/components/schemas/${name}` }
+}
+
+function jsonSchema(schema: z.ZodType): unknown {
+  // The input side: it leaves further members open, as later versions may add them.
+  const { $schema: _, ...rest } = z.toJSONSchema(schema, { io: 'input' })
+  return rest
+}

@@ -1,0 +1,211 @@
+/**
+ * The shapes that the HTTP API answers with, as zod schemas: routes.ts makes values of them, openapi.ts publishes them,
+ * meshctl reads answers through them. Unknown members are dropped on reading, so that versions of either side may differ.
+ */
+
+import { z } from 'zod'
+
+const hash = z.string().regex(/^[0-9a-f]{64}$/)
+const publicKey = hash.describe('Ed25519 public key, 64 hex digits')
+const envelopeId = hash.describe('envelope id, 64 hex digits')
+const time = z.int().describe('claimed time, ms since the epoch')
+const value = z.union([z.string(), z.number(), z.boolean(), z.array(z.union([z.string(), z.number(), z.boolean()]))])
+
+export const META = z.object({ page: z.int().min(1), per_page: z.int().min(1), total: z.int().min(0) })
+
+/** A page of items: `{data, meta{page, per_page, total}}`. */
+function pageOf<T extends z.ZodType>(item: T) {
+  return z.object({ data: z.array(item), meta: META })
+}
+
+export const PROBLEM = z.object({
+  type: z.string().describe('urn:nxmesh:problem:<code>'),
+  title: z.string().describe('the code in words'),
+  status: z.int(),
+  code: z.string().describe('a stable code; docs/cli.md lists them'),
+  detail: z.string().describe('what happened'),
+  field: z.string().optional().describe('which field of the input is at fault'),
+  hint: z.string().optional().describe('what to do about it'),
+})
+
+export const HEALTH = z.object({
+  status: z.enum(['Running', 'Degraded', 'Error', 'Unknown']),
+  msg: z.string(),
+  reasons: z.array(z.string()),
+})
+
+export const HEALTH_ANSWER = HEALTH.extend({
+  converged: z.boolean().describe('whether the desired configuration is applied'),
+})
+
+const digest = hash.nullable()
+
+/** What a node says of its last apply, in its own words. */
+export const RECEIPT = z.object({
+  target: digest.describe('the slice that the node took up last'),
+  desired: digest.describe('the generation that the slice renders to, nothing isolated'),
+  validated: digest.describe('the newest generation that nginx -t accepted'),
+  applied: digest.describe('what every worker is proven to run'),
+  lastGood: digest.describe('what a boot would start from'),
+  outcome: z.string().nullable().describe('of the last attempt: applied, unchanged, refused, rolled_back, failed, held'),
+  phase: z.string().describe('the last phase of that attempt'),
+  error: z.object({ code: z.string(), message: z.string(), hint: z.string().optional() }).nullable(),
+  problems: z.array(z.object({ path: z.string(), code: z.string(), message: z.string(), hint: z.string().optional() })),
+  problemCount: z.int(),
+  isolated: z.array(z.object({ path: z.string(), reason: z.string(), serves: z.string().optional() })),
+  at: z.int().describe('wall time of the node, ms'),
+  durations: z.record(z.string(), z.number()).describe('ms spent in each phase of the last attempt'),
+  drift: z.int().describe('files put right since the node started'),
+  nginx: z.object({
+    running: z.boolean(),
+    master: z.int().nullable(),
+    version: z.string().nullable(),
+    workers: z.int(),
+    draining: z.int(),
+  }),
+})
+
+export const NODE = z.object({
+  key: publicKey,
+  name: z.string().nullable(),
+  version: z.string(),
+  meshId: hash.nullable().describe('null until the node knows its mesh'),
+  meshName: z.string().nullable(),
+  zones: z.array(z.string()),
+  envelopes: z.int().describe('number of stored envelopes'),
+  waiting: z.int().describe('envelopes that wait for unknown ancestors'),
+  stateHash: hash.describe('equal on nodes that hold equal edits'),
+})
+
+const WRITE = z.object({ field: z.string(), value, edit: envelopeId, by: publicKey })
+
+export const RESOURCE = z.object({
+  path: z.string().describe('workspace/zone/kind/name'),
+  workspace: z.string(),
+  zone: z.string(),
+  kind: z.string(),
+  name: z.string(),
+  exists: z.boolean(),
+  hash: hash.describe('changes exactly when what is visible changes'),
+  heads: z.array(envelopeId).describe('the deps of the next edit'),
+  created: z.object({ at: time, edit: envelopeId, by: publicKey }).nullable(),
+  fields: z.record(z.string(), value).describe('the flat fields that edits set one by one'),
+  labels: z.record(z.string(), z.unknown()),
+  spec: z.record(z.string(), z.unknown()).nullable().describe('the nested form; null for a kind unknown to this node'),
+  conflicts: z.record(z.string(), z.array(WRITE)).describe('fields with concurrent values, the visible one first'),
+  lost: z.array(WRITE).describe('writes that a concurrent delete hides'),
+})
+export const RESOURCES = pageOf(RESOURCE)
+
+/** A deleted resource is not found, but its heads are what a new edit must name. */
+export const RESOURCE_GONE = PROBLEM.extend({ resource: RESOURCE.optional() })
+
+export const PEER = z.object({
+  key: publicKey,
+  name: z.string().nullable(),
+  self: z.boolean().describe('whether this is the node that answers'),
+  state: z.enum(['Ready', 'NotReady', 'Unavailable', 'Unknown']),
+  ageMs: z.number().nullable().describe('ms since the last word of this node; null when there was none since start'),
+  connected: z.boolean(),
+  version: z.string().nullable(),
+  addresses: z.array(z.string()),
+  zones: z.array(z.string()),
+  labels: z.record(z.string(), z.string()),
+  digest: z.string().nullable().describe('of all envelopes that the node holds'),
+  leaving: z.boolean(),
+  health: HEALTH.nullable(),
+})
+export const PEERS = pageOf(PEER)
+
+export const NODE_RECEIPT = PEER.pick({
+  key: true,
+  name: true,
+  self: true,
+  state: true,
+  ageMs: true,
+  zones: true,
+  health: true,
+}).extend({
+  target: hash.nullable().describe('the target that the answering node expects this node to take up; null if unknown'),
+  receipt: RECEIPT.nullable(),
+})
+export const RECEIPTS = pageOf(NODE_RECEIPT)
+
+export const VERDICT = z.object({
+  accepted: z.boolean(),
+  code: z.string().nullable().describe('why it does not count'),
+  message: z.string().nullable(),
+})
+
+export const EDIT = z.object({
+  id: envelopeId,
+  type: z.enum(['edit', 'grant', 'revoke', 'genesis']),
+  workspace: z.string().nullable(),
+  by: publicKey.nullable(),
+  grant: envelopeId.nullable(),
+  n: z.int().nullable().describe('position in the author’s chain of the workspace'),
+  prev: z.array(envelopeId),
+  at: time,
+  note: z.string(),
+  resources: z.array(z.string()),
+  about: z.string().nullable().describe('for a grant: its subject; for a revocation: its target'),
+  role: z.string().nullable(),
+  verdict: VERDICT,
+})
+export const EDITS = z.object({
+  data: z.array(EDIT),
+  next: envelopeId.nullable().describe('`after` of the next page; null at the end'),
+})
+
+export const WIRE = z.object({
+  bytes: z.string().describe('canonical JSON (RFC 8785) of the body'),
+  sigs: z.record(z.string(), z.string()).describe('public key to signature, both in hex'),
+})
+export const STORED_EDIT = z.object({ id: envelopeId, envelope: WIRE, verdict: VERDICT })
+
+export const SUBMISSION = z.object({ envelopes: z.array(WIRE).min(1).max(256) })
+
+export const OUTCOME = z.object({
+  outcome: z.enum(['stored', 'known', 'waiting', 'refused']),
+  id: envelopeId.nullable(),
+  missing: z.array(envelopeId).describe('what a waiting envelope waits for'),
+  code: z.string().nullable().describe('why it was refused'),
+  reason: z.string().nullable(),
+})
+export const OUTCOMES = z.object({ outcomes: z.array(OUTCOME) })
+
+export const CHAIN = z.object({
+  workspace: z.string(),
+  author: publicKey,
+  highestN: z.int().min(0),
+  heads: z.array(z.object({ id: envelopeId, n: z.int() })).describe('`prev` of the next envelope, highest n first'),
+  count: z.int().min(0),
+  forks: z.int().min(0),
+})
+export const CHAINS = pageOf(CHAIN)
+
+export const GRANT = z.object({
+  id: envelopeId,
+  subject: publicKey,
+  name: z.string().nullable(),
+  role: z.string(),
+  workspace: z.string(),
+  zones: z.array(z.string()),
+  kinds: z.array(z.string()),
+  fields: z.array(z.string()).nullable(),
+  hosts: z.array(z.string()).nullable(),
+  by: publicKey,
+  at: time,
+})
+export const GRANTS = pageOf(GRANT)
+
+export type ResourceView = z.infer<typeof RESOURCE>
+export type PeerItem = z.infer<typeof PEER>
+export type ReceiptView = z.infer<typeof RECEIPT>
+export type NodeReceipt = z.infer<typeof NODE_RECEIPT>
+export type EditView = z.infer<typeof EDIT>
+export type OutcomeView = z.infer<typeof OUTCOME>
+export type ChainView = z.infer<typeof CHAIN>
+export type GrantView = z.infer<typeof GRANT>
+export type NodeView = z.infer<typeof NODE>
+export type Problem = z.infer<typeof PROBLEM>

@@ -1,0 +1,341 @@
+/**
+ * The HTTP server of a node: listens on a TCP port and on a unix socket, limits what comes in, counts it, and hands it to
+ * the routes. Turns whatever goes wrong into a problem document. Built by node.ts with everything that the routes read.
+ */
+
+import { chmod, lstat, unlink } from 'node:fs/promises'
+import { createServer, type IncomingMessage, type Server } from 'node:http'
+import { connect, type AddressInfo, type Socket } from 'node:net'
+import type { Duplex } from 'node:stream'
+import { getRequestListener } from '@hono/node-server'
+import { Hono } from 'hono'
+import { canonical, type Json } from '../core/canonical.ts'
+import type { Envelope } from '../core/envelope.ts'
+import { asMeshError, MeshError } from '../errors.ts'
+import type { Log } from '../log.ts'
+import type { Clock, Startable } from '../ports.ts'
+import type { StatusRecord } from '../status.ts'
+import { checkAccess, type Origin } from './access.ts'
+import type { ApiContext, ApiEnv } from './bindings.ts'
+import { EventStream } from './events.ts'
+import { problemOf, problemResponse } from './problem.ts'
+import { checkQuery, ROUTES, type RouteContext } from './routes.ts'
+
+export interface ApiServerOptions extends Omit<RouteContext, 'events'> {
+  readonly clock: Clock
+  readonly log: Log
+  readonly bindAddress: string
+  /** 0: any free port, which `port` then tells. */
+  readonly port: number
+  /** Unix socket that answers everything, for whoever may open it (mode 0660); undefined for none. */
+  readonly socketPath: string | undefined
+  /** Lets callers from other hosts read everything. Off: they read health and metrics only. */
+  readonly allowRemoteReads?: boolean
+}
+
+/** Limits of the HTTP layer. Beyond them Node or this file answers 408, 413, 431, or closes the connection. */
+export const HTTP_LIMITS = {
+  headerBytes: 16 * 1024,
+  headers: 64,
+  headersTimeoutMs: 10_000,
+  requestTimeoutMs: 30_000,
+  keepAliveTimeoutMs: 5_000,
+  /** Of each listener; a further one is closed at once. */
+  connections: 512,
+  /** How long stop() waits for requests in flight. */
+  stopGraceMs: 2_000,
+} as const
+
+/** A socket path longer than this does not fit the kernel's sockaddr_un. */
+const SOCKET_PATH_MAX_BYTES = 107
+
+export class ApiServer implements Startable {
+  readonly #options: ApiServerOptions
+  readonly #events: EventStream
+  readonly #context: RouteContext
+  readonly #servers: Server[] = []
+  #unsubscribe: (() => void)[] = []
+  #port: number | undefined
+  #isStopping = false
+  #lastReceipt = ''
+  #lastHealth = ''
+
+  constructor(options: ApiServerOptions) {
+    this.#options = options
+    this.#events = new EventStream(options.clock)
+    this.#context = { ...options, events: this.#events }
+  }
+
+  /** The TCP port in use; undefined while stopped. */
+  get port(): number | undefined {
+    return this.#port
+  }
+
+  /** Clients that listen to the events. */
+  get eventClients(): number {
+    return this.#events.clients
+  }
+
+  /** @throws MeshError `port_in_use` when the port or the socket is another process's. */
+  async start(): Promise<void> {
+    if (this.#servers.length > 0) return
+    const { bindAddress, port, socketPath, replica, status } = this.#options
+    try {
+      const tcp = this.#serve((socket) => ({ transport: 'tcp', address: socket.remoteAddress }))
+      await listen(tcp, { host: bindAddress, port }, `${bindAddress}:${port}`)
+      this.#port = (tcp.address() as AddressInfo).port
+      if (socketPath !== undefined) {
+        await clearStaleSocket(socketPath)
+        await listen(
+          this.#serve(() => ({ transport: 'unix' })),
+          { path: socketPath },
+          socketPath,
+        )
+        await chmod(socketPath, 0o660)
+      }
+    } catch (error) {
+      await this.stop()
+      throw error
+    }
+    this.#unsubscribe = [
+      replica.onStored((envelopes, source) => this.#announceEdits(envelopes, source)),
+      status.onRecord((record) => this.#announcePeer(record)),
+    ]
+  }
+
+  /** Ends event streams, gives requests in flight a moment, closes the rest. */
+  async stop(): Promise<void> {
+    for (const unsubscribe of this.#unsubscribe.splice(0)) unsubscribe()
+    this.#isStopping = true
+    this.#events.close()
+    await Promise.all(this.#servers.splice(0).map((server) => this.#close(server)))
+    this.#isStopping = false
+    this.#port = undefined
+  }
+
+  /** To be called when the receipt or the health may have changed; tells the listening clients what is new. */
+  changed(): void {
+    if (this.#events.clients === 0) return
+    const health = canonical(this.#options.health() as unknown as Json)
+    if (health !== this.#lastHealth) this.#events.send('health', JSON.parse(health))
+    this.#lastHealth = health
+    const receipt = canonical((this.#options.receipt() ?? null) as unknown as Json)
+    if (receipt !== this.#lastReceipt) this.#events.send('receipt', JSON.parse(receipt))
+    this.#lastReceipt = receipt
+  }
+
+  // -------------------------------------------------------------------------------------------- listening
+
+  #serve(originOf: (socket: Socket) => Origin): Server {
+    const app = this.#app()
+    const listener = getRequestListener(
+      (request, env) => {
+        const bindings = env as { incoming: IncomingMessage }
+        return app.fetch(request, { ...env, origin: originOf(bindings.incoming.socket) })
+      },
+      {
+        // HTTP/1.0 and some socket clients send no Host; then checkAccess judges this one.
+        hostname: 'localhost',
+        overrideGlobalObjects: false,
+        errorHandler: () =>
+          problemResponse(new MeshError('input_invalid', 'the request line or Host header is malformed')),
+      },
+    )
+    const server = createServer(
+      {
+        maxHeaderSize: HTTP_LIMITS.headerBytes,
+        headersTimeout: HTTP_LIMITS.headersTimeoutMs,
+        requestTimeout: HTTP_LIMITS.requestTimeoutMs,
+        keepAliveTimeout: HTTP_LIMITS.keepAliveTimeoutMs,
+      },
+      (incoming, outgoing) => void listener(incoming, outgoing),
+    )
+    server.maxHeadersCount = HTTP_LIMITS.headers
+    server.maxConnections = HTTP_LIMITS.connections
+    server.on('clientError', answerMalformed)
+    this.#servers.push(server)
+    return server
+  }
+
+  async #close(server: Server): Promise<void> {
+    if (!server.listening) return
+    const cancel = this.#options.clock.after(HTTP_LIMITS.stopGraceMs, () => server.closeAllConnections())
+    await new Promise((resolve) => {
+      server.close(resolve)
+      server.closeIdleConnections()
+    })
+    cancel()
+  }
+
+  // -------------------------------------------------------------------------------------------- answering
+
+  #app(): Hono<ApiEnv> {
+    const app = new Hono<ApiEnv>()
+    app.use(async (c, next) => {
+      const startedMs = this.#options.clock.monotonic()
+      await next()
+      c.header('x-content-type-options', 'nosniff')
+      if (this.#isStopping) c.header('connection', 'close')
+      if (c.res.headers.get('cache-control') === null) c.header('cache-control', 'no-cache')
+      const seconds = (this.#options.clock.monotonic() - startedMs) / 1000
+      this.#options.metrics.observeHttp(c.get('route'), c.res.status, seconds)
+    })
+    app.use(async (c, next) => {
+      const { bindAddress, allowRemoteReads = false } = this.#options
+      const { method, path } = c.req
+      checkAccess({ method, path, host: c.env.incoming.headers.host }, c.env.origin, { bindAddress, allowRemoteReads })
+      await next()
+    })
+    for (const route of ROUTES) {
+      app.on(route.method.toUpperCase(), route.path.replaceAll(/\{(\w+)\}/g, ':$1'), async (c) => {
+        c.set('route', route.path)
+        checkQuery(route, c.req.query())
+        return await route.handle(c, this.#context)
+      })
+    }
+    app.notFound((c) => this.#notFound(c))
+    app.onError((error, c) => this.#failed(error, c))
+    return app
+  }
+
+  #notFound(c: ApiContext): Response {
+    const allowed = ROUTES.filter((route) => pathPattern(route.path).test(c.req.path)).map(({ method }) => method)
+    if (allowed.length === 0) {
+      const hint = 'GET /v1/openapi.json lists what there is.'
+      return problemResponse(new MeshError('not_found', `there is no ${c.req.path}`, { hint }))
+    }
+    const allow = [...new Set(allowed.flatMap((method) => (method === 'get' ? ['GET', 'HEAD'] : ['POST'])))].join(', ')
+    const error = new MeshError('method_not_allowed', `${c.req.path} has no ${c.req.method}`, {
+      hint: `Allowed: ${allow}.`,
+    })
+    return problemResponse(error, { headers: { allow } })
+  }
+
+  #failed(error: unknown, c: ApiContext): Response {
+    const meshError = asMeshError(error)
+    if (meshError.code === 'internal') {
+      this.#options.log.error('a request failed', {
+        method: c.req.method,
+        path: c.req.path,
+        error: meshError.cause ?? meshError,
+      })
+    }
+    // What is left of a body that is too large is not read; the connection cannot be used again.
+    return problemResponse(meshError, meshError.code === 'too_large' ? { headers: { connection: 'close' } } : {})
+  }
+
+  // -------------------------------------------------------------------------------------------- events
+
+  #announceEdits(envelopes: readonly Envelope[], source: string): void {
+    if (this.#events.clients === 0) return
+    const paths = new Set<string>()
+    for (const { id, body } of envelopes) {
+      const resources = body.type === 'edit' ? body.edits.map(([path]) => path) : []
+      for (const path of resources) paths.add(path)
+      const common =
+        body.type === 'genesis'
+          ? { by: null, workspace: null, note: '' }
+          : { by: body.by, workspace: body.ws, note: body.note }
+      this.#events.send('edit', { id, type: body.type, ...common, at: body.at, resources, source })
+      if (body.type === 'grant' || body.type === 'revoke') this.#events.send('policy', { id, type: body.type })
+    }
+    for (const path of paths) {
+      const state = this.#options.replica.state.resource(path)
+      if (state !== undefined) this.#events.send('resource', { path, exists: state.exists, hash: state.hash })
+    }
+  }
+
+  #announcePeer({ node, zones, health, receipt, leaving }: StatusRecord): void {
+    this.#events.send('peer', { key: node, zones, health, receipt, leaving })
+  }
+}
+
+/** The pattern of request paths that a route's path stands for. */
+function pathPattern(path: string): RegExp {
+  return new RegExp(`^${path.replaceAll('.', '\\.').replaceAll(/\{\w+\}/g, '[^/]+')}$`)
+}
+
+/** Answers what is not HTTP, or not in time, when nothing was answered yet. */
+function answerMalformed(error: NodeJS.ErrnoException, socket: Duplex): void {
+  if (!socket.writable || error.code === 'ECONNRESET') return void socket.destroy()
+  const [status, reason] = MALFORMED[error.code ?? ''] ?? [400, 'Bad Request']
+  const body = JSON.stringify(
+    problemOf(new MeshError('input_invalid', `${reason}: the request was not understood`), status),
+  )
+  socket.end(
+    `HTTP/1.1 ${status} ${reason}\r\nconnection: close\r\ncontent-type: application/problem+json\r\n` +
+      `content-length: ${Buffer.byteLength(body)}\r\n\r\n${body}`,
+  )
+}
+
+const MALFORMED: Readonly<Record<string, readonly [number, string]>> = {
+  HPE_HEADER_OVERFLOW: [431, 'Request Header Fields Too Large'],
+  ERR_HTTP_REQUEST_TIMEOUT: [408, 'Request Timeout'],
+}
+
+async function listen(
+  server: Server,
+  place: { host: string; port: number } | { path: string },
+  name: string,
+): Promise<void> {
+  await new Promise<void>((resolve, reject) => {
+    server.once('error', reject)
+    server.listen(place, () => {
+      server.off('error', reject)
+      resolve()
+    })
+  }).catch((error: NodeJS.ErrnoException) => {
+    if (error.code === 'EADDRINUSE') {
+      throw new MeshError(
+        'port_in_use',
+        `${name} is in use by another process`,
+        {
+          field: 'http_bind_port',
+          hint: 'See which with: ss -ltnp; then stop it, or set another http_bind_port.',
+        },
+        error,
+      )
+    }
+    throw new MeshError(
+      'config_invalid',
+      `cannot listen on ${name}: ${error.message}`,
+      {
+        field: 'http_bind_address',
+        hint: 'Give an address of this host, a port above 1023 unless root, and a data directory that may be written.',
+      },
+      error,
+    )
+  })
+}
+
+/** Removes the socket of a process that died. @throws MeshError `port_in_use` when one lives behind it. */
+async function clearStaleSocket(path: string): Promise<void> {
+  if (Buffer.byteLength(path) > SOCKET_PATH_MAX_BYTES) {
+    throw new MeshError('config_invalid', `the socket path ${path} is over ${SOCKET_PATH_MAX_BYTES} bytes`, {
+      field: 'data_dir',
+      hint: 'Use a shorter data_dir.',
+    })
+  }
+  const stat = await lstat(path).catch(() => undefined)
+  if (stat === undefined) return
+  if (!stat.isSocket()) {
+    throw new MeshError('config_invalid', `${path} exists and is not a socket`, {
+      field: 'data_dir',
+      hint: 'Move it away.',
+    })
+  }
+  const isLive = await new Promise<boolean>((resolve) => {
+    const socket = connect(path, () => {
+      socket.destroy()
+      resolve(true)
+    })
+    socket.once('error', () => resolve(false))
+  })
+  if (isLive) {
+    throw new MeshError('port_in_use', `a process answers on ${path} already`, {
+      field: 'data_dir',
+      hint: 'Is another mesh-node running on this data_dir? Stop it first.',
+    })
+  }
+  await unlink(path)
+}

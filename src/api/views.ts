@@ -1,0 +1,136 @@
+/**
+ * What the API shows of this node's state: pure functions from history, policy, resources and status records to the
+ * shapes of schemas.ts. Called by routes.ts alone.
+ */
+
+import type { ResourceState } from '../core/document.ts'
+import type { Body, Envelope, GrantBody } from '../core/envelope.ts'
+import type { Chain, History } from '../core/history.ts'
+import { parseResourcePath, type ResourceName } from '../core/names.ts'
+import type { Policy } from '../core/policy.ts'
+import { documentOf, KINDS } from '../core/resources/index.ts'
+import type { Outcome } from '../replica.ts'
+import type { PeerView } from '../status.ts'
+import type { ChainView, EditView, GrantView, OutcomeView, PeerItem, ResourceView } from './schemas.ts'
+
+/** Where a page begins and how much it holds. `page` counts from 1. */
+export interface Paging {
+  readonly page: number
+  readonly perPage: number
+}
+
+export function pageOf<T, V>(items: readonly T[], { page, perPage }: Paging, view: (item: T) => V) {
+  const start = (page - 1) * perPage
+  return { data: items.slice(start, start + perPage).map(view), meta: { page, per_page: perPage, total: items.length } }
+}
+
+export function resourceView(state: ResourceState): ResourceView {
+  const name = parseResourcePath(state.path) as ResourceName
+  const document = documentOf(name, state.fields)
+  return {
+    path: state.path,
+    ...name,
+    exists: state.exists,
+    hash: state.hash,
+    heads: [...state.heads],
+    created: state.created ?? null,
+    fields: Object.fromEntries(state.fields) as ResourceView['fields'],
+    labels: document.metadata.labels ?? {},
+    spec: KINDS.has(name.kind) ? document.spec : null,
+    conflicts: Object.fromEntries(state.conflicts) as unknown as ResourceView['conflicts'],
+    lost: state.lost as unknown as ResourceView['lost'],
+  }
+}
+
+/** Another node, as its last status record and this node's connections tell. */
+export function peerView({ key, name, state, ageMs, connected, record }: PeerView, self = false): PeerItem {
+  return {
+    key,
+    name: name ?? null,
+    self,
+    state,
+    ageMs: ageMs === undefined ? null : Math.round(ageMs),
+    connected,
+    version: record?.version ?? null,
+    addresses: [...(record?.addresses ?? [])],
+    zones: [...(record?.zones ?? [])],
+    labels: { ...record?.labels },
+    digest: record?.digest ?? null,
+    leaving: record?.leaving ?? false,
+    health: record === undefined ? null : { ...record.health, reasons: [...record.health.reasons] },
+  }
+}
+
+export function verdictView(policy: Policy, envelope: Envelope): EditView['verdict'] {
+  const verdict = policy.verdict(envelope)
+  return verdict.accepted
+    ? { accepted: true, code: null, message: null }
+    : { accepted: false, code: verdict.denial.code, message: verdict.denial.message }
+}
+
+export function editView(policy: Policy, envelope: Envelope): EditView {
+  const { body } = envelope
+  const common = body.type === 'genesis' ? undefined : body
+  return {
+    id: envelope.id,
+    type: body.type,
+    workspace: common?.ws ?? null,
+    by: common?.by ?? null,
+    grant: common?.grant ?? null,
+    n: common?.n ?? null,
+    prev: [...(common?.prev ?? [])],
+    at: body.at,
+    note: common?.note ?? '',
+    resources: body.type === 'edit' ? body.edits.map(([path]) => path) : [],
+    about: subjectOf(body),
+    role: body.type === 'grant' ? body.role : null,
+    verdict: verdictView(policy, envelope),
+  }
+}
+
+function subjectOf(body: Body): string | null {
+  if (body.type === 'grant') return body.subject
+  return body.type === 'revoke' ? body.target : null
+}
+
+export function chainView(history: History, chain: Chain): ChainView {
+  const heads = chain.heads.map((id) => ({ id, n: positionOf(history.get(id)) }))
+  return {
+    workspace: chain.workspace,
+    author: chain.author,
+    highestN: chain.highestN,
+    heads: heads.toSorted((a, b) => b.n - a.n || (a.id < b.id ? -1 : 1)),
+    count: chain.ids.length,
+    forks: chain.forks,
+  }
+}
+
+function positionOf(envelope: Envelope | undefined): number {
+  return envelope === undefined || envelope.body.type === 'genesis' ? 0 : envelope.body.n
+}
+
+export function grantView({ id, body }: Envelope<GrantBody>): GrantView {
+  return {
+    id,
+    subject: body.subject,
+    name: body.name ?? null,
+    role: body.role,
+    workspace: body.ws,
+    zones: [...body.zones],
+    kinds: [...body.kinds],
+    fields: body.fields === undefined ? null : [...body.fields],
+    hosts: body.hosts === undefined ? null : [...body.hosts],
+    by: body.by,
+    at: body.at,
+  }
+}
+
+export function outcomeView(outcome: Outcome): OutcomeView {
+  return {
+    outcome: outcome.outcome,
+    id: outcome.id ?? null,
+    missing: outcome.outcome === 'waiting' ? [...outcome.missing] : [],
+    code: outcome.outcome === 'refused' ? outcome.code : null,
+    reason: outcome.outcome === 'refused' ? outcome.reason : null,
+  }
+}

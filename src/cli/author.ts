@@ -1,0 +1,240 @@
+/**
+ * Signs for one operator key and hands the result to a node: finds the grant that allows it, the place in the key's chain,
+ * sends ancestors that the node lacks. Remembers before it sends. Used by every verb that writes.
+ */
+
+import { canonical, type Json } from '../core/canonical.ts'
+import { toWire } from '../core/codec.ts'
+import {
+  LIMITS,
+  parseBody,
+  signEnvelope,
+  type EditBody,
+  type Envelope,
+  type GenesisBody,
+  type GrantBody,
+  type KeyPair,
+  type RevokeBody,
+} from '../core/envelope.ts'
+import { denial, RANKS } from '../core/policy.ts'
+import { MeshError, type ErrorCode } from '../errors.ts'
+import type { GrantView } from '../api/schemas.ts'
+import type { ChainFile, Remembered } from './chain-file.ts'
+import type { ApiClient } from './client.ts'
+import { plain, short } from './terminal.ts'
+
+type SignedBody = EditBody | GrantBody | RevokeBody
+/** What a verb wants signed; the author adds who, where in the chain, and under which grant. */
+export type Draft = SignedBody extends infer B ? (B extends SignedBody ? Omit<B, CommonMember> : never) : never
+type CommonMember = 'v' | 'mesh' | 'by' | 'grant' | 'n' | 'prev' | 'at'
+
+export interface Sent {
+  readonly id: string
+  /** The node holds it back until envelopes arrive that it does not know. */
+  readonly isWaiting: boolean
+}
+
+export interface AuthorOptions {
+  readonly key: KeyPair
+  readonly client: ApiClient
+  readonly chain: ChainFile
+  readonly now: () => number
+  /** Waits between tries when the node takes no more for the moment. */
+  readonly sleep: (ms: number) => Promise<void>
+  /** Tells the operator what happens beside what was asked for. */
+  readonly notice: (text: string) => void
+}
+
+interface Place {
+  readonly n: number
+  readonly prev: readonly string[]
+}
+
+const RATE_RETRY_MS = 1000
+const RATE_RETRIES = 120
+
+export class Author {
+  readonly #options: AuthorOptions
+  readonly #genesis: Envelope<GenesisBody>
+  readonly #grants: readonly GrantView[]
+  readonly #places = new Map<string, Place>()
+
+  private constructor(options: AuthorOptions, genesis: Envelope<GenesisBody>, grants: readonly GrantView[]) {
+    this.#options = options
+    this.#genesis = genesis
+    this.#grants = grants
+  }
+
+  static async create(options: AuthorOptions): Promise<Author> {
+    const { id, envelope } = await options.client.genesis()
+    const body = parseBody(envelope.bytes) as GenesisBody
+    const genesis: Envelope<GenesisBody> = { id, ...envelope, body, size: Buffer.byteLength(envelope.bytes) }
+    return new Author(options, genesis, await options.client.grants(options.key.publicKey))
+  }
+
+  get publicKey(): string {
+    return this.#options.key.publicKey
+  }
+
+  /**
+   * Gives the node what this key has signed before and the node does not know. To be called before reading what an edit
+   * will rest on, or else that edit would not know of its own predecessors. True when the node has learned something.
+   */
+  async catchUp(workspace: string): Promise<boolean> {
+    if (this.#places.has(workspace)) return false
+    const { place, hasTaught } = await this.#findPlace(workspace)
+    this.#places.set(workspace, place)
+    return hasTaught
+  }
+
+  /**
+   * Signs and sends.
+   * @param targets grants that a revocation takes away.
+   * @throws MeshError `denied` when no grant of the key allows it, or what the node refused it with.
+   */
+  async send(draft: Draft, targets: readonly GrantView[] = []): Promise<Sent> {
+    await this.catchUp(draft.ws)
+    const place = this.#places.get(draft.ws) as Place
+    const { key, client, chain, now } = this.#options
+    const envelope = signEnvelope(this.#complete(draft, targets, place, now()), [key])
+    await chain.remember(this.#genesis.id, draft.ws, envelope)
+    try {
+      const [outcome] = await this.#submitPatiently(client, envelope)
+      this.#places.set(draft.ws, { n: envelope.body.n, prev: [envelope.id] })
+      return { id: envelope.id, isWaiting: outcome?.outcome === 'waiting' }
+    } catch (error) {
+      // An answer, or no connection at all, says that the node did not take it. Otherwise it may have.
+      const mayBeStored = error instanceof MeshError && error.details['wasSent'] === true
+      if (!mayBeStored) await chain.forget(this.#genesis.id, draft.ws, [envelope.id])
+      throw error
+    }
+  }
+
+  async #submitPatiently(client: ApiClient, envelope: Envelope) {
+    for (let tries = 1; ; tries += 1) {
+      try {
+        // oxlint-disable-next-line no-await-in-loop -- the next try waits for the answer to this one
+        return await client.submit([toWire(envelope)])
+      } catch (error) {
+        const isLimited = error instanceof MeshError && error.code === 'rate_limited'
+        if (!isLimited || tries > RATE_RETRIES) throw error
+        if (tries === 1) this.#options.notice('the node limits how fast one author edits; going on more slowly')
+        // oxlint-disable-next-line no-await-in-loop -- see above
+        await this.#options.sleep(RATE_RETRY_MS)
+      }
+    }
+  }
+
+  // -------------------------------------------------------------------------------------------- which grant
+
+  #complete(draft: Draft, targets: readonly GrantView[], { n, prev }: Place, at: number): SignedBody {
+    const common = { v: 1, mesh: this.#genesis.id, by: this.publicKey, n: n + 1, prev: prev.toSorted(), at } as const
+    const bodyUnder = (grant: string): SignedBody => ({ ...common, ...draft, grant })
+    const reasons: string[] = []
+    for (const { id, exercised, label } of this.#authorities(draft)) {
+      const body = bodyUnder(id)
+      const judged = targets.length === 0 ? [undefined] : targets.map((target) => grantBody(target, this.#genesis.id))
+      const denied = judged.map((target) => denial(body, [this.publicKey], exercised, target)).find((each) => each !== undefined)
+      if (denied === undefined) return parseBody(canonical(body as unknown as Json)) as SignedBody
+      reasons.push(`${label}: ${denied.message}`)
+    }
+    throw this.#noGrant(draft, reasons)
+  }
+
+  /** What this key may act under, the least powerful first, so that an owner does not use more than it takes. */
+  #authorities(draft: Draft): { id: string; exercised: GrantBody | GenesisBody; label: string }[] {
+    const weakestFirst = this.#grants.toSorted((a, b) => rankOf(a) - rankOf(b))
+    const grants = weakestFirst.map((grant) => ({
+      id: grant.id,
+      exercised: grantBody(grant, this.#genesis.id),
+      label: `grant ${short(grant.id)} (${grant.role}, workspace ${grant.workspace}, zones ${grant.zones.join(', ')})`,
+    }))
+    const isRoot = this.#genesis.body.roots.includes(this.publicKey) && draft.type !== 'edit'
+    const root = { id: this.#genesis.id, exercised: this.#genesis.body, label: 'root' }
+    return isRoot ? [...grants, root] : grants
+  }
+
+  #noGrant(draft: Draft, reasons: readonly string[]): MeshError {
+    const what = { edit: 'this edit', grant: 'this grant', revoke: 'this revocation' }[draft.type]
+    if (reasons.length > 0) {
+      const hint = 'Ask somebody with a wider grant, or use another key with -k.'
+      return new MeshError('denied', `none of your grants allows ${what}\n  ${reasons.map(plain).join('\n  ')}`, { hint })
+    }
+    return new MeshError('denied', `the key ${this.publicKey} has no grant in mesh ${plain(this.#genesis.body.name)}`, {
+      hint: `Somebody with a higher role can grant one: meshctl grant editor ${this.publicKey} --zone ZONE`,
+    })
+  }
+
+  // -------------------------------------------------------------------------------------------- which place
+
+  /** After the latest that either side knows: a lost or restored chain file, or a node that lags, must not make a fork. */
+  async #findPlace(workspace: string): Promise<{ place: Place; hasTaught: boolean }> {
+    const { client, chain } = this.#options
+    const remembered = chain.chain(this.#genesis.id, workspace)
+    const last = remembered.at(-1)
+    const seen = await client.chain(workspace, this.publicKey)
+    const isKnown = last === undefined || seen.heads.some(({ id }) => id === last.id) || (await client.edit(last.id)) !== undefined
+    if (isKnown) return { place: placeAfter(seen.heads), hasTaught: false }
+    const taken = await this.#sendAncestors(workspace, remembered)
+    const { heads } = await client.chain(workspace, this.publicKey)
+    // When the node waits for even older ones, which its peers will bring, the latest goes on where it stands.
+    const latest = taken.at(-1)
+    const isInChain = latest === undefined || (await client.edit(latest.id)) !== undefined
+    return { place: placeAfter(isInChain ? heads : [latest, ...heads]), hasTaught: taken.length > 0 }
+  }
+
+  /** Those that the node did not refuse for good; the others are forgotten. */
+  async #sendAncestors(workspace: string, remembered: readonly Remembered[]): Promise<readonly Remembered[]> {
+    const { client, chain, notice } = this.#options
+    const taken: Remembered[] = []
+    const refused: string[] = []
+    for (const ancestor of remembered) {
+      try {
+        // oxlint-disable-next-line no-await-in-loop -- each is an ancestor of the next
+        await client.submit([ancestor.wire])
+        taken.push(ancestor)
+      } catch (error) {
+        if (!(error instanceof MeshError) || !REFUSALS.has(error.code)) throw error
+        refused.push(ancestor.id)
+        notice(`an earlier edit of yours, ${short(ancestor.id)}, was refused and is left out: ${plain(error.message)}`)
+      }
+    }
+    if (refused.length > 0) await chain.forget(this.#genesis.id, workspace, refused)
+    if (taken.length > 0) notice('this node did not have your latest edits yet; it got them first')
+    return taken
+  }
+}
+
+/** What no later try changes. */
+const REFUSALS: ReadonlySet<ErrorCode> = new Set(['denied', 'envelope_invalid', 'input_invalid', 'too_large'])
+
+/** The next place after these heads: at most as many as `prev` holds, the newest ones. */
+function placeAfter(heads: readonly { readonly id: string; readonly n: number }[]): Place {
+  const newest = heads.toSorted((a, b) => b.n - a.n).slice(0, LIMITS.prev)
+  return { n: newest[0]?.n ?? 0, prev: newest.map(({ id }) => id) }
+}
+
+function rankOf({ role }: GrantView): number {
+  return RANKS[role as keyof typeof RANKS] ?? 0
+}
+
+/** As much of a grant as policy asks about. */
+function grantBody(view: GrantView, mesh: string): GrantBody {
+  return {
+    v: 1,
+    type: 'grant',
+    mesh,
+    ws: view.workspace,
+    by: view.by,
+    grant: mesh,
+    n: 1,
+    prev: [],
+    at: view.at,
+    note: '',
+    subject: view.subject,
+    role: view.role as GrantBody['role'],
+    zones: view.zones,
+    kinds: view.kinds,
+    ...(view.fields === null ? {} : { fields: view.fields }),
+  }
+}

@@ -1,0 +1,269 @@
+/** The verbs that change who may do what, and the one that hands over signed envelopes: grant, revoke, push. */
+
+import { readFile } from 'node:fs/promises'
+import { wireFromJson } from '../core/codec.ts'
+import { isHex, LIMITS, ROLES, type Role, type WireEnvelope } from '../core/envelope.ts'
+import { isFieldPath, isName, isZone } from '../core/names.ts'
+import { nearest } from '../core/resources/fields.ts'
+import { KINDS, kindOf } from '../core/resources/index.ts'
+import { MeshError } from '../errors.ts'
+import type { EditView, GrantView } from '../api/schemas.ts'
+import { usage, type Args, type Cli, type Verb } from './cli.ts'
+import type { ApiClient } from './client.ts'
+import { timeText, whatOf } from './observe.ts'
+import { noteOf } from './resources.ts'
+import { plain, short, table } from './terminal.ts'
+
+const NOTE = { note: { type: 'string', value: 'TEXT', description: 'why; kept in the history' } } as const
+
+export const grantVerb: Verb = {
+  name: 'grant',
+  summary: 'give a key a role',
+  usage: ['grant node|viewer|robot|editor|admin|owner KEY --zone ZONE... [--name NAME] [--kinds site,upstream]'],
+  details: [
+    'A node applies the resources of its zones; editors edit them; admins also write privileged fields, and grant; owners do everything.',
+    'Granting takes a higher role than the one that is given. The workspace is -w; for nodes and owners all, unless -w says otherwise.',
+  ].join('\n'),
+  options: {
+    ...NOTE,
+    name: { type: 'string', value: 'NAME', description: 'what people call the key: edge-1, ana' },
+    kinds: { type: 'string', multiple: true, value: 'KINDS', description: 'only these kinds (default all)' },
+    fields: { type: 'string', multiple: true, value: 'FIELDS', description: 'only these fields, or prefixes ending in /; for an editor: privileged fields to add' },
+    hosts: { type: 'string', multiple: true, value: 'HOSTS', description: 'host names, or *.suffix, that sites by this key may claim' },
+    enc: { type: 'string', value: 'HEX', description: 'a node’s X25519 key for secrets, as meshctl key show -o json tells' },
+  },
+  examples: [
+    'meshctl -k owner.key grant node 3b6a27bc… --zone eu.west --name edge-1',
+    'meshctl -k owner.key grant editor 8139770e… --zone eu --kinds site --name ana',
+  ],
+  async run(cli, args) {
+    const [roleName, subject] = args.expect('ROLE', 'KEY') as [string, string]
+    const role = roleOf(roleName)
+    publicKey(subject)
+    const zones = zonesOf(args, role)
+    const kinds = kindsOf(args)
+    const fields = args.items('fields')
+    const wrongField = fields.find((field) => !isFieldPath(field.replace(/\/$/, '')))
+    if (wrongField !== undefined) throw usage(`--fields ${wrongField} is not a field path`, 'Write it like routes/root/path, or routes/ for all below.')
+    const hosts = args.items('hosts')
+    const name = args.text('name')
+    if (name !== undefined && !isName(name)) throw usage(`--name takes lower-case letters, digits and -, not ${name}`)
+    const enc = args.text('enc')
+    if (enc !== undefined && !isHex(enc, 64)) throw usage('--enc takes 64 hex digits')
+    const ws = cli.workspace ?? (role === 'node' || role === 'owner' ? '*' : 'default')
+    const sent = await cli.withAuthor((author) =>
+      author.send({
+        type: 'grant',
+        ws,
+        note: noteOf(args),
+        subject,
+        role,
+        zones,
+        kinds,
+        ...(fields.length === 0 ? {} : { fields }),
+        ...(hosts.length === 0 ? {} : { hosts }),
+        ...(enc === undefined ? {} : { enc }),
+        ...(name === undefined ? {} : { name }),
+      }),
+    )
+    cli.out(`${sent.id}\n`)
+    const who = name === undefined ? short(subject) : `${name} (${short(subject)})`
+    cli.note(`granted: ${who} is ${role} of zones ${zones.join(', ')} in ${ws === '*' ? 'all workspaces' : `workspace ${ws}`}`)
+    return undefined
+  },
+}
+
+function roleOf(text: string): Role {
+  const role = ROLES.find((known) => known === text)
+  if (role !== undefined) return role
+  const close = nearest(text, ROLES)
+  throw usage(`there is no role ${text}`, close === undefined ? `Roles: ${ROLES.join(', ')}.` : `Did you mean ${close}?`)
+}
+
+function publicKey(text: string): void {
+  const isKey: boolean = isHex(text, 64)
+  if (!isKey) throw usage(`KEY is a public key of 64 lower-case hex digits, not ${text.slice(0, 80)}`, 'See it with: meshctl key show -k FILE')
+}
+
+function zonesOf(args: Args, role: Role): string[] {
+  const zones = args.items('zone')
+  if (zones.length === 0 && role === 'owner') return ['*']
+  if (zones.length === 0) throw usage('--zone is missing', 'Name zones such as eu.west, or --zone "*" for all.')
+  const wrong = zones.find((zone) => !isZone(zone))
+  if (wrong !== undefined) throw usage(`--zone ${wrong} is not a zone`, 'Write it like eu.west, or * for all.')
+  return zones
+}
+
+function kindsOf(args: Args): string[] {
+  const names = args.items('kinds')
+  const kinds = names.map((name) => {
+    const kind = name === '*' ? '*' : kindOf(name)?.path
+    if (kind === undefined) throw usage(`there is no kind ${name}`, `Kinds: ${[...KINDS.keys()].join(', ')}.`)
+    return kind
+  })
+  return kinds.length === 0 ? ['*'] : [...new Set(kinds)].toSorted()
+}
+
+// ---------------------------------------------------------------------------------------------- revoke
+
+export const revokeVerb: Verb = {
+  name: 'revoke',
+  summary: 'take a grant, or all grants of a key, away',
+  usage: ['revoke KEY|GRANT-ID [--since TIME|EDIT] [--dry-run]'],
+  details: [
+    'What the key did so far stays, as far as this node knows it. With --since (a stolen key), what this node took in from that',
+    'edit or claimed time on becomes void. --dry-run lists what that is and changes nothing.',
+  ].join('\n'),
+  options: {
+    ...NOTE,
+    since: { type: 'string', value: 'TIME|EDIT', description: 'void what came in from then on: 2026-03-01T12:00Z, or an edit’s id' },
+    'dry-run': { type: 'boolean', description: 'list what becomes void, and do nothing' },
+  },
+  examples: ['meshctl -k owner.key revoke 8139770e… --dry-run', 'meshctl -k owner.key revoke 8139770e… --since 2026-03-01T12:00Z'],
+  async run(cli, args) {
+    const [id] = args.expect('KEY|GRANT-ID') as [string]
+    publicKey(id)
+    const client = await cli.client()
+    const { target, subject, grants } = await targetOf(client, id)
+    const ws = cli.workspace ?? commonWorkspace(grants)
+    const history = (await client.edits({ author: subject }, HISTORY_MAX)).filter((edit) => ws === '*' || edit.workspace === ws)
+    const kept = keptBy(history, args.text('since'))
+    const voided = await voidedBy(client, history, new Set(grants.map((grant) => grant.id)), new Set(kept.map((edit) => edit.id)))
+    showVoided(cli, voided)
+    if (args.flag('dry-run')) {
+      cli.note('dry run: nothing was changed')
+      return undefined
+    }
+    const keep = headsOf(kept)
+    if (keep.length > LIMITS.keep) {
+      throw new MeshError('too_large', `the key has ${keep.length} heads, and a revocation keeps at most ${LIMITS.keep}`, {
+        hint: 'Revoke its grants one by one, workspace by workspace (-w).',
+      })
+    }
+    const sent = await cli.withAuthor((author) => author.send({ type: 'revoke', ws, note: noteOf(args), target, keep }, grants))
+    cli.out(`${sent.id}\n`)
+    cli.note(`revoked ${grants.length} ${grants.length === 1 ? 'grant' : 'grants'} of ${short(subject)}; ${voided.length} edits became void`)
+    return undefined
+  },
+}
+
+const HISTORY_MAX = 1_000_000
+
+async function targetOf(client: ApiClient, id: string): Promise<{ target: string; subject: string; grants: GrantView[] }> {
+  const own = await client.grants(id)
+  if (own.length > 0) return { target: `key/${id}`, subject: id, grants: own }
+  const grant = (await client.grants()).find((each) => each.id === id)
+  if (grant !== undefined) return { target: `grant/${id}`, subject: grant.subject, grants: [grant] }
+  throw new MeshError('not_found', `${id} is neither a key with a grant in force nor such a grant`, {
+    hint: 'See what happened to it: meshctl log',
+  })
+}
+
+function commonWorkspace(grants: readonly GrantView[]): string {
+  const workspaces = new Set(grants.map(({ workspace }) => workspace))
+  return workspaces.size === 1 ? (grants[0] as GrantView).workspace : '*'
+}
+
+/** What stays accepted of a key's history, which is in the order in which this node took it in. */
+export function keptBy(history: readonly EditView[], since: string | undefined): readonly EditView[] {
+  if (since === undefined) return history
+  const isId = /^[0-9a-f]{8,64}$/.test(since)
+  const time = Date.parse(since)
+  if (!isId && Number.isNaN(time)) throw usage(`--since takes a time such as 2026-03-01T12:00Z or an edit's id, not ${since}`)
+  const first = history.findIndex((edit) => (isId ? edit.id.startsWith(since) : edit.at >= time))
+  if (first === -1 && isId) throw new MeshError('not_found', `the key made no edit ${since}`, { field: '--since' })
+  return first === -1 ? history : history.slice(0, first)
+}
+
+/** Those that none of the others follows, sorted. */
+export function headsOf(edits: readonly EditView[]): string[] {
+  const followed = new Set(edits.flatMap(({ prev }) => prev))
+  return edits.filter(({ id }) => !followed.has(id)).map(({ id }) => id).toSorted()
+}
+
+/** Accepted envelopes that rest on the given grants and are not kept, and all that was done under grants among them. */
+async function voidedBy(
+  client: ApiClient,
+  history: readonly EditView[],
+  grants: ReadonlySet<string>,
+  kept: ReadonlySet<string>,
+): Promise<EditView[]> {
+  const voided = history.filter((edit) => edit.verdict.accepted && !kept.has(edit.id) && grants.has(edit.grant ?? ''))
+  const below: EditView[] = []
+  for (const { id, type, about } of voided) {
+    if (type !== 'grant' || about === null) continue
+    // oxlint-disable-next-line no-await-in-loop -- grants are few, and rank bounds the depth
+    below.push(...(await voidedBy(client, await client.edits({ author: about }, HISTORY_MAX), new Set([id]), new Set())))
+  }
+  return [...voided, ...below]
+}
+
+function showVoided(cli: Cli, voided: readonly EditView[]): void {
+  if (voided.length === 0) {
+    cli.note('no edit becomes void')
+    return
+  }
+  const rows = voided.map((edit) => [timeText(edit.at), short(edit.id), short(edit.by ?? ''), whatOf(edit), edit.note])
+  cli.host.stderr.write(`becomes void:\n${table(['CLAIMED TIME', 'EDIT', 'BY', 'WHAT', 'NOTE'], rows)}`)
+}
+
+// ---------------------------------------------------------------------------------------------- push
+
+export const pushVerb: Verb = {
+  name: 'push',
+  summary: 'hand signed envelopes to a node, such as the genesis of init',
+  usage: ['push FILE'],
+  details: 'FILE holds {"envelopes": [...]}, as meshctl init writes it. Signatures make it safe to push to any node.',
+  options: {},
+  examples: ['meshctl push mesh/genesis.json'],
+  async run(cli, args) {
+    const [file] = args.expect('FILE') as [string]
+    const client = await cli.client()
+    const counts = new Map<string, number>()
+    for (const some of portions(await readEnvelopes(cli.path(file), file))) {
+      // oxlint-disable-next-line no-await-in-loop -- later ones rest on earlier ones
+      const outcomes = await client.submit(some)
+      for (const { outcome } of outcomes) counts.set(outcome, (counts.get(outcome) ?? 0) + 1)
+      const refused = outcomes.find(({ outcome }) => outcome === 'refused')
+      if (refused !== undefined) {
+        throw new MeshError('denied', `refused ${short(refused.id ?? '(unreadable)')}: ${plain(refused.reason ?? '')}`, {
+          hint: 'What came before it in the file was taken.',
+        })
+      }
+    }
+    cli.note([...counts].map(([outcome, n]) => `${n} ${outcome}`).join(', '))
+    return undefined
+  },
+}
+
+async function readEnvelopes(path: string, name: string): Promise<WireEnvelope[]> {
+  let value: unknown
+  try {
+    value = JSON.parse(await readFile(path, 'utf8'))
+  } catch (error) {
+    throw new MeshError('input_invalid', `cannot read ${name}: ${(error as Error).message}`, { field: 'FILE' }, error)
+  }
+  const { envelopes } = (typeof value === 'object' && value !== null ? value : {}) as { envelopes?: unknown }
+  if (!Array.isArray(envelopes) || envelopes.length === 0) {
+    throw new MeshError('input_invalid', `${name} holds no envelopes`, { field: 'envelopes', hint: 'It must be {"envelopes": [...]}.' })
+  }
+  return envelopes.map((envelope, index) => wireFromJson(envelope, `envelopes[${index}]`))
+}
+
+/** What one request holds, with room for the JSON around it. */
+const PORTION = { envelopes: 256, bytes: 768 * 1024 } as const
+
+function portions(envelopes: readonly WireEnvelope[]): WireEnvelope[][] {
+  const result: WireEnvelope[][] = []
+  let bytes = 0
+  for (const envelope of envelopes) {
+    const size = Buffer.byteLength(JSON.stringify(envelope))
+    const open = result.at(-1)
+    if (open === undefined || open.length === PORTION.envelopes || bytes + size > PORTION.bytes) {
+      result.push([envelope])
+      bytes = 0
+    } else open.push(envelope)
+    bytes += size
+  }
+  return result
+}

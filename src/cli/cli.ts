@@ -1,0 +1,209 @@
+/**
+ * What every verb of meshctl works with: the parsed command line, output that respects the terminal, the node to talk to and
+ * the key to sign with. Opens nothing until a verb asks for it. Built by run.ts.
+ */
+
+import { access } from 'node:fs/promises'
+import { homedir } from 'node:os'
+import { join, resolve } from 'node:path'
+import { loadKey } from '../adapters/identity.ts'
+import type { KeyPair } from '../core/envelope.ts'
+import { MeshError } from '../errors.ts'
+import { Author } from './author.ts'
+import { ChainFile } from './chain-file.ts'
+import { ApiClient } from './client.ts'
+import type { CliHost } from './host.ts'
+import { paint, type Paint } from './terminal.ts'
+
+export interface OptionSpec {
+  readonly type: 'string' | 'boolean'
+  readonly short?: string
+  readonly multiple?: boolean
+  /** Placeholder of the value in help. */
+  readonly value?: string
+  readonly description: string
+}
+export type OptionSpecs = Readonly<Record<string, OptionSpec>>
+
+export interface Verb {
+  readonly name: string
+  /** One line. */
+  readonly summary: string
+  /** What follows `meshctl`. */
+  readonly usage: readonly string[]
+  readonly details?: string
+  readonly options: OptionSpecs
+  /** Complete commands. */
+  readonly examples: readonly string[]
+  /** Resolves with an exit code; undefined is 0. @throws MeshError */
+  run(cli: Cli, args: Args): Promise<number | undefined>
+}
+
+/** Values of the command line after parseArgs. */
+export class Args {
+  readonly positionals: readonly string[]
+  readonly #values: Readonly<Record<string, unknown>>
+
+  constructor(positionals: readonly string[], values: Readonly<Record<string, unknown>>) {
+    this.positionals = positionals
+    this.#values = values
+  }
+
+  text(name: string): string | undefined {
+    return this.list(name).at(-1)
+  }
+
+  /** Every value of an option that may be given several times. */
+  list(name: string): string[] {
+    const value = this.#values[name]
+    const given = Array.isArray(value) ? value : value === undefined ? [] : [value]
+    return given.filter((item): item is string => typeof item === 'string')
+  }
+
+  /** The same, with commas between values too; sorted, each once. */
+  items(name: string): string[] {
+    const items = this.list(name).flatMap((value) => value.split(','))
+    return [...new Set(items.map((item) => item.trim()).filter((item) => item !== ''))].toSorted()
+  }
+
+  flag(name: string): boolean {
+    return this.#values[name] === true
+  }
+
+  /** Exactly these positional arguments. @throws MeshError `usage`. */
+  expect(...names: readonly string[]): readonly string[] {
+    if (this.positionals.length !== names.length) {
+      throw usage(`expected ${names.length === 0 ? 'no arguments' : names.join(' ')}, got ${this.positionals.join(' ') || 'nothing'}`)
+    }
+    return this.positionals
+  }
+}
+
+export type Format = 'table' | 'wide' | 'yaml' | 'json'
+const FORMATS: readonly Format[] = ['table', 'wide', 'yaml', 'json']
+
+const DEFAULT_SOCKET = 'data/api.sock'
+const DEFAULT_URL = 'http://127.0.0.1:3000'
+const DEFAULT_KEY = 'data/mesh/owner.key'
+
+export class Cli {
+  readonly host: CliHost
+  readonly args: Args
+  readonly paint: Paint
+  readonly format: Format
+  #client: ApiClient | undefined
+
+  constructor(host: CliHost, args: Args) {
+    this.host = host
+    this.args = args
+    this.paint = paint(isColoured(host, args))
+    const format = args.text('output') ?? 'table'
+    if (!FORMATS.includes(format as Format)) throw usage(`-o takes ${FORMATS.join(', ')}, not ${format}`)
+    this.format = format as Format
+  }
+
+  /** Writes what was asked for. */
+  out(text: string): void {
+    this.host.stdout.write(text)
+  }
+
+  /** Writes what else there is to say. */
+  note(text: string): void {
+    this.host.stderr.write(`${text}\n`)
+  }
+
+  path(file: string): string {
+    return resolve(this.host.cwd, file)
+  }
+
+  get workspace(): string | undefined {
+    return this.args.text('workspace')
+  }
+
+  get zone(): string | undefined {
+    return this.args.text('zone')
+  }
+
+  async client(): Promise<ApiClient> {
+    this.#client ??= new ApiClient(await this.#addresses(), this.host.signal)
+    return this.#client
+  }
+
+  async #addresses(): Promise<readonly string[]> {
+    const given = this.args.text('api') ?? this.host.env['NXMESH_API']
+    if (given !== undefined && given !== '') {
+      return [given.startsWith('unix:') ? `unix:${this.path(given.slice('unix:'.length))}` : given]
+    }
+    const socket = this.path(DEFAULT_SOCKET)
+    return (await exists(socket)) ? [`unix:${socket}`, DEFAULT_URL] : [DEFAULT_URL]
+  }
+
+  /** The operator's key. @throws MeshError `key_invalid`, saying where one was looked for. */
+  async key(): Promise<KeyPair> {
+    return await loadKey({ file: await this.keyFile(), env: this.host.env })
+  }
+
+  /** Where the key lies; undefined when the environment holds it. */
+  async keyFile(): Promise<string | undefined> {
+    if ((this.host.env['PRIVATE_KEY'] ?? '') !== '') return undefined
+    const given = this.args.text('key') ?? this.host.env['NXMESH_KEY']
+    if (given !== undefined && given !== '') return this.path(given)
+    const file = this.path(DEFAULT_KEY)
+    if (await exists(file)) return file
+    throw new MeshError('key_invalid', 'no operator key was given', {
+      field: '--key',
+      hint: `Give one with -k FILE, NXMESH_KEY or PRIVATE_KEY; ${DEFAULT_KEY} is taken when it exists. Make one: meshctl key new -k ana.key`,
+    })
+  }
+
+  /** Runs a task that signs. One meshctl at a time signs with one key. */
+  async withAuthor<T>(task: (author: Author) => Promise<T>): Promise<T> {
+    const key = await this.key()
+    const { clock, signal } = this.host
+    const chain = await ChainFile.open(await this.#chainFile(key), clock, signal)
+    try {
+      const author = await Author.create({
+        key,
+        client: await this.client(),
+        chain,
+        now: () => clock.now(),
+        sleep: (ms) => clock.sleep(ms, signal),
+        notice: (text) => this.note(text),
+      })
+      return await task(author)
+    } finally {
+      chain.close()
+    }
+  }
+
+  /** Beside the key; for a key from the environment, in the user's state directory. */
+  async #chainFile(key: KeyPair): Promise<string> {
+    const file = await this.keyFile()
+    if (file !== undefined) return `${file}.chain.json`
+    const { env } = this.host
+    const state = env['XDG_STATE_HOME'] ?? join(env['HOME'] ?? homedir(), '.local', 'state')
+    return join(state, 'nxmesh', `${key.publicKey}.chain.json`)
+  }
+}
+
+function isColoured({ stdout, env }: CliHost, args: Args): boolean {
+  return stdout.isTTY === true && !args.flag('no-color') && (env['NO_COLOR'] ?? '') === '' && env['TERM'] !== 'dumb'
+}
+
+async function exists(path: string): Promise<boolean> {
+  return await access(path).then(
+    () => true,
+    () => false,
+  )
+}
+
+export function usage(message: string, hint?: string): MeshError {
+  return new MeshError('usage', message, hint === undefined ? {} : { hint })
+}
+
+/** ms of `500ms`, `60s`, `5m`, `2h`. @throws MeshError `usage`. */
+export function durationMs(text: string, option: string): number {
+  const [, number, unit = 's'] = /^(\d{1,7})(ms|s|m|h)?$/.exec(text) ?? []
+  if (number === undefined) throw usage(`${option} takes a time such as 60s or 5m, not ${text}`)
+  return Number(number) * { ms: 1, s: 1000, m: 60_000, h: 3_600_000 }[unit as 'ms' | 's' | 'm' | 'h']
+}

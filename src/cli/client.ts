@@ -1,0 +1,277 @@
+/**
+ * The HTTP client of meshctl: speaks to one node over its unix socket or TCP, reads answers through the API's schemas, and
+ * turns problem documents and broken connections into MeshErrors. Every verb reaches the mesh through it.
+ */
+
+import { request as httpRequest, type IncomingMessage, type RequestOptions } from 'node:http'
+import type { z } from 'zod'
+import * as schemas from '../api/schemas.ts'
+import type { WireEnvelope } from '../core/envelope.ts'
+import { parseResourcePath, type ResourceName } from '../core/names.ts'
+import { ERROR_CODES, MeshError, type ErrorCode } from '../errors.ts'
+
+export const CLIENT_LIMITS = {
+  timeoutMs: 30_000,
+  /** Of one answer; a page of a thousand large resources stays below it. */
+  answerBytes: 256 * 1024 * 1024,
+  /** Of one server-sent event. */
+  eventBytes: 1024 * 1024,
+} as const
+
+/** `unix:/path/api.sock` or `http://host:port`. */
+export type ApiAddress = string
+
+export interface ServerEvent {
+  readonly event: string
+  readonly data: unknown
+}
+
+interface Answer {
+  readonly status: number
+  readonly body: unknown
+}
+
+export class ApiClient {
+  readonly #signal: AbortSignal
+  /** What is left to try; the first is the one in use. */
+  #addresses: readonly ApiAddress[]
+  readonly #tried: string[] = []
+
+  /** @param addresses tried in order until one answers. @throws MeshError `usage` for one that is not an address. */
+  constructor(addresses: readonly ApiAddress[], signal: AbortSignal) {
+    for (const address of addresses) requestTarget(address)
+    this.#addresses = addresses
+    this.#signal = signal
+  }
+
+  get address(): ApiAddress {
+    return this.#addresses[0] as ApiAddress
+  }
+
+  node(): Promise<schemas.NodeView> {
+    return this.#get('/v1/node', schemas.NODE)
+  }
+
+  /** The resource, or undefined when no edit ever touched it. A deleted one does not exist, and has heads. */
+  async resource(path: string): Promise<schemas.ResourceView | undefined> {
+    const { workspace, zone, kind, name } = parseResourcePath(path) as ResourceName
+    const url = `/v1/resources/${[workspace, zone, kind, name].map(encodeURIComponent).join('/')}`
+    const answer = await this.#ask('GET', url)
+    if (answer.status !== 404) return read(answer, schemas.RESOURCE)
+    return schemas.RESOURCE_GONE.safeParse(answer.body).data?.resource
+  }
+
+  resources(filter: Readonly<Record<string, string | undefined>>): Promise<schemas.ResourceView[]> {
+    return this.#pages('/v1/resources', filter, schemas.RESOURCES)
+  }
+
+  peers(): Promise<schemas.PeerItem[]> {
+    return this.#pages('/v1/peers', {}, schemas.PEERS)
+  }
+
+  receipts(): Promise<schemas.NodeReceipt[]> {
+    return this.#pages('/v1/receipts', {}, schemas.RECEIPTS)
+  }
+
+  grants(subject?: string): Promise<schemas.GrantView[]> {
+    return this.#pages('/v1/grants', { subject }, schemas.GRANTS)
+  }
+
+  chains(author: string): Promise<schemas.ChainView[]> {
+    return this.#pages('/v1/chains', { author }, schemas.CHAINS)
+  }
+
+  chain(workspace: string, author: string): Promise<schemas.ChainView> {
+    return this.#get(`/v1/chains/${encodeURIComponent(workspace)}/${author}`, schemas.CHAIN)
+  }
+
+  genesis(): Promise<z.infer<typeof schemas.STORED_EDIT>> {
+    return this.#get('/v1/genesis', schemas.STORED_EDIT)
+  }
+
+  /** The envelope, or undefined when the node does not have it. */
+  async edit(id: string): Promise<z.infer<typeof schemas.STORED_EDIT> | undefined> {
+    const answer = await this.#ask('GET', `/v1/edits/${id}`)
+    return answer.status === 404 ? undefined : read(answer, schemas.STORED_EDIT)
+  }
+
+  /** Summaries of envelopes, at most `max` of them. */
+  async edits(filter: Readonly<Record<string, string | undefined>>, max: number): Promise<schemas.EditView[]> {
+    const found: schemas.EditView[] = []
+    for (let after: string | undefined; ; ) {
+      const limit = String(Math.min(1000, max - found.length))
+      // oxlint-disable-next-line no-await-in-loop -- each page names the next
+      const page = await this.#get(`/v1/edits${queryOf({ ...filter, after, limit })}`, schemas.EDITS)
+      found.push(...page.data)
+      if (page.next === null || found.length >= max) return found
+      after = page.next
+    }
+  }
+
+  /** @throws MeshError with the refusal's code when there is one envelope and it is refused. */
+  async submit(envelopes: readonly WireEnvelope[]): Promise<schemas.OutcomeView[]> {
+    const answer = await this.#ask('POST', '/v1/edits', JSON.stringify({ envelopes }))
+    return read(answer, schemas.OUTCOMES).outcomes
+  }
+
+  /** Events until the connection ends or the signal is aborted. */
+  async *events(): AsyncGenerator<ServerEvent> {
+    const response = await this.#connect('GET', '/v1/events', undefined, 0)
+    if (response.statusCode !== 200) throw problemIn(await answerOf(response))
+    let buffered = ''
+    response.setEncoding('utf8')
+    for await (const chunk of response as AsyncIterable<string>) {
+      buffered += chunk
+      const blocks = buffered.split('\n\n')
+      buffered = blocks.pop() as string
+      if (buffered.length > CLIENT_LIMITS.eventBytes) throw new MeshError('too_large', 'an event of the node is too large')
+      for (const block of blocks) {
+        const event = parseEvent(block)
+        if (event !== undefined) yield event
+      }
+    }
+  }
+
+  async #get<S extends z.ZodType>(path: string, schema: S): Promise<z.infer<S>> {
+    return read(await this.#ask('GET', path), schema)
+  }
+
+  async #pages<T>(
+    path: string,
+    filter: Readonly<Record<string, string | undefined>>,
+    schema: z.ZodType<{ data: T[]; meta: z.infer<typeof schemas.META> }>,
+  ): Promise<T[]> {
+    const found: T[] = []
+    for (let page = 1; ; page += 1) {
+      // oxlint-disable-next-line no-await-in-loop -- the first page tells how many there are
+      const { data, meta } = await this.#get(`${path}${queryOf({ ...filter, page: String(page), per_page: '1000' })}`, schema)
+      found.push(...data)
+      if (data.length === 0 || found.length >= meta.total) return found
+    }
+  }
+
+  async #ask(method: string, path: string, body?: string): Promise<Answer> {
+    return await answerOf(await this.#connect(method, path, body, CLIENT_LIMITS.timeoutMs))
+  }
+
+  async #connect(method: string, path: string, body: string | undefined, timeoutMs: number): Promise<IncomingMessage> {
+    for (;;) {
+      try {
+        // oxlint-disable-next-line no-await-in-loop -- one address after the other
+        return await send(this.address, method, path, body, timeoutMs, this.#signal)
+      } catch (error) {
+        if (this.#signal.aborted) throw new MeshError('unavailable', 'interrupted', {}, error)
+        const { code = '', message } = error as NodeJS.ErrnoException
+        this.#tried.push(`${this.address} (${code === '' ? message : code})`)
+        if (UNREACHED.has(code) && this.#addresses.length > 1) this.#addresses = this.#addresses.slice(1)
+        else throw this.#unreachable(code, error)
+      }
+    }
+  }
+
+  #unreachable(code: string, cause: unknown): MeshError {
+    const tried = [...new Set(this.#tried)].join(', ')
+    if (code === 'EACCES') {
+      const hint = 'Run this as the user of mesh-node, or join the group that owns the socket.'
+      return new MeshError('denied', `the node's socket may not be opened; tried ${tried}`, { hint }, cause)
+    }
+    const hint = 'Is mesh-node running? See: systemctl status mesh-node. Name another node with --api URL or NXMESH_API.'
+    // Whether the node has taken what was sent is known only when the connection was never made.
+    const wasSent = !UNREACHED.has(code)
+    return new MeshError('unavailable', `no node answers; tried ${tried}`, { hint, wasSent }, cause)
+  }
+}
+
+/** Failures to connect: nothing was sent. */
+const UNREACHED: ReadonlySet<string> = new Set(['ECONNREFUSED', 'ENOENT', 'EACCES', 'ENOTFOUND', 'EHOSTUNREACH', 'ENETUNREACH', 'ENOTSOCK'])
+
+async function send(
+  address: ApiAddress,
+  method: string,
+  path: string,
+  body: string | undefined,
+  timeoutMs: number,
+  signal: AbortSignal,
+): Promise<IncomingMessage> {
+  const headers = body === undefined ? {} : { 'content-type': 'application/json', 'content-length': Buffer.byteLength(body) }
+  return await new Promise((resolve, reject) => {
+    const request = httpRequest({ ...requestTarget(address), method, path, headers, signal }, resolve)
+    if (timeoutMs > 0) {
+      request.setTimeout(timeoutMs, () => request.destroy(new Error(`no answer within ${timeoutMs / 1000} s`)))
+    }
+    request.once('error', reject)
+    request.end(body)
+  })
+}
+
+function requestTarget(address: ApiAddress): RequestOptions {
+  if (address.startsWith('unix:')) return { socketPath: address.slice('unix:'.length), host: 'localhost' }
+  const url = URL.canParse(address) ? new URL(address) : undefined
+  if (url?.protocol !== 'http:') {
+    throw new MeshError('usage', `${address} is not the address of a node`, {
+      field: '--api',
+      value: address,
+      hint: 'Write http://127.0.0.1:3000 or unix:/var/lib/nxmesh/api.sock.',
+    })
+  }
+  return { host: url.hostname.replace(/^\[(.*)\]$/, '$1'), port: url.port === '' ? 80 : Number(url.port) }
+}
+
+async function answerOf(response: IncomingMessage): Promise<Answer> {
+  const chunks: Uint8Array[] = []
+  let size = 0
+  for await (const chunk of response as AsyncIterable<Uint8Array>) {
+    size += chunk.length
+    if (size > CLIENT_LIMITS.answerBytes) throw new MeshError('too_large', `the node's answer is over ${CLIENT_LIMITS.answerBytes} bytes`)
+    chunks.push(chunk)
+  }
+  const status = response.statusCode ?? 0
+  const text = Buffer.concat(chunks).toString('utf8')
+  try {
+    return { status, body: JSON.parse(text) as unknown }
+  } catch (error) {
+    throw notOurs(`HTTP ${status} without JSON`, error)
+  }
+}
+
+function read<S extends z.ZodType>(answer: Answer, schema: S): z.infer<S> {
+  if (answer.status >= 400) throw problemIn(answer)
+  const parsed = schema.safeParse(answer.body)
+  if (!parsed.success) throw notOurs(parsed.error.issues[0]?.message ?? 'an unknown form', parsed.error)
+  return parsed.data
+}
+
+function problemIn({ status, body }: Answer): MeshError {
+  const problem = schemas.PROBLEM.safeParse(body).data
+  if (problem === undefined) return notOurs(`HTTP ${status}`)
+  const code = Object.hasOwn(ERROR_CODES, problem.code) ? (problem.code as ErrorCode) : 'internal'
+  const { field, hint, detail } = problem
+  return new MeshError(code, detail, { ...(field === undefined ? {} : { field }), ...(hint === undefined ? {} : { hint }) })
+}
+
+function notOurs(what: string, cause?: unknown): MeshError {
+  return new MeshError('internal', `the answer is not one of a mesh-node: ${what}`, {
+    hint: 'Check --api, and that meshctl and mesh-node have about the same version.',
+  }, cause)
+}
+
+function queryOf(parameters: Readonly<Record<string, string | undefined>>): string {
+  const given = Object.entries(parameters).filter((entry): entry is [string, string] => entry[1] !== undefined)
+  return given.length === 0 ? '' : `?${new URLSearchParams(given)}`
+}
+
+function parseEvent(block: string): ServerEvent | undefined {
+  const field = (name: string): string | undefined =>
+    block
+      .split('\n')
+      .find((line) => line.startsWith(`${name}: `))
+      ?.slice(name.length + 2)
+  const event = field('event')
+  const data = field('data')
+  if (event === undefined || data === undefined) return undefined
+  try {
+    return { event, data: JSON.parse(data) as unknown }
+  } catch {
+    return undefined
+  }
+}

@@ -1,0 +1,238 @@
+/** The verbs that look and change nothing: status, peers, watch, log. */
+
+import type { EditView, NodeReceipt } from '../api/schemas.ts'
+import { usage, type Cli, type Verb } from './cli.ts'
+import type { ApiClient, ServerEvent } from './client.ts'
+import { plain, quoted, short, span, table, toJson, toYaml, type Cell, type Paint } from './terminal.ts'
+import { nameOf, progressOf, type Progress } from './wait.ts'
+
+/** A machine-readable form when one was asked for. */
+function structured(cli: Cli, value: unknown): string | undefined {
+  if (cli.format === 'json') return toJson(value)
+  return cli.format === 'yaml' ? toYaml(value) : undefined
+}
+
+export const statusVerb: Verb = {
+  name: 'status',
+  summary: 'show what every node desires and applies',
+  usage: ['status [-z ZONE]'],
+  details: 'Errors are in nginx’s own words. The last line sums up.',
+  options: {},
+  examples: ['meshctl status', 'meshctl --api unix:/var/lib/nxmesh/api.sock status'],
+  async run(cli, args) {
+    args.expect()
+    const all = await (await cli.client()).receipts()
+    const nodes = cli.zone === undefined ? all : all.filter(({ zones }) => zones.includes(cli.zone as string))
+    cli.out(structured(cli, nodes) ?? statusText(nodes, cli.paint))
+    return undefined
+  },
+}
+
+const HEADERS = ['NODE', 'ZONES', 'STATE', 'HEALTH', 'DESIRED', 'APPLIED', 'HEARD', 'PROGRESS'] as const
+
+/** The table, what is wrong in whose words, and the summary. */
+export function statusText(nodes: readonly NodeReceipt[], paint: Paint): string {
+  const progress = new Map(nodes.map((node) => [node.key, progressOf(node)]))
+  const rows = nodes.map((node) => statusRow(node, progress.get(node.key) as Progress, paint))
+  const words = nodes.map((node) => troubles(node, progress.get(node.key) as Progress, paint)).join('')
+  return `${table(HEADERS, rows)}${words}${statusSummary(nodes, [...progress.values()])}\n`
+}
+
+function statusRow(node: NodeReceipt, progress: Progress, { green, yellow, red, dim }: Paint): Cell[] {
+  const health = node.health?.status ?? '-'
+  const { receipt } = node
+  const colours = { applied: green, pending: yellow, failed: red, silent: dim } as const
+  const word = progress.state === 'pending' ? `pending: ${progress.phase}` : { applied: 'applied', failed: 'failed', silent: '-' }[progress.state]
+  return [
+    nameOf(node) + (node.self ? ' (here)' : ''),
+    node.zones.join(',') || '-',
+    { text: node.state, colour: node.state === 'Ready' ? green : node.state === 'Unavailable' ? red : yellow },
+    { text: health, colour: health === 'Running' ? green : health === 'Error' ? red : yellow },
+    generation(receipt?.desired),
+    generation(receipt?.applied),
+    node.ageMs === null ? 'never' : `${span(node.ageMs)} ago`,
+    { text: word, colour: colours[progress.state] },
+  ]
+}
+
+function generation(digest: string | null | undefined): string {
+  return digest === null || digest === undefined ? '-' : digest.slice(0, 8)
+}
+
+function troubles(node: NodeReceipt, progress: Progress, { red, yellow }: Paint): string {
+  const reasons = progress.state === 'failed' ? progress.reasons.map((reason) => quoted(reason)).join('') : ''
+  const health = (node.health?.reasons ?? []).filter((reason) => !reasons.includes(plain(reason)))
+  if (reasons === '' && health.length === 0) return ''
+  const colour = reasons === '' ? yellow : red
+  return `${colour(plain(nameOf(node)))}:\n${reasons}${health.map((reason) => quoted(reason)).join('')}`
+}
+
+function statusSummary(nodes: readonly NodeReceipt[], progress: readonly Progress[]): string {
+  const count = (state: Progress['state']): number => progress.filter((each) => each.state === state).length
+  const ready = nodes.filter(({ state }) => state === 'Ready').length
+  const parts = [`${ready} ready`, `${count('applied')} applied`]
+  if (count('pending') > 0) parts.push(`${count('pending')} pending`)
+  if (count('failed') > 0) parts.push(`${count('failed')} failed`)
+  if (count('silent') > 0) parts.push(`${count('silent')} without nginx or silent`)
+  return `${nodes.length} ${nodes.length === 1 ? 'node' : 'nodes'}: ${parts.join(', ')}`
+}
+
+export const peersVerb: Verb = {
+  name: 'peers',
+  summary: 'list the nodes that this one knows',
+  usage: ['peers [-o table|wide|yaml|json]'],
+  options: {},
+  examples: ['meshctl peers'],
+  async run(cli, args) {
+    args.expect()
+    const peers = await (await cli.client()).peers()
+    const isWide = cli.format === 'wide'
+    const headers = ['NODE', 'KEY', 'STATE', 'CONNECTED', 'HEARD', 'VERSION', 'ZONES', 'ADDRESSES', ...(isWide ? ['LABELS', 'DIGEST'] : [])]
+    const rows = peers.map((peer) => [
+      (peer.name ?? '-') + (peer.self ? ' (here)' : ''),
+      isWide ? peer.key : short(peer.key),
+      peer.state,
+      peer.self ? '-' : peer.connected ? 'yes' : 'no',
+      peer.ageMs === null ? 'never' : `${span(peer.ageMs)} ago`,
+      peer.version ?? '-',
+      peer.zones.join(',') || '-',
+      peer.addresses.join(' ') || '-',
+      ...(isWide ? [Object.entries(peer.labels).map(([key, value]) => `${key}=${value}`).join(' '), short(peer.digest ?? '-')] : []),
+    ])
+    cli.out(structured(cli, peers) ?? table(headers, rows))
+    return undefined
+  },
+}
+
+const RECONNECT_MS = 1000
+
+export const watchVerb: Verb = {
+  name: 'watch',
+  summary: 'print what happens as it happens',
+  usage: ['watch [-o table|json]'],
+  details: 'Ends with Ctrl-C. Connects again when the node goes away; what happened meanwhile is not shown.',
+  options: {},
+  examples: ['meshctl watch', 'meshctl watch -o json | jq .'],
+  async run(cli, args) {
+    args.expect()
+    const client = await cli.client()
+    const { signal, clock } = cli.host
+    for (let hasConnected = false; ; ) {
+      try {
+        // oxlint-disable-next-line no-await-in-loop -- one connection after the other
+        for await (const event of client.events()) {
+          hasConnected = true
+          cli.out(eventLine(cli, event))
+        }
+      } catch (error) {
+        if (signal.aborted) return undefined
+        if (!hasConnected) throw error
+      }
+      if (signal.aborted) return undefined
+      cli.note('the connection ended; trying again')
+      // oxlint-disable-next-line no-await-in-loop -- see above
+      await clock.sleep(RECONNECT_MS, signal).catch(() => undefined)
+    }
+  },
+}
+
+function eventLine(cli: Cli, { event, data }: ServerEvent): string {
+  if (cli.format === 'json') return toJson({ event, data }).replaceAll(/\n\s*/g, '').concat('\n')
+  const time = new Date(cli.host.clock.now()).toISOString().slice(11, 19)
+  return `${cli.paint.dim(time)} ${plain(event).padEnd(8)} ${plain(eventWords(event, data))}\n`
+}
+
+function eventWords(event: string, data: unknown): string {
+  const fields = (typeof data === 'object' && data !== null ? data : {}) as Readonly<Record<string, unknown>>
+  const text = (name: string): string => (typeof fields[name] === 'string' ? fields[name] : '')
+  const list = (name: string): string => (Array.isArray(fields[name]) ? fields[name].join(' ') : '')
+  switch (event) {
+    case 'hello':
+      return `node ${text('name') || short(text('key'))} of mesh ${text('meshName') || '-'}`
+    case 'edit':
+      return `${short(text('id'))} ${text('type')} by ${short(text('by'))} ${list('resources')} ${text('note')}`.trimEnd()
+    case 'resource':
+      return `${text('path')} ${fields['exists'] === true ? short(text('hash')) : 'deleted'}`
+    case 'peer':
+      return `${short(text('key'))} ${list('zones')} ${statusOf(fields['health'])}${fields['leaving'] === true ? ' leaving' : ''}`
+    case 'health':
+      return `${text('status')}: ${text('msg')}`
+    case 'receipt':
+      return `${text('outcome') || '-'} ${text('phase')}, applied ${generation(text('applied') || null)}`
+    default:
+      return JSON.stringify(data)
+  }
+}
+
+function statusOf(health: unknown): string {
+  const { status } = (typeof health === 'object' && health !== null ? health : {}) as { status?: unknown }
+  return typeof status === 'string' ? status : ''
+}
+
+const LOG_MAX = 100_000
+
+export const logVerb: Verb = {
+  name: 'log',
+  summary: 'list edits, grants and revocations, newest first, with verdicts',
+  usage: ['log [--limit 20] [--author KEY] [--resource PATH]'],
+  options: {
+    limit: { type: 'string', value: 'N', description: 'how many (default 20)' },
+    author: { type: 'string', value: 'KEY', description: 'only by this public key' },
+    resource: { type: 'string', value: 'PATH', description: 'only of this resource: workspace/zone/kind/name' },
+  },
+  examples: ['meshctl log --limit 50', 'meshctl log --resource default/eu.west/site/web'],
+  async run(cli, args) {
+    args.expect()
+    const text = args.text('limit') ?? '20'
+    const limit = /^\d{1,6}$/.test(text) ? Number(text) : 0
+    if (limit < 1 || limit > LOG_MAX) throw usage(`--limit takes a number from 1 to ${LOG_MAX}, not ${text}`)
+    const client = await cli.client()
+    const filter = { order: 'desc', author: args.text('author'), resource: args.text('resource') }
+    const edits = await client.edits(filter, limit)
+    const names = await authorNames(client)
+    cli.out(structured(cli, edits) ?? table(LOG_HEADERS, edits.map((edit) => logRow(edit, names, cli.paint))))
+    return undefined
+  },
+}
+
+const LOG_HEADERS = ['CLAIMED TIME', 'EDIT', 'BY', 'N', 'WHAT', 'VERDICT', 'NOTE'] as const
+
+async function authorNames(client: ApiClient): Promise<ReadonlyMap<string, string>> {
+  const grants = await client.grants()
+  return new Map(grants.flatMap(({ subject, name }): [string, string][] => (name === null ? [] : [[subject, name]])))
+}
+
+function logRow(edit: EditView, names: ReadonlyMap<string, string>, { green, red }: Paint): Cell[] {
+  const { accepted, message } = edit.verdict
+  return [
+    timeText(edit.at),
+    short(edit.id),
+    edit.by === null ? '-' : (names.get(edit.by) ?? short(edit.by)),
+    String(edit.n ?? '-'),
+    whatOf(edit, names),
+    accepted ? { text: 'accepted', colour: green } : { text: `void: ${message ?? ''}`, colour: red },
+    edit.note,
+  ]
+}
+
+/** A claimed time may be anything, even one that no calendar has. */
+export function timeText(ms: number): string {
+  const date = new Date(ms)
+  return Number.isNaN(date.getTime()) ? String(ms) : date.toISOString().replace('T', ' ').slice(0, 19)
+}
+
+export function whatOf(edit: EditView, names: ReadonlyMap<string, string> = new Map()): string {
+  const about = edit.about ?? ''
+  switch (edit.type) {
+    case 'genesis':
+      return 'genesis'
+    case 'grant':
+      return `grant ${edit.role} to ${names.get(about) ?? short(about)}`
+    case 'revoke':
+      return `revoke ${about.slice(0, about.indexOf('/') + 13)}`
+    case 'edit': {
+      const [first = '', ...others] = edit.resources
+      return others.length === 0 ? first : `${first} +${others.length}`
+    }
+  }
+}

@@ -1,0 +1,124 @@
+/**
+ * meshctl as a function: arguments, environment and streams in, exit code out. Finds the verb, parses its options, prints
+ * errors with their way out. Called by meshctl.ts and by tests.
+ */
+
+import { parseArgs } from 'node:util'
+import { nearest } from '../core/resources/fields.ts'
+import { asMeshError, ERROR_CODES, MeshError } from '../errors.ts'
+import { VERSION } from '../version.ts'
+import { grantVerb, pushVerb, revokeVerb } from './authority.ts'
+import { Args, Cli, usage, type OptionSpecs, type Verb } from './cli.ts'
+import { generalHelp, GLOBAL_OPTIONS, verbHelp } from './help.ts'
+import type { CliHost } from './host.ts'
+import { initVerb, keyVerb } from './keys.ts'
+import { logVerb, peersVerb, statusVerb, watchVerb } from './observe.ts'
+import { applyVerb, deleteVerb, diffVerb, editVerb, getVerb } from './resources.ts'
+import { plain } from './terminal.ts'
+
+/** Every verb, in the order of `meshctl help`. */
+export const VERBS: readonly Verb[] = [
+  applyVerb,
+  diffVerb,
+  getVerb,
+  editVerb,
+  deleteVerb,
+  statusVerb,
+  peersVerb,
+  watchVerb,
+  logVerb,
+  keyVerb,
+  initVerb,
+  grantVerb,
+  revokeVerb,
+  pushVerb,
+]
+
+/** As shells have it for a program that Ctrl-C ended. */
+const INTERRUPTED = 130
+
+/** Runs one command; its exit code. Never throws. */
+export async function run(host: CliHost): Promise<number> {
+  try {
+    return await dispatch(host)
+  } catch (error) {
+    if (host.signal.aborted) return INTERRUPTED
+    const meshError = asMeshError(error)
+    host.stderr.write(errorText(meshError))
+    return ERROR_CODES[meshError.code].exit
+  }
+}
+
+async function dispatch(host: CliHost): Promise<number> {
+  const { verbName, rest } = findVerb(host.argv)
+  if (verbName === undefined) {
+    const { values } = parse(rest, GLOBAL_OPTIONS)
+    if (values['version'] === true) {
+      host.stdout.write(`${VERSION}\n`)
+      return 0
+    }
+    const isAsked = values['help'] === true
+    const stream = isAsked ? host.stdout : host.stderr
+    stream.write(generalHelp(VERBS))
+    return isAsked ? 0 : ERROR_CODES.usage.exit
+  }
+  if (verbName === 'help') {
+    const [name] = parse(rest, GLOBAL_OPTIONS).positionals
+    host.stdout.write(name === undefined ? generalHelp(VERBS) : verbHelp(verbOf(name)))
+    return 0
+  }
+  const verb = verbOf(verbName)
+  const { values, positionals } = parse(rest, { ...GLOBAL_OPTIONS, ...verb.options })
+  if (values['help'] === true) {
+    host.stdout.write(verbHelp(verb))
+    return 0
+  }
+  const args = new Args(positionals, values)
+  return (await verb.run(new Cli(host, args), args)) ?? 0
+}
+
+/** The first argument that is neither an option nor the value of one; only options of every verb may stand before it. */
+function findVerb(argv: readonly string[]): { verbName: string | undefined; rest: string[] } {
+  for (let index = 0; index < argv.length; index += 1) {
+    const word = argv[index] as string
+    if (!word.startsWith('-')) return { verbName: word, rest: argv.toSpliced(index, 1) }
+    const takesValue = Object.entries(GLOBAL_OPTIONS).some(
+      ([name, { type, short }]) => type === 'string' && (word === `--${name}` || word === `-${short}`),
+    )
+    if (takesValue) index += 1
+  }
+  return { verbName: undefined, rest: [...argv] }
+}
+
+function verbOf(name: string): Verb {
+  const verb = VERBS.find((known) => known.name === name)
+  if (verb !== undefined) return verb
+  const close = nearest(name, VERBS.map((known) => known.name))
+  throw usage(`there is no verb ${name}`, close === undefined ? 'See: meshctl help' : `Did you mean ${close}? See: meshctl help`)
+}
+
+function parse(argv: readonly string[], options: OptionSpecs): { values: Record<string, unknown>; positionals: string[] } {
+  const config = Object.fromEntries(
+    Object.entries(options).map(([name, { type, short, multiple = false }]) => [
+      name,
+      { type, multiple, ...(short === undefined ? {} : { short }) },
+    ]),
+  )
+  try {
+    const { values, positionals } = parseArgs({ args: [...argv], options: config, allowPositionals: true, strict: true })
+    return { values, positionals }
+  } catch (error) {
+    const { message } = error as Error
+    const [, unknown] = /^Unknown option '(?:--)?([^']+)'/.exec(message) ?? []
+    const close = unknown === undefined ? undefined : nearest(unknown, Object.keys(options))
+    const hint = close === undefined ? 'See: meshctl help VERB' : `Did you mean --${close}?`
+    throw new MeshError('usage', message.split('. ')[0] as string, { hint }, error)
+  }
+}
+
+/** What people see of an error: what happened, and the way out. Its words may be a peer's. */
+function errorText({ message, details }: MeshError): string {
+  const lines = message.split('\n').map(plain)
+  const hint = details.hint === undefined ? '' : `  ${plain(details.hint)}\n`
+  return `meshctl: ${lines.join('\n')}\n${hint}`
+}

@@ -1,0 +1,124 @@
+/**
+ * Waits until nodes have applied what was written, and tells how each is doing: `apply --wait`. Reads receipts only; what
+ * they mean is decided by pure functions, which `status` uses too.
+ */
+
+import type { NodeReceipt } from '../api/schemas.ts'
+import { parseResourcePath, zoneCovers, type ResourceName } from '../core/names.ts'
+import { MeshError } from '../errors.ts'
+import type { Cli } from './cli.ts'
+import { plain, quoted, short, span } from './terminal.ts'
+
+/** How a node stands to the target that it should take up. */
+export type Progress =
+  | { readonly state: 'applied' }
+  | { readonly state: 'pending'; readonly phase: string }
+  /** It has tried this very target, and something stands in the way. */
+  | { readonly state: 'failed'; readonly reasons: readonly string[] }
+  /** It reports no applies: it manages no nginx. */
+  | { readonly state: 'silent' }
+
+/** @param paths what the caller cares about; a problem of anything else is not its failure. Undefined: everything. */
+export function progressOf({ receipt, target }: NodeReceipt, paths?: ReadonlySet<string>): Progress {
+  if (receipt === null) return { state: 'silent' }
+  if (target === null || receipt.target !== target) return { state: 'pending', phase: receipt.phase }
+  const own = (path: string): boolean => paths === undefined || paths.has(path)
+  const reasons = [
+    ...receipt.problems.filter(({ path }) => own(path)).map(({ path, message }) => `${path}: ${message}`),
+    ...receipt.isolated.filter(({ path }) => own(path)).map(({ path, reason, serves }) => `${path}: ${reason}${served(serves)}`),
+  ]
+  if (reasons.length > 0) return { state: 'failed', reasons }
+  const { error, applied, desired, outcome, phase, isolated } = receipt
+  if (applied !== null && applied === desired && error === null) return { state: 'applied' }
+  // What others broke on this node is their failure: the rest of the target is applied.
+  const isAppliedElse = isolated.length > 0 && outcome === 'applied' && paths !== undefined
+  if (isAppliedElse) return { state: 'applied' }
+  const isWaitingForMesh = outcome === 'held' && phase === 'settle'
+  if (error === null || isWaitingForMesh) return { state: 'pending', phase }
+  return { state: 'failed', reasons: [error.hint === undefined ? error.message : `${error.message} (${error.hint})`] }
+}
+
+/** What nginx serves in its place, where the node says so. */
+function served(serves: string | undefined): string {
+  if (serves === undefined) return ''
+  return serves === 'last_good' ? ' (its last good configuration serves)' : ' (it is left out)'
+}
+
+/** Whether a resource applies to a node of these zones. */
+export function concerns(path: string, zones: readonly string[]): boolean {
+  const { zone } = parseResourcePath(path) as ResourceName
+  return zone === '*' || zones.some((inner) => zoneCovers(zone, inner))
+}
+
+export function nameOf({ name, key }: Pick<NodeReceipt, 'name' | 'key'>): string {
+  return name ?? short(key)
+}
+
+const POLL_MS = 250
+
+/**
+ * Waits until every live node of the resources' zones has applied them.
+ * @throws MeshError `not_applied` when one cannot, `timeout` when one has not.
+ */
+export async function waitUntilApplied(cli: Cli, paths: readonly string[], timeoutMs: number): Promise<void> {
+  const { clock, signal } = cli.host
+  const client = await cli.client()
+  const wanted = new Set(paths)
+  const started = clock.monotonic()
+  const shown = new Map<string, string>()
+  for (;;) {
+    // oxlint-disable-next-line no-await-in-loop -- a poll
+    const nodes = (await client.receipts()).filter(({ zones }) => paths.some((path) => concerns(path, zones)))
+    const live = nodes.filter(({ state }) => state === 'Ready')
+    const progress = live.map((node) => ({ node, progress: progressOf(node, wanted) }))
+    for (const each of progress) show(cli, each.node, each.progress, clock.monotonic() - started, shown)
+    const failed = progress.filter((each) => each.progress.state === 'failed')
+    const pending = progress.filter((each) => each.progress.state === 'pending')
+    if (pending.length === 0) return conclude(cli, nodes, live, failed.map(({ node }) => nameOf(node)))
+    if (clock.monotonic() - started > timeoutMs) {
+      const names = pending.map(({ node }) => nameOf(node)).join(', ')
+      throw new MeshError('not_applied', `not applied within ${span(timeoutMs)} by: ${plain(names)}`, {
+        hint: 'The edit is stored, and nodes go on trying. See: meshctl status',
+      })
+    }
+    // oxlint-disable-next-line no-await-in-loop -- see above
+    await clock.sleep(POLL_MS, signal)
+  }
+}
+
+function conclude(cli: Cli, nodes: readonly NodeReceipt[], live: readonly NodeReceipt[], failed: readonly string[]): void {
+  for (const node of nodes.filter(({ state }) => state !== 'Ready')) {
+    const heard = node.ageMs === null ? 'not heard of since this node started' : `last heard of ${span(node.ageMs)} ago`
+    cli.note(`${cli.paint.yellow('-')} ${plain(nameOf(node))}: ${node.state}, ${heard}; not waited for`)
+  }
+  if (failed.length > 0) {
+    throw new MeshError('not_applied', `stored, but not applied by: ${plain(failed.join(', '))}`, {
+      hint: 'These nodes go on serving their last good configuration. Correct the resource and apply again.',
+    })
+  }
+  if (live.length === 0) cli.note('no live node is in these zones: nothing to wait for')
+}
+
+/** One line for each change of a node's progress. */
+function show(cli: Cli, node: NodeReceipt, progress: Progress, elapsedMs: number, shown: Map<string, string>): void {
+  const text = describe(cli, node, progress, elapsedMs)
+  const key = JSON.stringify(progress)
+  if (shown.get(node.key) === key) return
+  shown.set(node.key, key)
+  cli.host.stderr.write(text)
+}
+
+function describe({ paint }: Cli, node: NodeReceipt, progress: Progress, elapsedMs: number): string {
+  const name = plain(nameOf(node))
+  const after = paint.dim(`after ${(elapsedMs / 1000).toFixed(1)}s`)
+  switch (progress.state) {
+    case 'applied':
+      return `${paint.green('✓')} ${name}: applied ${after}\n`
+    case 'pending':
+      return `${paint.dim('…')} ${name}: ${plain(progress.phase)}\n`
+    case 'silent':
+      return `${paint.dim('-')} ${name}: manages no nginx; not waited for\n`
+    case 'failed':
+      return `${paint.red('✗')} ${name}: not applied ${after}\n${progress.reasons.map((reason) => quoted(reason)).join('')}`
+  }
+}

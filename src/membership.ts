@@ -1,0 +1,120 @@
+/**
+ * Who belongs to the mesh and where this node stands in it: which keys may connect, whom to dial, this node's zones and
+ * workspaces. Derived from policy, configuration and heard addresses at every call; holds nothing. Used by node.ts.
+ */
+
+import type { Envelope, GrantBody } from './core/envelope.ts'
+import { zoneCovers } from './core/names.ts'
+import type { MeshState } from './core/state.ts'
+import type { KnownPeer, PeerKey } from './ports.ts'
+
+export interface MembershipOptions {
+  readonly state: MeshState
+  readonly own: PeerKey
+  /** Peers of the configuration. */
+  readonly listed: readonly KnownPeer[]
+  /** Zones of the configuration: they narrow those of the grant. Empty: all of them. */
+  readonly zones: readonly string[]
+  readonly isSettled: () => boolean
+}
+
+export class Membership {
+  readonly #options: MembershipOptions
+
+  constructor(options: MembershipOptions) {
+    this.#options = options
+  }
+
+  /**
+   * Whether a key may connect. A granted node may; a listed key may until this node has settled, since before that it may
+   * not have heard of the grant; a revoked one may never.
+   */
+  allows(peer: PeerKey): boolean {
+    const { state, isSettled } = this.#options
+    if (this.#nodeGrants(peer).length > 0) return true
+    return !isSettled() && this.isListed(peer) && !state.policy.isRevokedNode(peer)
+  }
+
+  isListed(peer: PeerKey): boolean {
+    return this.#options.listed.some(({ key }) => key === peer)
+  }
+
+  /** Nodes with an active grant, by key, with the name that the grant gives. */
+  grantedNodes(): ReadonlyMap<PeerKey, string | undefined> {
+    const { history } = this.#options.state
+    const nodes = new Map<PeerKey, string | undefined>()
+    for (const key of history.subjects()) {
+      if (this.#nodeGrants(key).length > 0) nodes.set(key, this.nameOf(key))
+    }
+    return nodes
+  }
+
+  nameOf(key: PeerKey): string | undefined {
+    return this.#nodeGrants(key).find(({ body }) => body.name !== undefined)?.body.name
+  }
+
+  /** Whether this is the only node that the mesh has. */
+  get isAlone(): boolean {
+    const nodes = this.grantedNodes()
+    return nodes.size === 1 && nodes.has(this.#options.own)
+  }
+
+  /** Whether this node had a grant and lost it: it serves on, and applies nothing new. */
+  get isRevoked(): boolean {
+    return this.#options.state.policy.isRevokedNode(this.#options.own)
+  }
+
+  /** Zones of this node: those of its grants, narrowed by the configuration. */
+  zones(): string[] {
+    const granted = this.#grantedZones()
+    const { zones } = this.#options
+    if (zones.length === 0) return granted
+    return zones.filter((zone) => granted.some((outer) => zoneCovers(outer, zone)))
+  }
+
+  workspaces(): string[] {
+    return [...new Set(this.#nodeGrants(this.#options.own).map(({ body }) => body.ws))].toSorted()
+  }
+
+  /** What is wrong with this node's own place, for people. */
+  complaints(): string[] {
+    const { state, own, zones } = this.#options
+    if (state.meshId === undefined) return []
+    if (this.isRevoked)
+      return ['this node’s grant was revoked: it serves its last good generation and applies nothing new']
+    const granted = this.#grantedZones()
+    if (granted.length === 0)
+      return [`this node has no grant; an owner runs: meshctl grant node ${own} --zone ZONE --name NAME`]
+    return zones
+      .filter((zone) => !granted.some((outer) => zoneCovers(outer, zone)))
+      .map((zone) => `mesh.zone ${zone} is outside this node’s grant (${granted.join(', ')}) and is left out`)
+  }
+
+  /** The accepted revocations of a node's grants. */
+  revocationsOf(peer: PeerKey): Envelope[] {
+    const { history, policy } = this.#options.state
+    const grants = history.grantsOf(peer).map((id) => history.get(id) as Envelope<GrantBody>)
+    return grants.filter(({ body }) => body.role === 'node').flatMap((grant) => policy.revocationsOf(grant))
+  }
+
+  /** All peers worth dialling with what is known of their addresses, listed ones first. */
+  dialTargets(heard: ReadonlyMap<PeerKey, readonly string[]>): KnownPeer[] {
+    const targets = new Map<PeerKey, readonly string[]>(
+      this.#options.listed.map(({ key, addresses }) => [key, addresses]),
+    )
+    for (const [key, addresses] of heard) {
+      targets.set(key, [...new Set([...(targets.get(key) ?? []), ...addresses])])
+    }
+    return [...targets]
+      .filter(([key]) => key !== this.#options.own && this.allows(key))
+      .map(([key, addresses]) => ({ key, addresses }))
+  }
+
+  #grantedZones(): string[] {
+    return [...new Set(this.#nodeGrants(this.#options.own).flatMap(({ body }) => body.zones))].toSorted()
+  }
+
+  #nodeGrants(key: PeerKey): Envelope<GrantBody>[] {
+    return this.#options.state.policy.activeGrants(key).filter(({ body }) => body.role === 'node')
+  }
+}

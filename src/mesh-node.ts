@@ -1,0 +1,155 @@
+#!/usr/bin/env node
+/**
+ * Entry of the daemon: arguments and signals in, exit code out. Loads configuration and key and runs one node until it is
+ * told to stop. Without a configuration it runs a mesh of one in ./data. Only the two entries touch `process`.
+ */
+
+import { readFile } from 'node:fs/promises'
+import { parseArgs } from 'node:util'
+import { loadKey } from './adapters/identity.ts'
+import { describeConfig, loadConfig, type Config } from './config.ts'
+import { wireFromJson } from './core/codec.ts'
+import type { WireEnvelope } from './core/envelope.ts'
+import { asMeshError, ERROR_CODES, MeshError } from './errors.ts'
+import { createLog } from './log.ts'
+import { MeshNode } from './node.ts'
+import { quickstart, type Quickstart } from './quickstart.ts'
+import { VERSION } from './version.ts'
+
+const USAGE = `mesh-node ${VERSION}: one node of an nginx fleet that needs no master
+
+  mesh-node -c config.yaml [-k KEY_FILE] [-l LEVEL] [--SETTING=VALUE ...]
+  mesh-node check -c config.yaml     check the configuration and the key, start nothing
+  mesh-node                          a mesh of one in ./data, to try things out
+
+  -c, --config FILE   configuration; config.example.yaml shows every setting
+  -k, --key FILE      key file, in place of private_key_path (PRIVATE_KEY beats both)
+  -l, --log LEVEL     ERROR, WARN, INFO, DEBUG or TRACE; target=LEVEL for one part
+  -h, --help          this and all settings     --version
+`
+
+interface Arguments {
+  readonly command: string | undefined
+  readonly configFile: string | undefined
+  /** Settings by dotted name. */
+  readonly flags: Record<string, string>
+  readonly wants: 'run' | 'help' | 'version'
+}
+
+function parseArguments(argv: readonly string[]): Arguments {
+  const options = {
+    config: { type: 'string', short: 'c' },
+    key: { type: 'string', short: 'k' },
+    log: { type: 'string', short: 'l' },
+    help: { type: 'boolean', short: 'h' },
+    version: { type: 'boolean' },
+  } as const
+  const { values, positionals } = parseArgs({ args: [...argv], options, strict: false, allowPositionals: true })
+  const flags: Record<string, string> = {}
+  for (const [name, value] of Object.entries(values)) {
+    if (Object.hasOwn(options, name)) continue
+    if (typeof value !== 'string')
+      throw new MeshError('usage', `--${name} needs a value`, { hint: `Write --${name}=VALUE.` })
+    flags[name] = value
+  }
+  for (const [name, setting] of [
+    ['key', 'private_key_path'],
+    ['log', 'log_level'],
+  ] as const) {
+    const value = values[name]
+    if (value === true) throw new MeshError('usage', `--${name} needs a value`, { hint: 'See mesh-node --help.' })
+    if (typeof value === 'string') flags[setting] = value
+  }
+  if (values.config === true) throw new MeshError('usage', '-c needs a file', { hint: 'See mesh-node --help.' })
+  const [command, ...extra] = positionals
+  if (extra.length > 0 || (command !== undefined && command !== 'check')) {
+    throw new MeshError('usage', `unknown argument ${extra[0] ?? command}`, { hint: 'See mesh-node --help.' })
+  }
+  const wants = values.help === true ? 'help' : values.version === true ? 'version' : 'run'
+  return { command, configFile: values.config as string | undefined, flags, wants }
+}
+
+function help(): string {
+  const settings = describeConfig().map(({ name, env, type, default: value, description }) => {
+    return `  ${name} (${type}; ${value}; ${env})\n      ${description}`
+  })
+  return `${USAGE}\nSettings: YAML < environment < flags.\n\n${settings.join('\n')}\n`
+}
+
+/** The envelopes of the file that `meshctl init` wrote. */
+async function readFounding(config: Config): Promise<WireEnvelope[]> {
+  const file = config.mesh.genesisFile
+  if (file === '') return []
+  const field = { field: 'mesh.genesis_file', value: file }
+  try {
+    const content = JSON.parse(await readFile(file, 'utf8')) as { envelopes?: unknown }
+    if (!Array.isArray(content.envelopes)) throw new MeshError('config_invalid', 'it holds no list of envelopes')
+    return content.envelopes.map((value, index) => wireFromJson(value, `envelopes[${index}]`))
+  } catch (error) {
+    const hint = 'Give the genesis.json that meshctl init wrote, or leave mesh.genesis_file out: peers have it too.'
+    throw new MeshError(
+      'config_invalid',
+      `${file} cannot be used: ${asMeshError(error).message}`,
+      { ...field, hint },
+      error,
+    )
+  }
+}
+
+/** Aborts on the first SIGINT or SIGTERM; a second one ends the process at once. */
+function untilSignalled(): AbortSignal {
+  const controller = new AbortController()
+  const onSignal = (name: NodeJS.Signals): void => {
+    if (controller.signal.aborted) process.exit(name === 'SIGINT' ? 130 : 143)
+    controller.abort(new MeshError('unavailable', `stopped by ${name}`))
+  }
+  process.on('SIGINT', onSignal)
+  process.on('SIGTERM', onSignal)
+  return controller.signal
+}
+
+async function main(): Promise<void> {
+  const { command, configFile, flags, wants } = parseArguments(process.argv.slice(2))
+  if (wants === 'help') return void process.stdout.write(help())
+  if (wants === 'version') return void process.stdout.write(`${VERSION}\n`)
+  if (command === 'check' && configFile === undefined) throw new MeshError('usage', 'check needs -c FILE')
+
+  const quick: Quickstart | undefined =
+    configFile === undefined ? await quickstart(process.env['NXMESH_DATA_DIR'] ?? 'data') : undefined
+  const config = loadConfig({ file: configFile ?? quick?.configFile, env: process.env, flags })
+  const publicKeys = config.nodes.map((node) => node.publicKey)
+  const key = await loadKey({ file: config.privateKeyPath, env: process.env, publicKeys })
+  const founding = await readFounding(config)
+  if (command === 'check')
+    return void process.stdout.write(`${configFile} is valid; this node’s public key is ${key.publicKey}\n`)
+
+  const log = createLog({ level: config.logLevel, format: config.logFormat, stream: process.stderr, now: Date.now })
+  const stopped = untilSignalled()
+  const node = new MeshNode({ config, key, log, founding })
+  await node.start({ signal: stopped })
+  try {
+    await quick?.welcome({
+      config,
+      apiPort: node.apiPort as number,
+      isUntouched: node.replica.state.history.resourcePaths().next().done === true,
+      signal: stopped,
+      write: (text) => process.stdout.write(text),
+    })
+    if (!stopped.aborted) await new Promise((resolve) => stopped.addEventListener('abort', resolve, { once: true }))
+  } finally {
+    log.info('stopping')
+    await node.stop()
+  }
+}
+
+try {
+  await main()
+  process.exit(0)
+} catch (error) {
+  const { code, message, details, stack } = asMeshError(error)
+  const place = details.field === undefined ? '' : ` (${details.field})`
+  process.stderr.write(`mesh-node: ${message}${place}\n`)
+  if (details.hint !== undefined) process.stderr.write(`  ${details.hint}\n`)
+  if (code === 'internal') process.stderr.write(`${stack}\n`)
+  process.exit(ERROR_CODES[code].exit)
+}

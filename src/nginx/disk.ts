@@ -1,0 +1,96 @@
+/**
+ * Durable file primitives: whole files by temporary file, fsync and rename; symlinks swapped by rename(2); directory
+ * fsync. Never changes a live file in place. generation.ts writes through it; tests put a failing one in its place.
+ */
+
+import { mkdir, open, rename, rm, symlink } from 'node:fs/promises'
+import { dirname } from 'node:path'
+import { MeshError } from '../errors.ts'
+
+/** What generation.ts does to the disk. Every call throws MeshError `store_unwritable` when it cannot be done. */
+export interface Disk {
+  /** Writes a whole file and fsyncs it; afterwards the path holds the old content or the new, never a part. */
+  write(path: string, text: string): Promise<void>
+  /** Points the symlink at target, in one step, and fsyncs its directory. */
+  link(path: string, target: string): Promise<void>
+  move(from: string, to: string): Promise<void>
+  makeDirectory(path: string): Promise<void>
+  syncDirectory(path: string): Promise<void>
+  /** Removes a file or a whole directory; what is not there counts as removed. */
+  remove(path: string): Promise<void>
+}
+
+/** The directory permissions let nginx's workers, which may run as another user, reach logs and temporary files. */
+const DIRECTORY_MODE = 0o755
+
+let temporaryFiles = 0
+const temporary = (path: string) => `${path}.${(temporaryFiles += 1)}.tmp`
+
+const syncDirectory = async (path: string) => {
+  const handle = await open(path, 'r')
+  try {
+    await handle.sync()
+  } finally {
+    await handle.close()
+  }
+}
+
+/** The real disk. */
+export const disk: Disk = {
+  write: (path, text) =>
+    writable(path, async () => {
+      const part = temporary(path)
+      try {
+        const handle = await open(part, 'w', 0o644)
+        try {
+          await handle.writeFile(text)
+          await handle.sync()
+        } finally {
+          await handle.close()
+        }
+        await rename(part, path)
+      } catch (error) {
+        await rm(part, { force: true })
+        throw error
+      }
+    }),
+  link: (path, target) =>
+    writable(path, async () => {
+      const part = temporary(path)
+      await rm(part, { force: true })
+      await symlink(target, part)
+      try {
+        await rename(part, path)
+      } catch (error) {
+        await rm(part, { force: true })
+        throw error
+      }
+      await syncDirectory(dirname(path))
+    }),
+  move: (from, to) => writable(to, () => rename(from, to)),
+  makeDirectory: (path) =>
+    writable(path, async () => {
+      await mkdir(path, { recursive: true, mode: DIRECTORY_MODE })
+    }),
+  syncDirectory: (path) => writable(path, () => syncDirectory(path)),
+  remove: (path) => writable(path, () => rm(path, { recursive: true, force: true })),
+}
+
+const HINTS: Readonly<Record<string, string>> = {
+  ENOSPC: 'free space on this file system; the apply is retried by itself',
+  EDQUOT: 'raise the disk quota of this user; the apply is retried by itself',
+  EACCES: 'make the directory writable for the user that mesh-node runs as',
+  EPERM: 'make the directory writable for the user that mesh-node runs as',
+  EROFS: 'the file system is read-only: remount it, or move data_dir',
+}
+
+/** Runs one operation; what the system refuses becomes `store_unwritable` with the path, the reason and the way out. */
+async function writable<T>(path: string, operation: () => Promise<T>): Promise<T> {
+  try {
+    return await operation()
+  } catch (error) {
+    const { code = 'unknown', message } = error as NodeJS.ErrnoException
+    const hint = HINTS[code] ?? 'see the system error; the apply is retried by itself'
+    throw new MeshError('store_unwritable', `cannot write ${path}: ${message}`, { path, errno: code, hint }, error)
+  }
+}

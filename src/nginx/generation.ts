@@ -1,0 +1,309 @@
+/**
+ * Generations on disk: content-addressed objects, one directory for each generation with its nginx.conf and manifest,
+ * the `current` symlink, and the list of proven generations. Writes only what is new, never changes a file that is
+ * there, reads back by hash. Knows nothing of processes; apply.ts and drift.ts call it.
+ */
+
+import { lstat, readdir, readFile, readlink, stat } from 'node:fs/promises'
+import { basename, join } from 'node:path'
+import { sha256 } from '../core/canonical.ts'
+import type { Clock } from '../ports.ts'
+import { disk as realDisk, type Disk } from './disk.ts'
+import type { HostLayout, Unit } from './render.ts'
+
+/** A generation's text, as assemble() of render.ts gives it. */
+export interface Assembled {
+  readonly digest: string
+  /** nginx.conf. */
+  readonly main: string
+  /** Every included file's text by its SHA-256. */
+  readonly objects: ReadonlyMap<string, string>
+}
+
+/** A generation with the units that it was assembled from. */
+export interface Generation extends Assembled {
+  readonly units: readonly Unit[]
+}
+
+/** One file that is not what the generation says: gone, or with other content. */
+export interface Damage {
+  readonly path: string
+  readonly reason: 'missing' | 'changed'
+}
+
+/** Proven generations that stay on disk, and with them every object that they name. */
+const GENERATIONS_KEPT = 10
+/** Files written or read at once. */
+const PARALLEL = 16
+
+interface ManifestBody {
+  readonly v: 1
+  readonly digest: string
+  /** SHA-256 of nginx.conf. */
+  readonly main: string
+  /** Every object is the text of a unit. */
+  readonly units: readonly Omit<Unit, 'text'>[]
+}
+
+export class GenerationStore {
+  readonly #directory: string
+  readonly #clock: Pick<Clock, 'now'>
+  readonly #disk: Disk
+  /** Objects known to be on disk with their right content: written or verified by this process. */
+  readonly #objects = new Set<string>()
+  /** Object digests of the generations known to be whole on disk. */
+  readonly #generations = new Map<string, readonly string[]>()
+  #proven: readonly string[] = []
+
+  constructor(layout: Pick<HostLayout, 'directory'>, clock: Pick<Clock, 'now'>, disk: Disk = realDisk) {
+    this.#directory = layout.directory
+    this.#clock = clock
+    this.#disk = disk
+  }
+
+  /** Digests of proven generations, newest first, at most ten. */
+  get proven(): readonly string[] {
+    return this.#proven
+  }
+
+  /** Makes the directories, removes what a crash left half-written and reads which generations are proven. */
+  async open(): Promise<void> {
+    for (const name of ['objects', 'generations', 'logs', 'temp', 'drift']) {
+      await this.#disk.makeDirectory(join(this.#directory, name))
+    }
+    for (const folder of ['', 'objects', 'generations']) {
+      for (const name of await readdir(join(this.#directory, folder))) {
+        if (name.endsWith('.tmp')) await this.#disk.remove(join(this.#directory, folder, name))
+      }
+    }
+    this.#proven = await this.#readProven()
+  }
+
+  /** Where a generation's nginx.conf lies. */
+  configPath(digest: string): string {
+    return join(this.#directory, 'generations', digest, 'nginx.conf')
+  }
+
+  objectPath(digest: string): string {
+    return join(this.#directory, 'objects', `${digest}.conf`)
+  }
+
+  /** Writes what is not on disk yet, durably. Afterwards the generation can be tested and linked. */
+  async stage(generation: Generation): Promise<void> {
+    const missing = [...generation.objects].filter(([digest]) => !this.#objects.has(digest))
+    await inParallel(missing, async ([digest, text]) => {
+      await this.#disk.write(this.objectPath(digest), text)
+    })
+    if (missing.length > 0) await this.#disk.syncDirectory(join(this.#directory, 'objects'))
+    for (const [digest] of missing) this.#objects.add(digest)
+    if (this.#generations.has(generation.digest)) return
+
+    const directory = join(this.#directory, 'generations', generation.digest)
+    const part = `${directory}.tmp`
+    await this.#disk.remove(part)
+    await this.#disk.makeDirectory(part)
+    await this.#disk.write(join(part, 'nginx.conf'), generation.main)
+    await this.#disk.write(join(part, 'manifest.json'), manifest(generation))
+    await this.#disk.syncDirectory(part)
+    // Left by an earlier process and not read by this one: what it holds is not known to be right.
+    await this.#disk.remove(directory)
+    await this.#disk.move(part, directory)
+    await this.#disk.syncDirectory(join(this.#directory, 'generations'))
+    this.#generations.set(generation.digest, [...generation.objects.keys()])
+  }
+
+  /** Points `current` at a staged generation. */
+  async activate(digest: string): Promise<void> {
+    if ((await this.current()) === digest) return
+    const path = join(this.#directory, 'current')
+    const entry = await lstat(path).catch(() => undefined)
+    if (entry !== undefined && !entry.isSymbolicLink()) await this.#setAside(path)
+    await this.#disk.link(path, join('generations', digest))
+  }
+
+  /** The digest that `current` names; undefined when it is not a symlink to a generation. */
+  async current(): Promise<string | undefined> {
+    try {
+      const target = await readlink(join(this.#directory, 'current'))
+      return target === join('generations', basename(target)) ? basename(target) : undefined
+    } catch {
+      return undefined
+    }
+  }
+
+  /** Records, durably, that the generation served: what a boot without peers starts from. */
+  async recordProven(digest: string): Promise<void> {
+    const proven = [digest, ...this.#proven.filter((other) => other !== digest)].slice(0, GENERATIONS_KEPT)
+    await this.#disk.write(join(this.#directory, 'proven.json'), `${JSON.stringify(proven)}\n`)
+    await this.#disk.syncDirectory(this.#directory)
+    this.#proven = proven
+  }
+
+  /** The newest proven generation that is whole; else the newest whole one of those on disk; else undefined. */
+  async newestIntact(): Promise<Generation | undefined> {
+    for (const digest of new Set([...this.#proven, ...(await this.#onDisk())])) {
+      const generation = await this.load(digest)
+      if (generation !== undefined) return generation
+    }
+    return undefined
+  }
+
+  /** Reads a generation back. Undefined when any of its files is missing or does not match its hash. */
+  async load(digest: string): Promise<Generation | undefined> {
+    const directory = join(this.#directory, 'generations', digest)
+    const body = await this.#manifest(digest)
+    const main = await readText(join(directory, 'nginx.conf'))
+    if (body === undefined || main === undefined || sha256(main) !== body.main) return undefined
+    const objects = new Map<string, string>()
+    const named = objectsOf(body)
+    await inParallel(named, async (object) => {
+      const text = await readText(this.objectPath(object))
+      if (text !== undefined && sha256(text) === object) objects.set(object, text)
+    })
+    if (objects.size !== named.length) return undefined
+    for (const object of objects.keys()) this.#objects.add(object)
+    this.#generations.set(digest, named)
+    const units = body.units.map((unit) => ({ ...unit, text: objects.get(unit.digest) ?? '' }))
+    return { digest, main, objects, units }
+  }
+
+  /** The files of a generation that are not what they should be, found by hashing all of them. */
+  async damage(generation: Generation): Promise<readonly Damage[]> {
+    const directory = join(this.#directory, 'generations', generation.digest)
+    const expected = new Map([
+      [join(directory, 'nginx.conf'), sha256(generation.main)],
+      [join(directory, 'manifest.json'), sha256(manifest(generation))],
+      ...[...generation.objects.keys()].map((digest): [string, string] => [this.objectPath(digest), digest]),
+    ])
+    const damage: Damage[] = []
+    await inParallel([...expected], async ([path, hash]) => {
+      const text = await readText(path)
+      if (text === undefined) damage.push({ path, reason: 'missing' })
+      else if (sha256(text) !== hash) damage.push({ path, reason: 'changed' })
+    })
+    return damage
+  }
+
+  /** Writes every damaged file of the generation again. A changed one is moved to drift/<time>-<name> first. */
+  async repair(generation: Generation, damage: readonly Damage[]): Promise<void> {
+    for (const { path, reason } of damage) {
+      if (reason === 'changed') await this.#setAside(path)
+    }
+    for (const digest of generation.objects.keys()) {
+      if (damage.some(({ path }) => path === this.objectPath(digest))) this.#objects.delete(digest)
+    }
+    const directory = join(this.#directory, 'generations', generation.digest)
+    if (damage.some(({ path }) => path.startsWith(`${directory}/`))) this.#generations.delete(generation.digest)
+    await this.stage(generation)
+  }
+
+  /** Removes generations that are neither proven nor current, objects that no generation names, and old drift files. */
+  async prune(): Promise<void> {
+    const keep = new Set(this.#proven)
+    const current = await this.current()
+    if (current !== undefined) keep.add(current)
+    const named = new Set<string>()
+    for (const digest of keep) {
+      for (const object of this.#generations.get(digest) ?? objectsOf(await this.#manifest(digest))) named.add(object)
+    }
+    for (const digest of await this.#onDisk()) {
+      if (keep.has(digest)) continue
+      this.#generations.delete(digest)
+      await this.#disk.remove(join(this.#directory, 'generations', digest))
+    }
+    for (const name of await readdir(join(this.#directory, 'objects'))) {
+      const digest = name.replace(/\.conf$/, '')
+      if (named.has(digest)) continue
+      this.#objects.delete(digest)
+      await this.#disk.remove(join(this.#directory, 'objects', name))
+    }
+    const drift = (await readdir(join(this.#directory, 'drift'))).toSorted()
+    for (const name of drift.slice(0, -DRIFT_FILES_KEPT)) await this.#disk.remove(join(this.#directory, 'drift', name))
+  }
+
+  /** Moves what a person made out of the way, to where they find it. */
+  async #setAside(path: string): Promise<void> {
+    const time = new Date(this.#clock.now()).toISOString().replaceAll(':', '')
+    await this.#disk.move(path, join(this.#directory, 'drift', `${time}-${basename(path)}`))
+  }
+
+  async #manifest(digest: string): Promise<ManifestBody | undefined> {
+    const body = parseManifest(await readText(join(this.#directory, 'generations', digest, 'manifest.json')))
+    return body?.digest === digest ? body : undefined
+  }
+
+  /** Generation directories, the last written first. */
+  async #onDisk(): Promise<readonly string[]> {
+    const names = (await readdir(join(this.#directory, 'generations'))).filter((name) => !name.endsWith('.tmp'))
+    const written = await Promise.all(
+      names.map(async (name) => {
+        const file = await stat(this.configPath(name)).catch(() => undefined)
+        return { name, at: file?.mtimeMs ?? 0 }
+      }),
+    )
+    return written.toSorted((a, b) => b.at - a.at).map(({ name }) => name)
+  }
+
+  async #readProven(): Promise<readonly string[]> {
+    const value = parseJson(await readText(join(this.#directory, 'proven.json')))
+    if (!Array.isArray(value)) return []
+    return value.filter((digest) => typeof digest === 'string' && /^[0-9a-f]{64}$/.test(digest))
+  }
+}
+
+/** Hand-edited files that drift/ keeps; beyond it the oldest go. */
+const DRIFT_FILES_KEPT = 100
+
+function manifest({ digest, main, units }: Generation): string {
+  const body: ManifestBody = {
+    v: 1,
+    digest,
+    main: sha256(main),
+    units: units.map(({ path, kind, digest: unit, needs, listeners, hosts }) => ({
+      path,
+      kind,
+      digest: unit,
+      needs,
+      listeners,
+      hosts,
+    })),
+  }
+  // The manifest vouches for the other files, so it carries its own hash.
+  const text = JSON.stringify(body)
+  return `{"sha256":"${sha256(text)}","body":${text}}\n`
+}
+
+function objectsOf(body: ManifestBody | undefined): readonly string[] {
+  return [...new Set(body?.units.map(({ digest }) => digest))]
+}
+
+function parseManifest(text: string | undefined): ManifestBody | undefined {
+  const value = parseJson(text) as { body?: ManifestBody; sha256?: string } | undefined
+  if (value?.body === undefined || sha256(JSON.stringify(value.body)) !== value.sha256) return undefined
+  return value.body.v === 1 ? value.body : undefined
+}
+
+function parseJson(text: string | undefined): unknown {
+  try {
+    return text === undefined ? undefined : JSON.parse(text)
+  } catch {
+    return undefined
+  }
+}
+
+async function readText(path: string): Promise<string | undefined> {
+  try {
+    return await readFile(path, 'utf8')
+  } catch {
+    return undefined
+  }
+}
+
+async function inParallel<T>(items: readonly T[], task: (item: T) => Promise<void>): Promise<void> {
+  const queue = items.values()
+  await Promise.all(
+    Array.from({ length: Math.min(PARALLEL, items.length) }, async () => {
+      for (const item of queue) await task(item)
+    }),
+  )
+}

@@ -1,0 +1,46 @@
+/**
+ * One small HTTP request to nginx on this host, over its unix socket or a listener, on a connection of its own. Bounded
+ * in time and size. For verification and probes only.
+ */
+
+import { request } from 'node:http'
+
+export interface LocalRequest {
+  readonly to: { readonly socketPath: string } | { readonly address: string; readonly port: number }
+  readonly path: string
+  /** The Host header. */
+  readonly host: string
+  readonly timeoutMs: number
+}
+
+export interface LocalResponse {
+  readonly status: number
+  readonly body: string
+}
+
+/** A longer body is cut here; what is asked about stands at the beginning. */
+const BODY_MAX_BYTES = 4096
+
+/** Rejects with the system's error when nothing answers, or when the time is up. */
+export function get({ to, path, host, timeoutMs }: LocalRequest): Promise<LocalResponse> {
+  const where = 'socketPath' in to ? to : { host: to.address, port: to.port }
+  return new Promise((resolve, reject) => {
+    const signal = AbortSignal.timeout(timeoutMs)
+    const headers = { host, 'user-agent': 'nxmesh-probe' }
+    const outgoing = request({ ...where, path, headers, agent: false, setHost: false, signal }, (response) => {
+      let body = ''
+      const done = () => resolve({ status: response.statusCode ?? 0, body })
+      response.setEncoding('utf8')
+      response.on('data', (text: string) => {
+        body += text
+        if (body.length < BODY_MAX_BYTES) return
+        done()
+        response.destroy()
+      })
+      response.on('end', done)
+      response.on('error', reject)
+    })
+    outgoing.on('error', (error) => reject(signal.aborted ? new Error(`no answer within ${timeoutMs} ms`) : error))
+    outgoing.end()
+  })
+}

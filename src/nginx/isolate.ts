@@ -1,0 +1,128 @@
+/**
+ * Which units make up a generation when some of them cannot: a refused or unrenderable one is replaced by its last good
+ * text, or left out with whatever needs it, so that one bad site never blocks or removes another. Pure; apply.ts asks.
+ */
+
+import type { Problem } from '../core/slice.ts'
+import type { Unit } from './render.ts'
+
+/** A resource whose desired text is not in the generation, and why. */
+export interface Isolated {
+  readonly path: string
+  readonly reason: string
+  /** last_good: its last good text serves instead. left_out: it had none. */
+  readonly serves: 'last_good' | 'left_out'
+}
+
+export interface Selection {
+  readonly units: readonly Unit[]
+  readonly isolated: readonly Isolated[]
+}
+
+export interface SelectInput {
+  /** What was rendered. */
+  readonly units: readonly Unit[]
+  /** What could not be: such a resource keeps its last good text, unless policy or an older site forbids it. */
+  readonly problems: readonly Problem[]
+  readonly lastGood: ReadonlyMap<string, Unit>
+  /** Why the unit with this text may not be used now; undefined when it may. */
+  readonly refusal: (digest: string) => string | undefined
+}
+
+/** These take something away on purpose, so that serving the last good text would defeat them. */
+const WITHDRAWN: ReadonlySet<Problem['code']> = new Set(['clash', 'host_not_granted'])
+
+export function selectUnits({ units, problems, lastGood, refusal }: SelectInput): Selection {
+  const desired = new Map(units.map((unit) => [unit.path, unit]))
+  const chosen = new Map<string, Unit>()
+  const reasons = new Map<string, string>()
+
+  const fallBack = (path: string) => {
+    const unit = lastGood.get(path)
+    if (unit === undefined || chosen.get(path) === unit || refusal(unit.digest) !== undefined) chosen.delete(path)
+    else chosen.set(path, unit)
+  }
+
+  for (const unit of units) {
+    const reason = refusal(unit.digest)
+    if (reason === undefined) {
+      chosen.set(unit.path, unit)
+    } else {
+      reasons.set(unit.path, reason)
+      fallBack(unit.path)
+    }
+  }
+  const withdrawn = new Set(problems.filter(({ code }) => WITHDRAWN.has(code)).map(({ path }) => path))
+  for (const { path } of problems) {
+    if (!desired.has(path) && !withdrawn.has(path)) fallBack(path)
+  }
+  dropClaimed(chosen, desired)
+
+  // Leaving one out may take away what another needs; each round removes or replaces at least one, so it ends.
+  for (let changed = true; changed;) {
+    changed = false
+    for (const unit of chosen.values()) {
+      for (const need of unit.needs) {
+        if (chosen.has(need)) continue
+        fallBack(need)
+        if (!chosen.has(need)) {
+          if (!reasons.has(unit.path)) reasons.set(unit.path, `needs ${need}, which is left out`)
+          fallBack(unit.path)
+        }
+        changed = true
+        break
+      }
+    }
+  }
+
+  return {
+    units: [...chosen.values()].toSorted((a, b) => (a.path < b.path ? -1 : 1)),
+    isolated: [...reasons].map(([path, reason]) => ({
+      path,
+      reason,
+      serves: chosen.has(path) ? 'last_good' : 'left_out',
+    })),
+  }
+}
+
+/** Removes last good sites whose host and listener a desired site claims now: nginx would serve whichever comes first. */
+function dropClaimed(chosen: Map<string, Unit>, desired: ReadonlyMap<string, Unit>): void {
+  const claims = new Map<string, string>()
+  for (const unit of chosen.values()) {
+    if (desired.get(unit.path) === unit) for (const claim of claimsOf(unit)) claims.set(claim, unit.path)
+  }
+  for (const unit of chosen.values()) {
+    if (desired.get(unit.path) !== unit && claimsOf(unit).some((claim) => claims.has(claim))) chosen.delete(unit.path)
+  }
+}
+
+function claimsOf({ listeners, hosts }: Unit): readonly string[] {
+  return listeners.flatMap(({ address, port }) => hosts.map((host) => `${address} ${port} ${host}`))
+}
+
+/** nginx's first [emerg] message, or all it said. */
+export function nginxWords(stderr: string): string {
+  return (/\[emerg\] (?:\d+#\d+: )?(.*)/.exec(stderr)?.[1] ?? stderr).trim()
+}
+
+/**
+ * The units that nginx's words blame: by the object file that they name, or by the address they could not bind. Empty
+ * when neither is there.
+ */
+export function blamedUnits(words: string, units: readonly Unit[]): readonly Unit[] {
+  const digest = /\/objects\/([0-9a-f]{64})\.conf/.exec(words)?.[1]
+  if (digest !== undefined) return units.filter((unit) => unit.digest === digest)
+  const bound = /bind\(\) to (\S+):(\d+) failed/.exec(words)
+  if (bound === null) return []
+  return units.filter((unit) =>
+    unit.listeners.some(
+      ({ address, port }) => bareAddress(address) === bareAddress(bound[1] ?? '') && String(port) === bound[2],
+    ),
+  )
+}
+
+/** An address without brackets, with every way to write "all of IPv4" as `0.0.0.0`. */
+export function bareAddress(address: string): string {
+  const bare = address.replace(/^\[|\]$/g, '')
+  return bare === '*' || bare === '' ? '0.0.0.0' : bare
+}

@@ -1,0 +1,87 @@
+/**
+ * Asks changed sites for their root page over their real listeners, before and after a reload, and says which got worse.
+ * A site that is new cannot get worse by a 5xx of its upstream; it fails only when nginx does not know it.
+ */
+
+import { bareAddress } from './isolate.ts'
+import { get } from './http.ts'
+import { DEFAULT_ANSWER, type Unit } from './render.ts'
+
+export interface ProbeTarget {
+  /** The Site's resource path. */
+  readonly site: string
+  readonly address: string
+  readonly port: number
+  readonly host: string
+}
+
+export type ProbeAnswer =
+  | { readonly kind: 'status'; readonly status: number }
+  /** nginx has no server of this name: its default server answered. */
+  | { readonly kind: 'unknown_host' }
+  | { readonly kind: 'refused' }
+  | { readonly kind: 'silent'; readonly reason: string }
+
+/** Sites probed in one apply. Of more changed ones the first by path are, so that an apply takes bounded time. */
+const PROBES_MAX = 32
+const PROBES_AT_ONCE = 8
+
+/** One target for each site: its first host on its first listener. */
+export function probeTargets(sites: readonly Unit[]): readonly ProbeTarget[] {
+  return sites
+    .flatMap(({ kind, path, hosts: [host], listeners: [listener] }) => {
+      if (kind !== 'site' || host === undefined || listener === undefined) return []
+      return [{ site: path, address: reachable(listener.address), port: listener.port, host: concrete(host) }]
+    })
+    .slice(0, PROBES_MAX)
+}
+
+/** Whether both name the same server of nginx, so that their answers can be compared. */
+export function sameTarget(a: ProbeTarget, b: ProbeTarget): boolean {
+  return a.address === b.address && a.port === b.port && a.host === b.host
+}
+
+/** The answers by site. */
+export async function probe(targets: readonly ProbeTarget[], timeoutMs: number): Promise<Map<string, ProbeAnswer>> {
+  const answers = new Map<string, ProbeAnswer>()
+  const queue = targets.values()
+  const worker = async () => {
+    for (const target of queue) answers.set(target.site, await probeOne(target, timeoutMs))
+  }
+  await Promise.all(Array.from({ length: PROBES_AT_ONCE }, worker))
+  return answers
+}
+
+/** Why the answer after the reload is a reason to roll back; undefined when it is not. */
+export function worsened(before: ProbeAnswer | undefined, after: ProbeAnswer): string | undefined {
+  if (after.kind === 'unknown_host') return 'nginx does not know its host name: the default server answered'
+  if (after.kind === 'refused' && before?.kind !== 'refused') return 'its listener refuses connections'
+  // What a new site's upstream does is not this generation's fault, and taking the site away again would not help.
+  if (before?.kind !== 'status' || before.status >= 500) return undefined
+  if (after.kind === 'silent') return `${after.reason}; before it answered ${before.status}`
+  if (after.kind === 'status' && after.status >= 500)
+    return `it answers ${after.status}; before it answered ${before.status}`
+  return undefined
+}
+
+async function probeOne({ address, port, host }: ProbeTarget, timeoutMs: number): Promise<ProbeAnswer> {
+  try {
+    const { status, body } = await get({ to: { address, port }, path: '/', host, timeoutMs })
+    return status === 404 && body.includes(DEFAULT_ANSWER) ? { kind: 'unknown_host' } : { kind: 'status', status }
+  } catch (error) {
+    const { code, message } = error as NodeJS.ErrnoException
+    return code === 'ECONNREFUSED' ? { kind: 'refused' } : { kind: 'silent', reason: message }
+  }
+}
+
+/** Where this host reaches a listener: a wildcard over loopback. */
+function reachable(address: string): string {
+  const bare = bareAddress(address)
+  if (bare === '0.0.0.0') return '127.0.0.1'
+  return bare === '::' ? '::1' : bare
+}
+
+/** A host name that a pattern matches: `*.example.com` and `*` have many. */
+function concrete(host: string): string {
+  return host === '*' ? 'nxmesh-probe.invalid' : host.replace('*', 'nxmesh-probe')
+}

@@ -1,0 +1,87 @@
+/**
+ * What Linux tells about processes and sockets in /proc, read only. Answers are undefined or empty where the process is
+ * gone or may not be looked at. The process adapter and the port pre-check ask; nothing here signals anything.
+ */
+
+import { readFileSync } from 'node:fs'
+import { readdir, readFile, readlink } from 'node:fs/promises'
+
+/** A process and when it began, in clock ticks since the boot: together they outlive a reuse of the pid. */
+export interface ProcessIdentity {
+  readonly pid: number
+  readonly startTicks: number
+}
+
+/** Every pid of this pid namespace. */
+export async function allPids(): Promise<readonly number[]> {
+  return (await readdir('/proc')).filter((name) => /^\d+$/.test(name)).map(Number)
+}
+
+/** The command line, arguments joined by spaces, as a process shows itself. Empty for a zombie or no process. */
+export function titleOf(pid: number): string {
+  try {
+    return readFileSync(`/proc/${pid}/cmdline`, 'utf8').replaceAll('\0', ' ').trim()
+  } catch {
+    return ''
+  }
+}
+
+/** Parent and start time. */
+export async function statOf(pid: number): Promise<{ parent: number; startTicks: number } | undefined> {
+  try {
+    const stat = await readFile(`/proc/${pid}/stat`, 'utf8')
+    // The second field is the name in parentheses, which may hold anything; the rest is plain.
+    const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ')
+    return { parent: Number(fields[1]), startTicks: Number(fields[19]) }
+  } catch {
+    return undefined
+  }
+}
+
+export async function childrenOf(parent: number): Promise<readonly number[]> {
+  try {
+    const children = await readFile(`/proc/${parent}/task/${parent}/children`, 'utf8')
+    return children.split(' ').filter(Boolean).map(Number)
+  } catch {
+    // Kernels without CONFIG_PROC_CHILDREN.
+    const pids = await allPids()
+    const parents = await Promise.all(pids.map((pid) => statOf(pid)))
+    return pids.filter((_, index) => parents[index]?.parent === parent)
+  }
+}
+
+export async function workingDirectoryOf(pid: number): Promise<string | undefined> {
+  return readlink(`/proc/${pid}/cwd`).catch(() => undefined)
+}
+
+/** Targets of the open file descriptors: paths, or `socket:[inode]`. */
+export async function openFilesOf(pid: number): Promise<readonly string[]> {
+  try {
+    const names = await readdir(`/proc/${pid}/fd`)
+    return await Promise.all(names.map((name) => readlink(`/proc/${pid}/fd/${name}`).catch(() => '')))
+  } catch {
+    return []
+  }
+}
+
+/** Changes at every boot: start times of another boot mean nothing. */
+export async function bootId(): Promise<string> {
+  return (await readFile('/proc/sys/kernel/random/boot_id', 'utf8').catch(() => '')).trim()
+}
+
+/** The processes that listen on a TCP port, as far as they may be looked at. */
+export async function listenersOn(port: number): Promise<readonly number[]> {
+  const wanted = port.toString(16).toUpperCase().padStart(4, '0')
+  const LISTEN = '0A'
+  const sockets = new Set<string>()
+  for (const table of ['/proc/net/tcp', '/proc/net/tcp6']) {
+    for (const line of (await readFile(table, 'utf8').catch(() => '')).split('\n').slice(1)) {
+      const [, local, , state, , , , , , inode] = line.trim().split(/\s+/)
+      if (state === LISTEN && local?.endsWith(`:${wanted}`)) sockets.add(`socket:[${inode}]`)
+    }
+  }
+  if (sockets.size === 0) return []
+  const pids = await allPids()
+  const owns = await Promise.all(pids.map(async (pid) => (await openFilesOf(pid)).some((file) => sockets.has(file))))
+  return pids.filter((_, index) => owns[index])
+}

@@ -1,0 +1,57 @@
+/**
+ * What failed before and is not tried again at once: unit texts that nginx or a probe refused, and whole generations.
+ * Each is tried again by itself with growing, jittered pauses, since its cause may pass. Pure but for the clock given.
+ */
+
+import type { Clock, Random } from '../ports.ts'
+
+export interface Refusal {
+  readonly reason: string
+  readonly attempts: number
+  /** Monotonic time from which it may be tried again. */
+  readonly until: number
+}
+
+const FIRST_PAUSE_MS = 5_000
+const LONGEST_PAUSE_MS = 10 * 60_000
+/** Refusals remembered; beyond it the oldest is forgotten, which costs one more attempt. */
+const REFUSALS_MAX = 1_024
+
+export class Refusals {
+  readonly #clock: Pick<Clock, 'monotonic'>
+  readonly #random: Random
+  readonly #byDigest = new Map<string, Refusal>()
+
+  constructor(clock: Pick<Clock, 'monotonic'>, random: Random) {
+    this.#clock = clock
+    this.#random = random
+  }
+
+  add(digest: string, reason: string): Refusal {
+    const attempts = (this.#byDigest.get(digest)?.attempts ?? 0) + 1
+    const until = this.#clock.monotonic() + backoffMs(attempts, FIRST_PAUSE_MS, LONGEST_PAUSE_MS, this.#random)
+    const refusal = { reason, attempts, until }
+    this.#byDigest.delete(digest)
+    this.#byDigest.set(digest, refusal)
+    const [oldest] = this.#byDigest.keys()
+    if (this.#byDigest.size > REFUSALS_MAX && oldest !== undefined) this.#byDigest.delete(oldest)
+    return refusal
+  }
+
+  /** The refusal that still holds; undefined when there is none or its pause is over. */
+  get(digest: string): Refusal | undefined {
+    const refusal = this.#byDigest.get(digest)
+    return refusal !== undefined && refusal.until > this.#clock.monotonic() ? refusal : undefined
+  }
+
+  /** It works now. */
+  forget(digest: string): void {
+    this.#byDigest.delete(digest)
+  }
+}
+
+/** The pause before attempt number `attempts` + 1: doubling from the first, capped, jittered by a quarter either way. */
+export function backoffMs(attempts: number, firstMs: number, longestMs: number, random: Random): number {
+  const pause = Math.min(firstMs * 2 ** (attempts - 1), longestMs)
+  return Math.round(pause * (0.75 + random() * 0.5))
+}

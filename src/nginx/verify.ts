@@ -1,0 +1,116 @@
+/**
+ * The proof of a reload: every worker that is not draining answers on the verify socket with the new generation. Reads
+ * the master's own [emerg] lines to learn early that it refused. Changes nothing; apply.ts decides what follows.
+ */
+
+import type { Clock, NginxProcess } from '../ports.ts'
+import { get } from './http.ts'
+import { emergencies, type LogTail } from './log-tail.ts'
+
+/** One worker's answer: which generation it runs. */
+export interface WorkerAnswer {
+  readonly generation: string
+  readonly pid: number
+}
+
+/** nginx's own endpoint on the verify socket. */
+export interface VerifyEndpoint {
+  /** What one worker answers; undefined when none does. */
+  ask(): Promise<WorkerAnswer | undefined>
+  /** Client connections open now, without the one that asks; undefined when no worker answers. */
+  connections(): Promise<number | undefined>
+}
+
+/** Longer than a busy worker takes to get to a request, shorter than any limit of a verification. */
+const ANSWER_TIMEOUT_MS = 2_000
+
+/** The endpoint that every generation serves on its unix socket. */
+export function verifyEndpoint(socketPath: string): VerifyEndpoint {
+  const ask = (path: string) =>
+    get({ to: { socketPath }, path, host: 'nxmesh', timeoutMs: ANSWER_TIMEOUT_MS }).catch(() => undefined)
+  return {
+    async ask() {
+      const match = /^([0-9a-f]{64}) (\d+)\s*$/.exec((await ask('/generation'))?.body ?? '')
+      return match === null ? undefined : { generation: match[1] as string, pid: Number(match[2]) }
+    },
+    async connections() {
+      const match = /^Active connections: (\d+)/.exec((await ask('/status'))?.body ?? '')
+      return match === null ? undefined : Number(match[1]) - 1
+    },
+  }
+}
+
+export interface Verification {
+  readonly proven: boolean
+  /** Why not, for people; with nginx's own words where it said something. */
+  readonly reason: string
+  /** Whether the master said that it keeps its old configuration: then no worker can come to run the new one. */
+  readonly refused: boolean
+  /** Whether a worker that serves answered that it runs something else. */
+  readonly other: boolean
+}
+
+export interface VerifyOptions {
+  readonly generation: string
+  readonly nginx: NginxProcess
+  readonly endpoint: VerifyEndpoint
+  readonly clock: Clock
+  /** The error log, marked before the signal. */
+  readonly errorLog: LogTail
+  readonly limitMs: number
+}
+
+const FIRST_PAUSE_MS = 2
+const LONGEST_PAUSE_MS = 25
+/** Workers take connections unevenly: a few more requests than workers reach them all sooner. */
+const ASKS_PER_WORKER = 2
+const ASKS_AT_ONCE_MAX = 64
+
+/** Polls until every worker that is not draining has answered with the generation, or it is clear that none will. */
+export async function verifyWorkers(options: VerifyOptions): Promise<Verification> {
+  const { generation, nginx, endpoint, clock, errorLog, limitMs } = options
+  const deadline = clock.monotonic() + limitMs
+  const answered = new Map<number, string>()
+  const said = new Set<string>()
+  for (let pauseMs = FIRST_PAUSE_MS; ; pauseMs = Math.min(pauseMs * 2, LONGEST_PAUSE_MS)) {
+    const master = await nginx.master()
+    if (master === undefined) return { proven: false, reason: 'nginx is not running', refused: false, other: false }
+
+    const asks = Math.min(ASKS_AT_ONCE_MAX, ASKS_PER_WORKER * Math.max(1, (await serving(nginx, master)).length))
+    for (const answer of await Promise.all(Array.from({ length: asks }, () => endpoint.ask()))) {
+      if (answer !== undefined) answered.set(answer.pid, answer.generation)
+    }
+    // Looked up after asking: a worker that died meanwhile does not count, its replacement has to answer too.
+    const workers = await serving(nginx, master)
+    if (workers.length > 0 && workers.every((pid) => answered.get(pid) === generation)) {
+      return { proven: true, reason: '', refused: false, other: false }
+    }
+    const other = workers.some((pid) => (answered.get(pid) ?? generation) !== generation)
+    for (const message of emergencies(await errorLog.read(), master)) said.add(message)
+    if ([...said].some(isFinal)) return { proven: false, reason: [...said].join('; '), refused: true, other }
+    if (clock.monotonic() >= deadline) {
+      const reason = `after ${limitMs} ms ${unproven(workers, answered, generation)}`
+      return { proven: false, reason, refused: false, other }
+    }
+    await clock.sleep(pauseMs)
+  }
+}
+
+async function serving(nginx: NginxProcess, master: number): Promise<readonly number[]> {
+  return (await nginx.workers(master)).filter(({ draining }) => !draining).map(({ pid }) => pid)
+}
+
+/** nginx tries a taken port five times, 500 ms apart, before it gives up with `still could not bind()`. */
+function isFinal(emergency: string): boolean {
+  return !/^bind\(\) to .* failed \(\d+: Address already in use\)/.test(emergency)
+}
+
+function unproven(workers: readonly number[], answered: ReadonlyMap<number, string>, generation: string): string {
+  if (workers.length === 0) return 'no worker was running'
+  const behind = workers.flatMap((pid) => {
+    const runs = answered.get(pid)
+    if (runs === generation) return []
+    return [runs === undefined ? `worker ${pid} had not answered` : `worker ${pid} ran generation ${runs.slice(0, 12)}`]
+  })
+  return behind.join(', ')
+}

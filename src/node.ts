@@ -1,0 +1,479 @@
+/**
+ * The composition root: builds every part of a node, joins them, starts and stops them in order. Reads top to bottom; decides
+ * nothing that a part could decide. Called by mesh-node.ts with real adapters and by simulations with fakes.
+ */
+
+import { resolve } from 'node:path'
+import { ApiServer } from './api/server.ts'
+import { ROUTE_PATHS } from './api/routes.ts'
+import { systemClock } from './adapters/clock.ts'
+import { sealKeyFromSeed } from './adapters/identity.ts'
+import { Libp2pNetwork } from './adapters/network.ts'
+import { LocalNginx } from './adapters/nginx-process.ts'
+import { lookupAddresses } from './adapters/resolver.ts'
+import { LevelStore } from './adapters/store.ts'
+import type { Config } from './config.ts'
+import type { Envelope, KeyPair, WireEnvelope } from './core/envelope.ts'
+import { slice, type Slice } from './core/slice.ts'
+import { healthOf, type Health } from './health.ts'
+import type { Log } from './log.ts'
+import { createMetrics, LABELS, type Metrics } from './metrics.ts'
+import { Membership } from './membership.ts'
+import { Addresses } from './nginx/addresses.ts'
+import { Applier, APPLY_DEFAULTS, type Phase } from './nginx/apply.ts'
+import type { HostLayout } from './nginx/render.ts'
+import type { Clock, Network, Random, Startable, Store } from './ports.ts'
+import { Reconciler, type Receipt } from './reconciler.ts'
+import { Replica } from './replica.ts'
+import { parseStatusPayload, StatusTable, type OwnStatus, type StatusRecord } from './status.ts'
+import { Sync } from './sync.ts'
+import { VERSION } from './version.ts'
+
+/** The outside world of one node. */
+export interface Adapters {
+  readonly store: Store
+  readonly network: Network
+  readonly clock: Clock
+  readonly random: Random
+  /** Whether the API listens; a simulation has none. */
+  readonly serveApi: boolean
+}
+
+/** The adapters of a real node. Nothing is opened before start. */
+export function realAdapters(config: Config, key: KeyPair, log: Log, metrics: Metrics): Adapters {
+  const clock = systemClock
+  const random = Math.random
+  const store = new LevelStore({ directory: resolve(config.dataDir, 'store'), sealKey: sealKeyFromSeed(key.seed) })
+  const network = new Libp2pNetwork({
+    keySeed: key.seed,
+    networkId: config.networkId,
+    bindAddress: config.bindAddress,
+    bindPort: config.bindPort,
+    ...(config.mesh.advertise.length === 0 ? {} : { advertise: config.mesh.advertise }),
+    gossip: config.gossip ? 'push' : 'off',
+    targetPeers: config.targetPeers,
+    clock,
+    random,
+    log: log.child('network'),
+    count: (event) => metrics.networkEvents.inc({ event }),
+  })
+  return { store, network, clock, random, serveApi: true }
+}
+
+export interface NodeOptions {
+  readonly config: Config
+  readonly key: KeyPair
+  readonly log: Log
+  readonly metrics?: Metrics
+  readonly adapters?: Adapters
+  /** Envelopes to take in at start: those that `meshctl init` wrote. */
+  readonly founding?: readonly WireEnvelope[]
+}
+
+const SETTLED_MARK = 'settled'
+const SAVE_PEERS_INTERVAL_MS = 60_000
+
+/** One node of the mesh. */
+export class MeshNode implements Startable {
+  readonly replica: Replica
+  readonly status: StatusTable
+  readonly sync: Sync
+  readonly #config: Config
+  readonly #key: KeyPair
+  readonly #log: Log
+  readonly #metrics: Metrics
+  readonly #adapters: Adapters
+  readonly #founding: readonly WireEnvelope[]
+  readonly #membership: Membership
+  readonly #reconciler: Reconciler | undefined
+  readonly #api: ApiServer | undefined
+  #receipt: Receipt | undefined
+  #hasSettled = false
+  #started: Startable[] = []
+  #cancelTick: () => void = () => undefined
+
+  constructor(options: NodeOptions) {
+    const { config, key, log } = options
+    const metrics = options.metrics ?? createMetrics({ routes: ROUTE_PATHS })
+    const adapters = options.adapters ?? realAdapters(config, key, log, metrics)
+    const { store, network, clock, random } = adapters
+    this.#config = config
+    this.#key = key
+    this.#log = log
+    this.#metrics = metrics
+    this.#adapters = adapters
+    this.#founding = options.founding ?? []
+
+    const meshId = config.mesh.id === '' ? undefined : config.mesh.id
+    this.replica = new Replica({ store, clock, log: log.child('replica'), metrics, meshId })
+    this.#membership = new Membership({
+      state: this.replica.state,
+      own: key.publicKey,
+      listed: config.nodes.map((node) => ({ key: node.publicKey, addresses: node.endpoints })),
+      zones: config.mesh.zones,
+      isSettled: () => this.isSettled,
+    })
+    this.status = new StatusTable({
+      key,
+      store,
+      clock,
+      random,
+      log: log.child('status'),
+      describe: () => this.#describe(),
+      isNode: (peer) => this.#membership.allows(peer),
+      granted: () => this.#membership.grantedNodes(),
+      connected: () => network.connected,
+      publish: (payload) => network.publish('status', payload),
+    })
+    this.sync = new Sync({
+      replica: this.replica,
+      network,
+      clock,
+      random,
+      log: log.child('sync'),
+      metrics,
+      intervalMs: config.syncIntervalSeconds * 1000,
+      gossip: config.gossip,
+      trustsGenesisOf: (peer) => this.#membership.isListed(peer),
+      statuses: () => this.status.all(),
+      onStatus: (signed) => void this.status.receive(signed),
+      onMesh: (id) => network.joinMesh(id),
+      onSettled: () => this.#settle(),
+    })
+    this.#reconciler = config.nginx.mode === 'off' ? undefined : this.#buildReconciler()
+    this.#api = adapters.serveApi ? this.#buildApi() : undefined
+    metrics.onScrape(() => this.#measure())
+  }
+
+  /** Starts every part; when one fails, those before it are stopped again. @throws MeshError */
+  async start(options: { readonly signal?: AbortSignal } = {}): Promise<void> {
+    if (this.#started.length > 0) return
+    const { network, store } = this.#adapters
+    try {
+      await this.#startPart(this.replica, options)
+      await this.#found()
+      this.#hasSettled = (await store.getMark(SETTLED_MARK)) !== undefined
+      // The port is taken before the status says where this node can be dialled.
+      await this.#startPart({ start: () => this.#startNetwork(options), stop: () => network.stop() })
+      await this.#startPart(this.sync)
+      await this.#startPart(this.status)
+      if (this.#api !== undefined) await this.#startPart(this.#api)
+      if (this.#reconciler !== undefined) await this.#startPart(this.#reconciler)
+    } catch (error) {
+      await this.stop()
+      throw error
+    }
+    this.#subscribe()
+    this.#dialPeers()
+    this.#settleWhenAlone()
+    this.#scheduleTick()
+    this.#log.info('this node is up', {
+      node: this.#key.publicKey,
+      mesh: this.replica.meshId ?? 'none yet',
+      zones: this.#membership.zones().join(' '),
+      edits: this.replica.state.history.size,
+    })
+  }
+
+  /** Stops every part in reverse. nginx goes on serving unless the configuration says otherwise. */
+  async stop(): Promise<void> {
+    this.#cancelTick()
+    for (const part of this.#started.splice(0).toReversed()) {
+      await part.stop().catch((error: unknown) => this.#log.error('a part did not stop in order', { error }))
+    }
+  }
+
+  /** Whether an empty state means empty, and not that nothing has arrived yet. */
+  get isSettled(): boolean {
+    return this.#hasSettled
+  }
+
+  get receipt(): Receipt | undefined {
+    return this.#receipt
+  }
+
+  get apiPort(): number | undefined {
+    return this.#api?.port
+  }
+
+  /** Whether nginx is proven to run what the mesh desires. A node without nginx is, when it has settled. */
+  isConverged(): boolean {
+    if (this.#reconciler === undefined) return this.isSettled
+    const receipt = this.#receipt
+    if (receipt === undefined || receipt.applied === null || receipt.error !== null) return false
+    return receipt.applied === receipt.desired && receipt.target === this.#desired().target
+  }
+
+  health(): Health {
+    const { writeError, corruptRecords, authorsOverQuota } = this.replica
+    const errors: string[] = []
+    const warnings: string[] = [...this.#membership.complaints()]
+    const pending: string[] = []
+    if (writeError !== undefined) errors.push(`the store cannot be written: ${writeError.message}`)
+    if (this.replica.state.meshId === undefined) pending.push('no mesh yet: waiting for a peer that has the genesis')
+    else if (!this.isSettled) pending.push('the first complete exchange with a peer is still to come')
+    if (corruptRecords > 0)
+      warnings.push(`${corruptRecords} damaged records of the store were left out; peers refill them`)
+    for (const author of authorsOverQuota)
+      warnings.push(`author ${author} has filled its share of the store; its edits are not taken`)
+    const others = this.#membership.grantedNodes().size - 1
+    const isAlone = this.#adapters.network.connected.length === 0
+    if (others > 0 && isAlone)
+      warnings.push(`no connection with any of the ${others} other nodes; edits made here wait`)
+    this.#describeNginx(errors, warnings, pending)
+    return healthOf({ errors, warnings, pending })
+  }
+
+  #describeNginx(errors: string[], warnings: string[], pending: string[]): void {
+    if (this.#reconciler === undefined) return
+    const receipt = this.#receipt
+    if (receipt === undefined) {
+      pending.push('nginx has not been looked at yet')
+      return
+    }
+    const { nginx, error, outcome, problemCount } = receipt
+    if (!nginx.running) errors.push(`nginx does not run${error === null ? '' : `: ${error.message}`}`)
+    else if (error !== null && outcome !== 'held') warnings.push(error.message)
+    else if (error !== null) (this.isSettled ? warnings : pending).push(error.message)
+    if (problemCount > 0) warnings.push(`${problemCount} resources are not served as they stand; see meshctl status`)
+  }
+
+  // -------------------------------------------------------------------------------------------- building
+
+  #buildReconciler(): Reconciler {
+    const { nginx } = this.#config
+    const { clock, random } = this.#adapters
+    const directory = resolve(nginx.directory)
+    const layout: HostLayout = {
+      directory,
+      pidFile: resolve(nginx.pidFile),
+      verifySocket: resolve(directory, 'verify.sock'),
+      drainFile: resolve(directory, 'drain'),
+      ...(nginx.user === '' ? {} : { user: nginx.user }),
+      defaultHttpPort: nginx.defaultHttpPort,
+      workerProcesses: nginx.workerProcesses,
+      workerShutdownTimeoutSeconds: nginx.workerShutdownTimeoutSeconds,
+      modules: nginx.modules,
+    }
+    const mode = nginx.mode === 'attach' ? 'attach' : 'own'
+    const { pidFile, verifySocket } = layout
+    const process = new LocalNginx({ binary: nginx.binary, directory, pidFile, verifySocket, mode })
+    const settings = {
+      ...APPLY_DEFAULTS,
+      mode,
+      testTimeoutMs: nginx.testTimeoutSeconds * 1000,
+      maxDrainingWorkers: nginx.maxDrainingWorkers,
+    } as const
+    return new Reconciler({
+      desired: () => this.#desired(),
+      applier: new Applier({ layout, nginx: process, clock, random, settings }),
+      nginx: process,
+      layout,
+      addresses: new Addresses(lookupAddresses, clock),
+      clock,
+      random,
+      log: this.#log.child('nginx'),
+      settled: () => this.isSettled && !this.#membership.isRevoked,
+      confirmsShrink: () => false,
+      onReceipt: (receipt) => this.#onReceipt(receipt),
+      hooks: {
+        onApply: ({ outcome, phases }) => {
+          this.#metrics.applies.inc({ outcome })
+          if (outcome === 'applied' || outcome === 'unchanged') this.#metrics.lastSuccess.set(clock.now() / 1000)
+          if (outcome === 'applied') this.#metrics.reloads.inc({ outcome: 'verified' })
+          if (outcome === 'rolled_back') this.#metrics.reloads.inc({ outcome: 'rolled_back' })
+          for (const [phase, ms] of Object.entries(phases) as [Phase, number][]) {
+            this.#metrics.applySeconds.observe({ phase }, ms / 1000)
+          }
+        },
+        onDrift: (found) => this.#metrics.driftHealed.inc(found.length),
+      },
+      stopNginx: nginx.stopOnExit,
+      settings: driftSettings(nginx.driftIntervalSeconds),
+    })
+  }
+
+  #buildApi(): ApiServer {
+    const { config, metrics, replica, status } = {
+      config: this.#config,
+      metrics: this.#metrics,
+      replica: this.replica,
+      status: this.status,
+    }
+    return new ApiServer({
+      replica,
+      status,
+      receipt: () => this.#receipt,
+      health: () => this.health(),
+      converged: () => this.isConverged(),
+      metrics,
+      clock: this.#adapters.clock,
+      log: this.#log.child('api'),
+      bindAddress: config.httpBindAddress,
+      port: config.httpBindPort,
+      socketPath: resolve(config.dataDir, 'api.sock'),
+      info: () => ({
+        key: this.#key.publicKey,
+        version: VERSION,
+        name: this.#membership.nameOf(this.#key.publicKey),
+        zones: this.#membership.zones(),
+      }),
+    })
+  }
+
+  // -------------------------------------------------------------------------------------------- joining the parts
+
+  async #startPart(part: Startable, options: { readonly signal?: AbortSignal } = {}): Promise<void> {
+    options.signal?.throwIfAborted()
+    await part.start(options)
+    this.#started.push(part)
+  }
+
+  async #found(): Promise<void> {
+    const [genesis] = this.#founding
+    if (genesis === undefined || this.replica.state.meshId !== undefined) return
+    await this.replica.adopt(genesis)
+    const outcomes = await this.replica.submit(this.#founding, 'disk')
+    const refused = outcomes.find(({ outcome }) => outcome === 'refused')
+    if (refused !== undefined) this.#log.warn('an envelope of the genesis file is refused', { ...refused })
+  }
+
+  async #startNetwork(options: { readonly signal?: AbortSignal }): Promise<void> {
+    const { network } = this.#adapters
+    await network.start(
+      {
+        allows: (peer) => this.#membership.allows(peer),
+        onGossip: async (channel, from, payload) =>
+          channel === 'edits'
+            ? await this.sync.onGossip(from, payload)
+            : this.status.receive(parseStatusPayload(payload)),
+        onRequest: (from, request) => this.sync.onRequest(from, request),
+        onConnected: (peer) => {
+          this.status.found(peer)
+          this.sync.syncSoon(peer, 0)
+          this.#changed()
+        },
+        onDisconnected: (peer) => {
+          this.status.lost(peer)
+          this.sync.forget(peer)
+          this.#changed()
+        },
+      },
+      options,
+    )
+    if (this.replica.meshId !== undefined) network.joinMesh(this.replica.meshId)
+  }
+
+  #subscribe(): void {
+    this.replica.onStored((envelopes) => this.#onStored(envelopes))
+    this.status.onRecord((record) => this.#onRecord(record))
+  }
+
+  #onStored(envelopes: readonly Envelope[]): void {
+    if (envelopes.some(({ body }) => body.type !== 'edit')) this.#onPolicy()
+    this.#reconciler?.wake()
+    this.#changed()
+  }
+
+  /** Who may connect has changed. A peer that has lost its grant is told why before it is cut off. */
+  #onPolicy(): void {
+    this.#settleWhenAlone()
+    this.#dialPeers()
+    const { network } = this.#adapters
+    for (const peer of network.connected.filter((key) => !this.#membership.allows(key))) {
+      void this.sync
+        .tell(peer, this.#membership.revocationsOf(peer))
+        .catch((error: unknown) => this.#log.info('a revoked peer could not be told', { peer, error }))
+        .finally(() => network.disconnect(peer))
+    }
+  }
+
+  #onRecord(record: StatusRecord): void {
+    this.sync.compare(record.node, record.digest)
+    this.#dialPeers()
+  }
+
+  #onReceipt(receipt: Receipt): void {
+    this.#receipt = receipt
+    this.#changed()
+  }
+
+  /** Something that status, API or gauges show has changed. */
+  #changed(): void {
+    this.status.changed()
+    this.#api?.changed()
+  }
+
+  #dialPeers(): void {
+    this.#adapters.network.setKnownPeers(this.#membership.dialTargets(this.status.known()))
+  }
+
+  #settle(): void {
+    if (this.#hasSettled) return
+    this.#hasSettled = true
+    this.#adapters.store.setMark(SETTLED_MARK, '1').catch((error: unknown) => {
+      this.#log.warn('that this node has settled could not be stored', { error })
+    })
+    this.#reconciler?.wake()
+    this.#changed()
+  }
+
+  /** The only granted node has nobody to wait for. */
+  #settleWhenAlone(): void {
+    if (this.#membership.isAlone) this.#settle()
+  }
+
+  #desired(): Slice {
+    const { labels } = this.#config.mesh
+    const node = { zones: this.#membership.zones(), workspaces: this.#membership.workspaces(), labels }
+    return slice(this.replica.state.resources(), node)
+  }
+
+  #describe(): OwnStatus | undefined {
+    const mesh = this.replica.state.meshId
+    if (mesh === undefined) return undefined
+    return {
+      mesh,
+      addresses: this.#adapters.network.addresses,
+      zones: this.#membership.zones(),
+      labels: this.#config.mesh.labels,
+      version: VERSION,
+      digest: this.sync.digest(),
+      receipt: this.#receipt ?? null,
+      health: this.health(),
+    }
+  }
+
+  /** Sets the gauges that are read off the state. */
+  #measure(): void {
+    const { replica, status } = this
+    const metrics = this.#metrics
+    const resources = replica.state.resources()
+    const peers = status.peers()
+    const health = this.health().status
+    metrics.pendingEdits.set(replica.pendingCount)
+    metrics.pendingBytes.set(replica.pendingBytes)
+    metrics.queuedEdits.set(replica.queuedCount)
+    metrics.storedEdits.set(replica.state.history.size)
+    metrics.resources.set(resources.length)
+    metrics.conflicts.set(resources.filter(({ conflicts }) => conflicts.size > 0).length)
+    for (const state of LABELS.state) metrics.peers.set({ state }, peers.filter((peer) => peer.state === state).length)
+    metrics.connectedPeers.set(this.#adapters.network.connected.length)
+    for (const one of LABELS.health) metrics.health.set({ status: one }, one === health ? 1 : 0)
+    metrics.inSync.set(this.isConverged() ? 1 : 0)
+    metrics.problems.set(this.#receipt?.problemCount ?? 0)
+    metrics.drainingWorkers.set(this.#receipt?.nginx.draining ?? 0)
+  }
+
+  #scheduleTick(): void {
+    this.#cancelTick = this.#adapters.clock.after(SAVE_PEERS_INTERVAL_MS, () => {
+      void this.status.savePeers()
+      this.#dialPeers()
+      this.#scheduleTick()
+    })
+  }
+}
+
+function driftSettings(seconds: number): { readonly driftIntervalMs: number } {
+  return { driftIntervalMs: seconds === 0 ? Number.POSITIVE_INFINITY : seconds * 1000 }
+}

@@ -1,0 +1,450 @@
+/**
+ * The single-flight loop that keeps nginx at what the mesh desires: waits until the mesh has settled, coalesces
+ * wake-ups, renders, applies, retries, looks after nginx and drift, and says in receipts how it stands. Decides when;
+ * src/nginx/apply.ts does. Nothing but this loop calls the applier, so nothing runs twice at once.
+ */
+
+import type { Problem, Slice } from './core/slice.ts'
+import { settingsOf } from './core/slice.ts'
+import { asMeshError } from './errors.ts'
+import type { Log } from './log.ts'
+import type { Addresses } from './nginx/addresses.ts'
+import type { Applier, ApplyError, ApplyResult, Outcome, Phase } from './nginx/apply.ts'
+import { backoffMs } from './nginx/refusals.ts'
+import { assemble, hostNamesOf, render, type HostLayout, type Unit } from './nginx/render.ts'
+import type { Capabilities, Clock, NginxProcess, Random, Startable } from './ports.ts'
+
+/**
+ * How this node stands, for peers and people. Canonical JSON: numbers are integers, what is not known is null. Bounded:
+ * at most RECEIPT_LIMITS of problems, texts cut.
+ */
+export interface Receipt {
+  /** The slice's target, which waves compare. Null before the first one. */
+  readonly target: string | null
+  /** The generation that the slice renders to, nothing isolated. */
+  readonly desired: string | null
+  /** The newest one that `nginx -t` accepted. */
+  readonly validated: string | null
+  /** What every worker is proven to run now. */
+  readonly applied: string | null
+  /** What a boot would start from. */
+  readonly lastGood: string | null
+  /** held: not tried, because the mesh has not settled or too much would go. Null before the first attempt. */
+  readonly outcome: Outcome | 'held' | null
+  /** The last phase of that attempt. */
+  readonly phase: Phase | 'boot' | 'settle' | 'shrink' | 'render'
+  /** What stands in the way now; null when nothing does. */
+  readonly error: ApplyError | null
+  readonly problems: readonly Problem[]
+  /** Of which `problems` and `isolated` may show only the first. */
+  readonly problemCount: number
+  /** Resources whose last good text serves, or that are left out, and why. */
+  readonly isolated: ApplyResult['isolated']
+  /** Wall time, ms. */
+  readonly at: number
+  /** ms spent in each phase of the last attempt. */
+  readonly durations: Readonly<Record<string, number>>
+  /** Drifted files put right since the daemon started. */
+  readonly drift: number
+  readonly nginx: {
+    readonly running: boolean
+    readonly master: number | null
+    readonly version: string | null
+    readonly workers: number
+    readonly draining: number
+  }
+}
+
+/** What a receipt holds at most, so that it fits into a status record. */
+const RECEIPT_LIMITS = { problems: 16, isolated: 16, textChars: 500 } as const
+
+/** For metrics. None may throw. */
+export interface ReconcilerHooks {
+  onApply?(result: ApplyResult): void
+  onDrift?(found: readonly string[]): void
+}
+
+/** What the loop uses of src/nginx/apply.ts. */
+export type ApplierPort = Pick<
+  Applier,
+  'applied' | 'lastGood' | 'validated' | 'boot' | 'ensureServing' | 'apply' | 'healDrift' | 'tidy' | 'stopNginx'
+>
+
+export interface ReconcilerOptions {
+  readonly desired: () => Slice
+  readonly applier: ApplierPort
+  readonly nginx: NginxProcess
+  readonly layout: HostLayout
+  readonly addresses: Addresses
+  readonly clock: Clock
+  readonly random: Random
+  readonly log: Log
+  /** Whether the mesh has settled: before that an empty slice may only mean that nothing has arrived yet. */
+  readonly settled: () => boolean
+  /** Whether a person confirmed that this target may drop over half of the sites. */
+  readonly confirmsShrink: (target: string) => boolean
+  readonly onReceipt: (receipt: Receipt) => void
+  readonly hooks?: ReconcilerHooks
+  /** End nginx when the daemon stops. Default: leave it serving. */
+  readonly stopNginx?: boolean
+  readonly settings?: Partial<ReconcilerSettings>
+}
+
+export interface ReconcilerSettings {
+  /** How often it is checked that nginx lives. */
+  readonly watchIntervalMs: number
+  /** How often everything on disk is hashed and every worker asked; both cost time with the number of sites. */
+  readonly driftIntervalMs: number
+  /** How often host names of endpoints are looked up again. */
+  readonly resolveIntervalMs: number
+}
+
+const DEFAULTS: ReconcilerSettings = { watchIntervalMs: 500, driftIntervalMs: 30_000, resolveIntervalMs: 30_000 }
+const RETRY_FIRST_PAUSE_MS = 1_000
+const RETRY_LONGEST_PAUSE_MS = 60_000
+/** From this many sites on, dropping over half of them needs a confirmation. */
+const SHRINK_GUARD_SITES = 4
+
+/** When wake-ups lead to an apply. Times are monotonic ms. */
+export interface Pace {
+  /** The first wake-up that no apply has answered yet. */
+  readonly firstWake: number
+  readonly lastWake: number
+  /** The last wake-up before those, or the end of the last apply, whichever is later; -Infinity when there was none. */
+  readonly busyUntil: number
+  readonly quietMs: number
+  readonly maxWaitMs: number
+}
+
+/** A wake-up out of the blue is acted on at once; others when it has been quiet, or when the first has waited enough. */
+export function dueAt({ firstWake, lastWake, busyUntil, quietMs, maxWaitMs }: Pace): number {
+  if (firstWake === lastWake && firstWake - busyUntil >= quietMs) return firstWake
+  return Math.min(lastWake + quietMs, firstWake + maxWaitMs)
+}
+
+export class Reconciler implements Startable {
+  readonly #options: ReconcilerOptions
+  readonly #settings: ReconcilerSettings
+  readonly #stopping = new AbortController()
+  #loop: Promise<void> | undefined
+  /** Ends the pause between two turns of the loop. */
+  #interrupt: () => void = () => undefined
+
+  #wakes: { first: number; last: number } | undefined
+  #busyUntil = Number.NEGATIVE_INFINITY
+  /** Of the boot until it has succeeded, then of the apply. */
+  #retryAt = Number.NEGATIVE_INFINITY
+  #failures = 0
+  #driftAt = 0
+  #resolveAt = 0
+  #booted = false
+  #untidy = false
+  #pace = { quietMs: 0, maxWaitMs: 0 }
+  #capabilities: Capabilities | undefined
+
+  #target: string | null = null
+  #desired: string | null = null
+  #outcome: Receipt['outcome'] = null
+  #phase: Receipt['phase'] = 'boot'
+  #applyError: ApplyError | null = null
+  #servingError: ApplyError | null = null
+  /** Of a turn that threw, until another one has done its work. */
+  #turnError: ApplyError | null = null
+  #problems: readonly Problem[] = []
+  #isolated: ApplyResult['isolated'] = []
+  #durations: Readonly<Record<string, number>> = {}
+  #drift = 0
+  #published = ''
+
+  constructor(options: ReconcilerOptions) {
+    this.#options = options
+    this.#settings = { ...DEFAULTS, ...options.settings }
+  }
+
+  /** Begins the loop and returns at once: a node without nginx still relays, stores and tells what is wrong. */
+  start(): Promise<void> {
+    this.#loop ??= this.#run()
+    return Promise.resolve()
+  }
+
+  /** Ends the loop when what it is at is safe to leave. nginx goes on serving unless told otherwise. */
+  async stop(): Promise<void> {
+    this.#stopping.abort(new Error('the reconciler stops'))
+    this.#interrupt()
+    await this.#loop
+    if (this.#options.stopNginx === true && this.#booted) await this.#options.applier.stopNginx()
+  }
+
+  /** Something that the slice may depend on has changed. Cheap; call it as often as that happens. */
+  wake(): void {
+    const now = this.#options.clock.monotonic()
+    this.#wakes = { first: this.#wakes?.first ?? now, last: now }
+    this.#interrupt()
+  }
+
+  async #run(): Promise<void> {
+    this.wake()
+    while (!this.#stopping.signal.aborted) {
+      try {
+        await this.#turn()
+      } catch (error) {
+        // One bad turn must not end the loop for ever.
+        this.#options.log.error('the reconciler failed and goes on', { error })
+        this.#turnError = asApplyError(error)
+        this.#retryLater()
+      }
+      await this.#attempt('a receipt could not be made', () => this.#publish())
+      // Housekeeping last: nobody waits for it.
+      if (this.#untidy) await this.#attempt('old files could not be removed', () => this.#options.applier.tidy())
+      this.#untidy = false
+      await this.#pause()
+    }
+  }
+
+  async #attempt(failure: string, task: () => Promise<void>): Promise<void> {
+    try {
+      await task()
+    } catch (error) {
+      this.#options.log.warn(failure, { error })
+    }
+  }
+
+  async #turn(): Promise<void> {
+    const { clock, applier, log } = this.#options
+    if (!this.#booted && !(await this.#boot())) return
+    const care = await applier.ensureServing()
+    if (care.acted) {
+      log.info('nginx serves the last good generation', { generation: applier.applied })
+      // What could not be applied for want of nginx can be now.
+      this.#retryAt = clock.monotonic()
+    }
+    if (care.error !== undefined && care.error.message !== this.#servingError?.message)
+      log.error(care.error.message, { ...care.error })
+    this.#servingError = care.error ?? null
+
+    const now = clock.monotonic()
+    if (now >= this.#resolveAt) this.#refreshAddresses(now)
+    if (now >= this.#applyAt()) await this.#apply()
+    else if (now >= this.#driftAt) await this.#heal()
+    else return
+    this.#turnError = null
+    this.#untidy = true
+  }
+
+  /** Finds out what nginx can do and links the last good generation. False when it has to be tried again. */
+  async #boot(): Promise<boolean> {
+    const { applier, nginx, layout, clock, log } = this.#options
+    if (clock.monotonic() < this.#retryAt) return false
+    try {
+      const capabilities = await nginx.capabilities()
+      this.#capabilities = capabilities
+      const note = await applier.boot(() => assemble([], { slice: NOTHING, capabilities, host: layout }))
+      if (note !== undefined) log.warn(note)
+      this.#booted = true
+      this.#servingError = null
+      this.#succeeded()
+      this.#driftAt = clock.monotonic() + this.#settings.driftIntervalMs
+      return true
+    } catch (error) {
+      this.#servingError = asApplyError(error)
+      log.error(this.#servingError.message, { ...this.#servingError })
+      this.#retryLater()
+      return false
+    }
+  }
+
+  async #apply(): Promise<void> {
+    const { clock, applier, layout, hooks, log } = this.#options
+    const wakes = this.#wakes
+    this.#wakes = undefined
+    this.#retryAt = Number.POSITIVE_INFINITY
+    const slice = this.#options.desired()
+    this.#target = slice.target
+    if (!this.#options.settled()) {
+      this.#hold(
+        'settle',
+        'the mesh has not settled: nothing is applied before the first complete exchange with a peer',
+      )
+      return
+    }
+    const shrink = this.#shrinks(slice)
+    if (shrink !== undefined) {
+      this.#hold('shrink', shrink, `confirm the target ${slice.target} if this is meant`)
+      return
+    }
+    this.#phase = 'render'
+    const addresses = await this.#options.addresses.of(hostNamesOf(slice))
+    const capabilities = this.#capabilities ?? (await this.#options.nginx.capabilities())
+    const input = { slice, capabilities, host: layout, addresses }
+    const { units, problems } = render(input)
+    const whole = assemble(units, input)
+    this.#problems = problems
+    this.#desired = whole.digest
+    const { quietMs, maxWaitMs, drainMs, bakeSeconds } = settingsOf(slice)
+    this.#pace = { quietMs, maxWaitMs }
+    const assembleSome = (some: readonly Unit[]) => (sameUnits(some, units) ? whole : assemble(some, input))
+    const result = await applier.apply(
+      { units, problems, assemble: assembleSome, drainMs, bakeMs: bakeSeconds * 1000 },
+      this.#stopping.signal,
+    )
+    this.#busyUntil = clock.monotonic()
+    this.#outcome = result.outcome
+    this.#phase = result.phase
+    this.#applyError = result.error ?? null
+    this.#isolated = result.isolated
+    this.#durations = rounded(result.phases)
+    if (result.outcome === 'failed') this.#retryLater()
+    else this.#succeeded(result.retryAfterMs)
+    const waited = wakes === undefined ? 0 : Math.round(clock.monotonic() - wakes.first)
+    const fields = { generation: result.generation, waited, phases: this.#durations, isolated: result.isolated }
+    if (result.error !== undefined) log.warn(`${result.outcome}: ${result.error.message}`, fields)
+    else if (result.outcome === 'applied') log.info('applied', fields)
+    hooks?.onApply?.(result)
+  }
+
+  async #heal(): Promise<void> {
+    const { clock, applier, log, hooks } = this.#options
+    this.#driftAt = clock.monotonic() + this.#settings.driftIntervalMs
+    await this.#refreshCapabilities()
+    const found = await applier.healDrift()
+    if (found.length === 0) return
+    this.#drift += found.length
+    log.warn('drift was put right', { found: found.slice(0, RECEIPT_LIMITS.problems), count: found.length })
+    hooks?.onDrift?.(found)
+  }
+
+  /** In the background: a slow resolver must not hold up anything. */
+  #refreshAddresses(now: number): void {
+    this.#resolveAt = now + this.#settings.resolveIntervalMs
+    void this.#options.addresses.refresh().then((changed) => {
+      if (changed && !this.#stopping.signal.aborted) this.wake()
+    })
+  }
+
+  /** An upgrade of nginx changes what can be rendered. */
+  async #refreshCapabilities(): Promise<void> {
+    const before = JSON.stringify(this.#capabilities)
+    this.#capabilities = await this.#options.nginx.capabilities()
+    if (JSON.stringify(this.#capabilities) !== before) this.wake()
+  }
+
+  /** Why this slice drops too much to be applied without a person's word. */
+  #shrinks(slice: Slice): string | undefined {
+    const served = this.#options.applier.lastGood?.units.filter(({ kind }) => kind === 'site') ?? []
+    const present = new Set([...slice.resources, ...slice.problems].map(({ path }) => path))
+    const dropped = served.filter(({ path }) => !present.has(path))
+    if (served.length < SHRINK_GUARD_SITES || dropped.length * 2 <= served.length) return undefined
+    if (this.#options.confirmsShrink(slice.target)) return undefined
+    return `the slice drops ${dropped.length} of the ${served.length} sites that are served; the last good generation stays`
+  }
+
+  #hold(phase: 'settle' | 'shrink', message: string, hint?: string): void {
+    this.#outcome = 'held'
+    this.#phase = phase
+    this.#applyError = { code: 'not_applied', message, ...(hint === undefined ? {} : { hint }) }
+    this.#options.log.info(message, { target: this.#target })
+    // Whoever settles or confirms wakes the loop; this is for a confirmation that nobody announces.
+    this.#retryAt = this.#options.clock.monotonic() + RETRY_LONGEST_PAUSE_MS
+  }
+
+  #succeeded(retryAfterMs?: number): void {
+    this.#failures = 0
+    this.#retryAt =
+      retryAfterMs === undefined ? Number.POSITIVE_INFINITY : this.#options.clock.monotonic() + retryAfterMs
+  }
+
+  #retryLater(): void {
+    this.#failures += 1
+    const pause = backoffMs(this.#failures, RETRY_FIRST_PAUSE_MS, RETRY_LONGEST_PAUSE_MS, this.#options.random)
+    this.#retryAt = this.#options.clock.monotonic() + pause
+  }
+
+  #applyAt(): number {
+    if (this.#wakes === undefined) return this.#retryAt
+    const due = dueAt({
+      firstWake: this.#wakes.first,
+      lastWake: this.#wakes.last,
+      busyUntil: this.#busyUntil,
+      ...this.#pace,
+    })
+    return Math.min(this.#retryAt, due)
+  }
+
+  /** Until the next thing is due, or somebody wakes the loop. */
+  async #pause(): Promise<void> {
+    const { clock } = this.#options
+    const now = clock.monotonic()
+    const next = this.#booted
+      ? Math.min(this.#applyAt(), this.#driftAt, now + this.#settings.watchIntervalMs)
+      : this.#retryAt
+    await new Promise<void>((resolve) => {
+      const cancel = clock.after(Math.max(0, next - now), resolve)
+      this.#interrupt = () => {
+        cancel()
+        resolve()
+      }
+      if (this.#stopping.signal.aborted) this.#interrupt()
+    })
+  }
+
+  async #publish(): Promise<void> {
+    const { applier, nginx, clock, onReceipt } = this.#options
+    const master = await nginx.master()
+    const workers = master === undefined ? [] : await nginx.workers(master)
+    const draining = workers.filter((worker) => worker.draining).length
+    const error = this.#servingError ?? this.#turnError ?? this.#applyError
+    const state: Omit<Receipt, 'at'> = {
+      target: this.#target,
+      desired: this.#desired,
+      validated: applier.validated ?? null,
+      applied: applier.applied ?? null,
+      lastGood: applier.lastGood?.digest ?? null,
+      outcome: this.#outcome,
+      phase: this.#phase,
+      error: error === null ? null : cutTexts(error),
+      problems: this.#problems.slice(0, RECEIPT_LIMITS.problems).map(cutTexts),
+      problemCount: this.#problems.length + this.#isolated.length,
+      isolated: this.#isolated.slice(0, RECEIPT_LIMITS.isolated).map(cutTexts),
+      durations: this.#durations,
+      drift: this.#drift,
+      nginx: {
+        running: master !== undefined,
+        master: master ?? null,
+        version: this.#capabilities?.version ?? null,
+        workers: workers.length - draining,
+        draining,
+      },
+    }
+    const text = JSON.stringify(state)
+    if (text === this.#published) return
+    this.#published = text
+    onReceipt({ ...state, at: clock.now() })
+  }
+}
+
+/** What an empty generation is made of. */
+const NOTHING: Slice = { resources: [], problems: [], target: '' }
+
+function sameUnits(a: readonly Unit[], b: readonly Unit[]): boolean {
+  return a.length === b.length && a.every((unit, index) => unit === b[index])
+}
+
+function asApplyError(error: unknown): ApplyError {
+  const { code, message, details } = asMeshError(error)
+  return details.hint === undefined ? { code, message } : { code, message, hint: details.hint }
+}
+
+function rounded(phases: Readonly<Record<string, number>>): Record<string, number> {
+  return Object.fromEntries(Object.entries(phases).map(([phase, ms]) => [phase, Math.round(ms)]))
+}
+
+/** The same with every text at a length that fits into a status record. */
+function cutTexts<T extends object>(value: T): T {
+  const entries = Object.entries(value).map(([key, text]) => [
+    key,
+    typeof text === 'string' && text.length > RECEIPT_LIMITS.textChars
+      ? `${text.slice(0, RECEIPT_LIMITS.textChars)}…`
+      : text,
+  ])
+  return Object.fromEntries(entries) as T
+}
