@@ -42,6 +42,9 @@ export class GossipRouter {
   readonly #components: GossipSubComponents
   readonly #router: GossipSub & { start?(): Promise<void>; stop?(): Promise<void> }
 
+  /** Peers without an open stream of ours when last looked at. */
+  readonly #mute = new Set<string>()
+
   constructor(components: GossipSubComponents, options: GossipRouterOptions) {
     this.#options = options
     this.#components = components
@@ -101,26 +104,34 @@ export class GossipRouter {
   }
 
   removePeer(peerId: PeerId): void {
+    this.#mute.delete(peerId.toString())
     for (const topology of this.#components.registrar.getTopologies(this.#options.protocol)) {
       void topology.onDisconnect?.(peerId)
     }
   }
 
   /**
-   * Repairs what gossipsub does not: it never reopens a stream that dies while its connection lives, and when it drops a
-   * peer for a broken stream it forgets what that peer subscribed to, which the peer does not say again unasked. So a
-   * missing stream of ours is opened, and the stream of a peer that seems to subscribe to nothing is reset, upon which
-   * the peer, which runs this too, opens another and says so again. Call it now and then for each peer.
+   * Repairs what gossipsub does not. It never reopens a stream that dies while its connection lives, may keep a dead one
+   * of an earlier connection, and when it drops a peer for a broken stream it forgets what that peer subscribed to. So a
+   * missing stream of ours is opened, after a second look by taking the peer out and in again; and the stream of a peer
+   * that subscribes to nothing is reset, upon which that peer, repairing too, opens another and says so again.
+   * To be called now and then for each peer, with its connections.
    */
   repair(connections: readonly Connection[]): void {
     const [first] = connections
     if (!first) return
-    const streams = connections.flatMap((connection) =>
-      connection.streams.filter(({ protocol }) => protocol === this.#options.protocol),
+    const peer = first.remotePeer.toString()
+    const streams = connections.flatMap(({ streams: all }) =>
+      all.filter(({ protocol }) => protocol === this.#options.protocol),
     )
-    if (!streams.some((stream) => stream.direction === 'outbound' && stream.writeStatus === 'writable'))
+    if (streams.some((stream) => stream.direction === 'outbound' && stream.writeStatus === 'writable')) {
+      this.#mute.delete(peer)
+    } else {
+      if (this.#mute.has(peer)) this.removePeer(first.remotePeer)
       this.addPeer(first)
-    // Every node in the mesh subscribes to status, whichever way it spreads edits.
+      this.#mute.add(peer)
+    }
+    // Every node of the mesh subscribes to status, whichever way it spreads edits.
     const subscribers = this.#router.getSubscribers(this.#topic('status'))
     if (subscribers.some((peerId) => peerId.equals(first.remotePeer))) return
     for (const stream of streams) if (stream.direction === 'inbound') stream.abort(new Error('subscriptions unknown'))

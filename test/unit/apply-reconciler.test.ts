@@ -1,0 +1,309 @@
+/**
+ * The reconciler on a virtual clock and an applier that does as it is told: when it applies, what it holds back, how it
+ * retries, what its receipts say.
+ */
+
+import { describe, expect, test } from 'vitest'
+import { sha256 } from '../../src/core/canonical.ts'
+import type { Slice } from '../../src/core/slice.ts'
+import { MeshError } from '../../src/errors.ts'
+import { Addresses } from '../../src/nginx/addresses.ts'
+import type { ApplyRequest, ApplyResult, Care } from '../../src/nginx/apply.ts'
+import type { Generation } from '../../src/nginx/generation.ts'
+import type { Unit } from '../../src/nginx/render.ts'
+import { dueAt, Reconciler, type ApplierPort, type Receipt, type ReconcilerOptions } from '../../src/reconciler.ts'
+import { FakeNginx } from '../support/fake-nginx.ts'
+import { site } from '../support/nginx-host.ts'
+import { LAYOUT, statesOf } from '../support/resources.ts'
+import { silentLog } from '../support/silent-log.ts'
+import { slice as sliceOf } from '../../src/core/slice.ts'
+import { VirtualClock } from '../support/virtual-clock.ts'
+
+const APPLIED: ApplyResult = {
+  outcome: 'applied',
+  generation: 'a'.repeat(64),
+  phase: 'commit',
+  error: undefined,
+  isolated: [],
+  phases: { test: 10.4 },
+  retryAfterMs: undefined,
+}
+
+/** An applier that remembers when it was asked and answers as told. */
+class ScriptedApplier implements ApplierPort {
+  readonly requests: { at: number; request: ApplyRequest }[] = []
+  readonly #clock: VirtualClock
+  applied: string | undefined
+  validated: string | undefined
+  lastGood: Generation | undefined
+  result: ApplyResult = APPLIED
+  care: Care = { error: undefined, acted: false }
+  bootError: Error | undefined
+  drift: string[] = []
+  heals = 0
+  takesMs = 0
+  stopped = false
+
+  constructor(clock: VirtualClock) {
+    this.#clock = clock
+  }
+
+  get times(): number[] {
+    return this.requests.map(({ at }) => at)
+  }
+
+  boot(): Promise<string | undefined> {
+    return this.bootError === undefined ? Promise.resolve(undefined) : Promise.reject(this.bootError)
+  }
+  ensureServing(): Promise<Care> {
+    return Promise.resolve(this.care)
+  }
+  async apply(request: ApplyRequest): Promise<ApplyResult> {
+    this.requests.push({ at: this.#clock.monotonic(), request })
+    if (this.takesMs > 0) await this.#clock.sleep(this.takesMs)
+    return this.result
+  }
+  healDrift(): Promise<readonly string[]> {
+    this.heals += 1
+    return Promise.resolve(this.drift.splice(0))
+  }
+  tidy(): Promise<void> {
+    return Promise.resolve()
+  }
+  stopNginx(): Promise<void> {
+    this.stopped = true
+    return Promise.resolve()
+  }
+}
+
+const EMPTY: Slice = { resources: [], problems: [], target: sha256('') }
+
+async function scene(
+  overrides: Partial<ReconcilerOptions> = {},
+  prepare: (applier: ScriptedApplier) => void = () => undefined,
+) {
+  const clock = new VirtualClock()
+  const applier = new ScriptedApplier(clock)
+  prepare(applier)
+  const receipts: Receipt[] = []
+  const reconciler = new Reconciler({
+    desired: () => EMPTY,
+    applier,
+    nginx: new FakeNginx('/nowhere'),
+    layout: LAYOUT,
+    addresses: new Addresses(() => Promise.resolve([]), clock),
+    clock,
+    random: () => 0.5,
+    log: silentLog(),
+    settled: () => true,
+    confirmsShrink: () => false,
+    onReceipt: (receipt) => receipts.push(receipt),
+    ...overrides,
+  })
+  await reconciler.start()
+  await clock.advance(0)
+  return {
+    clock,
+    applier,
+    reconciler,
+    receipts,
+    last: () => receipts.at(-1) as Receipt,
+    [Symbol.asyncDispose]: () => reconciler.stop(),
+  }
+}
+
+describe('pace', () => {
+  const pace = { quietMs: 300, maxWaitMs: 5_000 }
+  test.each([
+    ['out of the blue: at once', { firstWake: 1_000, lastWake: 1_000, busyUntil: Number.NEGATIVE_INFINITY }, 1_000],
+    ['right after an apply: when it is quiet', { firstWake: 1_000, lastWake: 1_000, busyUntil: 900 }, 1_300],
+    ['more follow: when it is quiet', { firstWake: 1_000, lastWake: 1_200, busyUntil: 900 }, 1_500],
+    ['no quiet: when the first has waited enough', { firstWake: 1_000, lastWake: 5_900, busyUntil: 900 }, 6_000],
+  ])('%s', (_, times, due) => {
+    expect(dueAt({ ...pace, ...times })).toBe(due)
+  })
+})
+
+test('the first wake-up acts at once, later ones coalesce, a lone one acts at once again', async () => {
+  await using setup = await scene()
+  const { clock, applier, reconciler } = setup
+  expect(applier.times).toEqual([0])
+  for (let count = 0; count < 5; count += 1) {
+    await clock.advance(100)
+    reconciler.wake()
+  }
+  await clock.advance(1_000)
+  expect(applier.times).toEqual([0, 800])
+  await clock.advance(9_000)
+  reconciler.wake()
+  await clock.advance(0)
+  expect(applier.times).toEqual([0, 800, 10_500])
+})
+
+test('wake-ups without a pause are not put off for ever, and never run two applies at once', async () => {
+  await using setup = await scene({}, (applier) => (applier.takesMs = 50))
+  const { clock, applier, reconciler } = setup
+  for (let count = 0; count < 120; count += 1) {
+    reconciler.wake()
+    await clock.advance(100)
+  }
+  const [, ...later] = applier.times
+  expect(later.length).toBeGreaterThanOrEqual(2)
+  for (const [index, at] of applier.times.entries()) {
+    if (index > 1) expect(at - (applier.times[index - 1] as number)).toBeGreaterThanOrEqual(4_900)
+  }
+})
+
+test('nothing is applied before the mesh has settled', async () => {
+  let settled = false
+  await using setup = await scene({ settled: () => settled })
+  const { clock, applier, reconciler, last } = setup
+  await clock.advance(10_000)
+  expect(applier.requests).toEqual([])
+  expect(last()).toMatchObject({ outcome: 'held', phase: 'settle', error: { code: 'not_applied' } })
+  settled = true
+  reconciler.wake()
+  await clock.advance(0)
+  expect(applier.requests).toHaveLength(1)
+  expect(last()).toMatchObject({ outcome: 'applied', error: null })
+})
+
+test('a slice that drops over half of the sites waits for a person’s word', async () => {
+  const units: Unit[] = ['a', 'b', 'c', 'd'].map((name) => site(name, '/drain', { port: 80 }))
+  const lastGood = { digest: 'b'.repeat(64), main: '', objects: new Map(), units }
+  let confirmed = ''
+  let present = 1
+  const desired = (): Slice => ({
+    ...EMPTY,
+    // A site with a problem is there: it keeps its last good text.
+    problems: units.slice(0, present).map(({ path }) => ({ path, code: 'schema', message: '' })),
+  })
+  await using setup = await scene(
+    { desired, confirmsShrink: (target) => target === confirmed },
+    (applier) => (applier.lastGood = lastGood),
+  )
+  const { clock, applier, reconciler, last } = setup
+  expect(applier.requests).toEqual([])
+  expect(last()).toMatchObject({ outcome: 'held', phase: 'shrink', target: EMPTY.target })
+  expect(last().error?.message).toContain('drops 3 of the 4 sites')
+  expect(last().error?.hint).toContain(EMPTY.target)
+  confirmed = EMPTY.target
+  reconciler.wake()
+  await clock.advance(1_000)
+  expect(applier.requests).toHaveLength(1)
+  confirmed = ''
+  present = 2
+  reconciler.wake()
+  await clock.advance(1_000)
+  expect(applier.requests).toHaveLength(2)
+})
+
+test('a failed apply is retried by itself, later and later; one refusal says when', async () => {
+  await using setup = await scene({}, (applier) => {
+    applier.result = { ...APPLIED, outcome: 'failed', error: { code: 'store_unwritable', message: 'disk full' } }
+  })
+  const { clock, applier, last } = setup
+  await clock.advance(7_500)
+  expect(applier.times).toEqual([0, 1_000, 3_000, 7_000])
+  expect(last()).toMatchObject({ outcome: 'failed', error: { code: 'store_unwritable', message: 'disk full' } })
+  applier.result = { ...APPLIED, outcome: 'refused', retryAfterMs: 2_500 }
+  await clock.advance(8_000)
+  applier.result = APPLIED
+  await clock.advance(60_000)
+  expect(applier.times).toEqual([0, 1_000, 3_000, 7_000, 15_000, 17_500])
+})
+
+test('nginx missing at boot is told and tried again; then it applies', async () => {
+  await using setup = await scene(
+    {},
+    (applier) => (applier.bootError = new MeshError('nginx_missing', 'no nginx', { hint: 'install' })),
+  )
+  const { clock, applier, last } = setup
+  expect(last()).toMatchObject({
+    phase: 'boot',
+    error: { code: 'nginx_missing', hint: 'install' },
+    nginx: { running: false },
+  })
+  applier.bootError = undefined
+  await clock.advance(1_000)
+  expect(applier.requests).toHaveLength(1)
+  expect(last()).toMatchObject({ error: null, outcome: 'applied' })
+})
+
+test('what could not be applied for want of nginx is applied as soon as it is there', async () => {
+  await using setup = await scene({}, (applier) => {
+    applier.result = { ...APPLIED, outcome: 'failed', error: { code: 'nginx_failed', message: 'no nginx runs' } }
+  })
+  const { clock, applier } = setup
+  await clock.advance(8_000)
+  const { length } = applier.times
+  applier.care = { error: undefined, acted: true }
+  applier.result = APPLIED
+  await clock.advance(500)
+  expect(applier.times.length).toBeGreaterThan(length)
+})
+
+test('what stands in the way of serving is in the receipt until it is gone', async () => {
+  await using setup = await scene()
+  const { clock, applier, last } = setup
+  applier.care = { error: { code: 'nginx_failed', message: 'port taken' }, acted: false }
+  await clock.advance(1_000)
+  expect(last()).toMatchObject({ error: { message: 'port taken' } })
+  applier.care = { error: undefined, acted: false }
+  await clock.advance(1_000)
+  expect(last().error).toBeNull()
+})
+
+test('drift is looked for every so often, and counted', async () => {
+  const found: (readonly string[])[] = []
+  await using setup = await scene({ hooks: { onDrift: (drift) => found.push(drift) } })
+  const { clock, applier, last } = setup
+  applier.drift = ['one', 'two']
+  await clock.advance(61_000)
+  expect(applier.heals).toBe(2)
+  expect(found).toEqual([['one', 'two']])
+  expect(last().drift).toBe(2)
+})
+
+test('a turn that throws does not end the loop', async () => {
+  let bad = true
+  const desired = (): Slice => {
+    if (bad) throw new Error('bug')
+    return EMPTY
+  }
+  await using setup = await scene({ desired })
+  const { clock, applier, receipts } = setup
+  expect(receipts[0]).toMatchObject({ error: { code: 'internal', message: 'bug' } })
+  bad = false
+  await clock.advance(2_000)
+  expect(applier.requests).toHaveLength(1)
+})
+
+test('receipts are bounded, plain JSON with integers, and come only on change', async () => {
+  const yaml = Array.from(
+    { length: 40 },
+    (_, index) =>
+      `apiVersion: nxmesh/v1\nkind: Site\nmetadata: {name: s${index}, workspace: default, zone: eu}\n` +
+      `spec: {hosts: [s${index}.test], routes: {root: {path: /, action: proxy, proxy: {upstream: missing}}}}\n`,
+  ).join('---\n')
+  const desired = () => sliceOf(statesOf(yaml), { zones: ['eu'], workspaces: ['*'], labels: {} })
+  await using setup = await scene({ desired }, (applier) => {
+    applier.result = { ...APPLIED, isolated: [{ path: 'x', reason: 'y'.repeat(5_000), serves: 'left_out' }] }
+  })
+  const { clock, receipts, last } = setup
+  expect(last().problems).toHaveLength(16)
+  expect(last().problemCount).toBe(41)
+  expect(last().durations).toEqual({ test: 10 })
+  expect(JSON.stringify(last()).length).toBeLessThan(16_000)
+  expect(JSON.parse(JSON.stringify(last()))).toEqual(last())
+  const { length } = receipts
+  await clock.advance(20_000)
+  expect(receipts).toHaveLength(length)
+})
+
+test.each([true, false])('stop leaves nginx serving unless told otherwise: stopNginx %s', async (stopNginx) => {
+  const { applier, reconciler } = await scene({ stopNginx })
+  await reconciler.stop()
+  await reconciler.stop()
+  expect(applier.stopped).toBe(stopNginx)
+})

@@ -1,0 +1,315 @@
+/**
+ * The pure parts of an apply: what stands in for a unit that cannot serve, whom nginx's words blame, which ports clash,
+ * what a bake concludes, what a log tail reads, when something refused is tried again.
+ */
+
+import { appendFile, mkdtemp, rename, rm, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import fc from 'fast-check'
+import { describe, expect, test } from 'vitest'
+import type { Problem } from '../../src/core/slice.ts'
+import { Addresses } from '../../src/nginx/addresses.ts'
+import { bakeFailure, countAnswers } from '../../src/nginx/bake.ts'
+import { modulesPath, parseCapabilities } from '../../src/nginx/capabilities.ts'
+import { blamedUnits, nginxWords, selectUnits, type Selection } from '../../src/nginx/isolate.ts'
+import { emergencies, LogTail } from '../../src/nginx/log-tail.ts'
+import { portConflicts } from '../../src/nginx/precheck.ts'
+import { worsened, type ProbeAnswer } from '../../src/nginx/probe.ts'
+import { backoffMs, Refusals } from '../../src/nginx/refusals.ts'
+import type { Listener, Unit } from '../../src/nginx/render.ts'
+import { site as siteUnit, upstream, type SiteParts } from '../support/nginx-host.ts'
+import { VirtualClock } from '../support/virtual-clock.ts'
+
+const site = (name: string, parts: Partial<SiteParts> = {}) => siteUnit(name, '/drain', { port: 80, ...parts })
+const paths = (units: readonly Unit[]) => units.map(({ path }) => path.split('/').at(-1))
+const problem = (path: string, code: Problem['code']): Problem => ({ path, code, message: '' })
+
+function select(parts: { units?: Unit[]; problems?: Problem[]; lastGood?: Unit[]; refused?: Unit[] }): Selection {
+  const { units = [], problems = [], lastGood = [], refused = [] } = parts
+  return selectUnits({
+    units,
+    problems,
+    lastGood: new Map(lastGood.map((unit) => [unit.path, unit])),
+    refusal: (digest) => (refused.some((unit) => unit.digest === digest) ? 'refused' : undefined),
+  })
+}
+
+describe('isolation', () => {
+  const pool = upstream('pool', '127.0.0.1:1')
+  const newPool = upstream('pool', '127.0.0.1:2')
+  const needs = [pool.path]
+
+  test('a refused unit is replaced by its last good text, or left out', () => {
+    const [old, next, fresh] = [site('a'), site('a', { body: 'return 201;' }), site('b')]
+    expect(select({ units: [next, fresh], lastGood: [old], refused: [next, fresh] })).toEqual({
+      units: [old],
+      isolated: [
+        { path: next.path, reason: 'refused', serves: 'last_good' },
+        { path: fresh.path, reason: 'refused', serves: 'left_out' },
+      ],
+    })
+  })
+
+  test('a resource with a problem keeps its last good text, with the upstream that only it still needs', () => {
+    const old = site('a', { needs })
+    const { units, isolated } = select({ problems: [problem(old.path, 'schema')], lastGood: [old, pool] })
+    expect(units).toEqual([old, pool].toSorted((a, b) => (a.path < b.path ? -1 : 1)))
+    expect(isolated).toEqual([])
+  })
+
+  test('what was deleted is gone', () => {
+    expect(select({ units: [site('b')], lastGood: [site('a'), site('b')] }).units).toEqual([site('b')])
+  })
+
+  test.each(['clash', 'host_not_granted'] as const)('%s takes the last good text away', (code) => {
+    const old = site('a')
+    expect(select({ problems: [problem(old.path, code)], lastGood: [old] }).units).toEqual([])
+  })
+
+  test('a last good site does not take a host from a site that claims it now', () => {
+    const old = site('a', { host: 'shop.test' })
+    const owner = site('b', { host: 'shop.test' })
+    expect(select({ units: [owner], problems: [problem(old.path, 'schema')], lastGood: [old] }).units).toEqual([owner])
+  })
+
+  test('sites that need a new refused upstream are left out with it; others stay', () => {
+    const { units, isolated } = select({ units: [site('a', { needs }), site('b'), newPool], refused: [newPool] })
+    expect(paths(units)).toEqual(['b'])
+    expect(isolated.map(({ path, reason }) => [path, reason])).toEqual([
+      [newPool.path, 'refused'],
+      ['default/eu/site/a', `needs ${newPool.path}, which is left out`],
+    ])
+  })
+
+  test('every need of what is chosen is met, and nothing refused is chosen, whatever is refused', () => {
+    const upstreams = ['p', 'q'].flatMap((name) => [upstream(name, '127.0.0.1:1'), upstream(name, '127.0.0.1:2')])
+    const all = [
+      ...upstreams,
+      ...['a', 'b', 'c'].flatMap((name) =>
+        [[], ['p'], ['p', 'q']].map((names, index) =>
+          site(name, { body: `return 20${index};`, needs: names.map((other) => `default/eu/upstream/${other}`) }),
+        ),
+      ),
+    ]
+    const onePerPath = fc.subarray(all).map((units) => [...new Map(units.map((unit) => [unit.path, unit])).values()])
+    const closed = (units: readonly Unit[]) => {
+      const present = new Set(units.map(({ path }) => path))
+      return units.filter((unit) => unit.needs.every((need) => present.has(need)))
+    }
+    fc.assert(
+      fc.property(onePerPath, onePerPath, fc.subarray(all), fc.subarray(all), (units, good, refused, broken) => {
+        const problems = broken.map(({ path }) => problem(path, 'schema'))
+        const lastGood = closed(good)
+        const result = select({ units, lastGood, refused, problems })
+        const present = new Set(result.units.map(({ path }) => path))
+        expect(result.units.flatMap((unit) => unit.needs).filter((need) => !present.has(need))).toEqual([])
+        expect(result.units.filter((unit) => refused.includes(unit))).toEqual([])
+        expect(present.size).toBe(result.units.length)
+        for (const { path, serves } of result.isolated) expect(present.has(path)).toBe(serves === 'last_good')
+      }),
+    )
+  })
+})
+
+describe('blame', () => {
+  const a = site('a', { port: 8081 })
+  const b = site('b', { port: 8082, address: '*' })
+  const c = site('c', { port: 8082, address: '[::]' })
+  test.each([
+    [`unknown directive "x" in /data/objects/${a.digest}.conf:3`, ['a']],
+    ['bind() to 127.0.0.1:8081 failed (98: Address already in use)', ['a']],
+    ['bind() to 0.0.0.0:8082 failed (13: Permission denied)', ['b']],
+    ['bind() to [::]:8082 failed (13: Permission denied)', ['c']],
+    ['unexpected end of file, expecting "}" in /data/generations/x/nginx.conf:9', []],
+    [`unknown directive "x" in /data/objects/${'0'.repeat(64)}.conf:3`, []],
+  ])('%s', (words, blamed) => {
+    expect(paths(blamedUnits(words, [a, b, c]))).toEqual(blamed)
+  })
+
+  test('nginx’s words are the first [emerg] message, with or without a time, else all', () => {
+    expect(nginxWords('nginx: [warn] w\nnginx: [emerg] bad in f:1\nnginx: configuration file test failed')).toBe(
+      'bad in f:1',
+    )
+    expect(nginxWords('2026/01/01 00:00:00 [emerg] 12#12: bad in f:1\n')).toBe('bad in f:1')
+    expect(nginxWords('Segmentation fault\n')).toBe('Segmentation fault')
+  })
+})
+
+describe('ports', () => {
+  const on = (address: string, port: number): Listener => ({ address, port, tls: false })
+  const asked: string[] = []
+  const check = async (units: Unit[], running: Listener[], taken: readonly number[] = []) => {
+    asked.length = 0
+    const conflicts = await portConflicts(units, { master: 1, listeners: running }, (address, port) => {
+      asked.push(`${address}:${port}`)
+      return Promise.resolve(taken.includes(port) ? 'taken by process 7' : undefined)
+    })
+    return conflicts.flatMap(({ units: blamed }) => paths(blamed))
+  }
+
+  test('only a port that nginx does not have yet is looked at, and a taken one blames who wants it', async () => {
+    const units = [site('a', { port: 81 }), site('b', { port: 82 }), site('c', { port: 82 })]
+    expect(await check(units, [on('127.0.0.1', 81)], [81, 82])).toEqual(['b', 'c'])
+    expect(asked).toEqual(['127.0.0.1:82'])
+  })
+
+  test.each([
+    ['a wildcard beside an address', '*', '127.0.0.1', ['a']],
+    ['an address after a wildcard', '127.0.0.1', '*', ['a']],
+    ['an IPv6 wildcard beside an IPv4 address', '[::]', '127.0.0.1', []],
+    ['an IPv6 wildcard beside an IPv6 address', '[::]', '[::1]', ['a']],
+    ['the same, written differently', '0.0.0.0', '*', []],
+  ])('%s', async (_, wanted, running, blamed) => {
+    expect(await check([site('a', { port: 81, address: wanted })], [on(running, 81)])).toEqual(blamed)
+  })
+
+  test('an address beside a wildcard that stays needs no port of its own', async () => {
+    const units = [site('a', { port: 81, address: '*' }), site('b', { port: 81, address: '127.0.0.1' })]
+    expect(await check(units, [on('*', 81)], [81])).toEqual([])
+  })
+})
+
+describe('probes', () => {
+  const status = (code: number): ProbeAnswer => ({ kind: 'status', status: code })
+  const refused: ProbeAnswer = { kind: 'refused' }
+  const silent: ProbeAnswer = { kind: 'silent', reason: 'no answer within 9 ms' }
+  test.each<[string, ProbeAnswer | undefined, ProbeAnswer, boolean]>([
+    ['good stays good', status(200), status(404), false],
+    ['good becomes 5xx', status(200), status(502), true],
+    ['bad stays bad', status(503), status(502), false],
+    ['bad becomes silent', status(503), silent, false],
+    ['good becomes silent', status(200), silent, true],
+    ['new and 5xx', undefined, status(502), false],
+    ['new and refused', undefined, refused, true],
+    ['refused as before', refused, refused, false],
+    ['nginx does not know it', status(200), { kind: 'unknown_host' }, true],
+    ['new, and nginx does not know it', undefined, { kind: 'unknown_host' }, true],
+  ])('%s', (_, before, after, worse) => {
+    expect(worsened(before, after) !== undefined).toBe(worse)
+  })
+})
+
+describe('bake', () => {
+  const lines = (site: string, good: number, bad: number) => [
+    ...Array.from({ length: good }, () => JSON.stringify({ site, status: '200' })),
+    ...Array.from({ length: bad }, () => JSON.stringify({ site, status: 502 })),
+  ]
+  const rule = { minRequests: 20, excess: 0.2 }
+  const verdict = (earlier: string[], since: string[], changed = ['a']) =>
+    bakeFailure(countAnswers(earlier), countAnswers(since), changed, rule)
+
+  test('a changed site that got worse is blamed, though the whole hardly shows it', () => {
+    const failure = verdict(lines('a', 100, 0), [...lines('a', 10, 20), ...lines('b', 900, 0)])
+    expect(failure).toEqual({ reason: '67 % of 30 answers were 5xx, earlier 0 %', sites: ['a'] })
+  })
+  test('the whole got worse, no changed site did', () => {
+    expect(verdict(lines('b', 100, 0), lines('b', 50, 50))?.sites).toEqual([])
+  })
+  test.each([
+    ['as bad as before', lines('a', 50, 50), lines('a', 50, 50)],
+    ['a little worse', lines('a', 100, 0), lines('a', 90, 10)],
+    ['too few to tell', lines('a', 100, 0), lines('a', 0, 19)],
+    ['new: nothing to compare with', [], lines('a', 0, 100)],
+    ['no traffic', lines('a', 100, 0), []],
+    ['not our lines', lines('a', 100, 0), [...lines('nxmesh-probe', 0, 50), 'text', '{"status":']],
+  ])('%s', (_, earlier, since) => {
+    expect(verdict(earlier, since)).toBeUndefined()
+  })
+})
+
+describe('log tail', () => {
+  test('gives whole lines after the mark, across a rotation', async () => {
+    const directory = await mkdtemp(join(tmpdir(), 'nxmesh-log-'))
+    const path = join(directory, 'error.log')
+    const tail = new LogTail(path)
+    await tail.mark()
+    expect(await tail.read()).toEqual([])
+    await writeFile(path, 'one\ntwo\n')
+    expect(await tail.read()).toEqual(['one', 'two'])
+    await tail.mark()
+    await appendFile(path, 'thr')
+    expect(await tail.read()).toEqual([])
+    await appendFile(path, 'ee\n')
+    expect(await tail.read()).toEqual(['three'])
+    expect(await tail.beforeMark()).toEqual(['one', 'two'])
+    await rename(path, `${path}.1`)
+    await writeFile(path, 'four\n')
+    expect(await tail.read()).toEqual(['four'])
+    expect(await tail.beforeMark()).toEqual([])
+    await rm(directory, { recursive: true })
+  })
+
+  test('only [emerg] lines of the master count', () => {
+    const lines = [
+      '2026/01/01 00:00:00 [emerg] 10#10: bind() to 0.0.0.0:80 failed',
+      '2026/01/01 00:00:00 [emerg] 11#11: of a test',
+      '2026/01/01 00:00:00 [crit] 10#10: *1 SSL_do_handshake() failed',
+      '2026/01/01 00:00:00 [notice] 10#10: signal 1 (SIGHUP) received: [emerg] 10#10: fake',
+    ]
+    expect(emergencies(lines, 10)).toEqual(['bind() to 0.0.0.0:80 failed'])
+  })
+})
+
+test('what was refused is tried again after growing pauses, and forgotten beyond the limit', async () => {
+  const clock = new VirtualClock()
+  const refusals = new Refusals(clock, () => 0.5)
+  expect(refusals.add('a', 'bad')).toMatchObject({ attempts: 1, until: 5_000 })
+  await clock.advance(4_999)
+  expect(refusals.get('a')?.reason).toBe('bad')
+  await clock.advance(1)
+  expect(refusals.get('a')).toBeUndefined()
+  expect(refusals.add('a', 'bad').until - clock.monotonic()).toBe(10_000)
+  refusals.forget('a')
+  expect(refusals.add('a', 'bad').attempts).toBe(1)
+  for (let count = 0; count < 1_024; count += 1) refusals.add(`other ${count}`, 'bad')
+  expect(refusals.get('a')).toBeUndefined()
+  for (const random of [0, 0.999]) expect(backoffMs(50, 1, 1_000, () => random)).toBeGreaterThanOrEqual(750)
+})
+
+describe('capabilities', () => {
+  const words = (version: string) =>
+    `nginx version: nginx/${version}\nconfigure arguments: --modules-path=/usr/lib/nginx/modules --with-stream=dynamic ` +
+    '--with-http_stub_status_module --with-http_ssl_module --with-http_geoip_module=dynamic'
+  test('are what is built in and what can be loaded', () => {
+    expect(parseCapabilities(words('1.22.1'), ['ngx_stream_module.so', 'README'])).toEqual({
+      version: '1.22.1',
+      modules: ['http_ssl', 'http_stub_status', 'stream'],
+    })
+    expect(modulesPath(words('1.22.1'))).toBe('/usr/lib/nginx/modules')
+  })
+  test.each([
+    [words('1.10.3'), 'nginx 1.10.3 is too old'],
+    ['nginx version: nginx/1.22.1\nconfigure arguments:', 'without http_stub_status_module'],
+    ['Usage: cat [FILE]', 'this is not nginx'],
+  ])('%s is not enough', (text, message) => {
+    expect(() => parseCapabilities(text, [])).toThrow(
+      expect.objectContaining({ code: 'nginx_unsupported', message: expect.stringContaining(message) }),
+    )
+  })
+})
+
+test('addresses: the last known ones stay when the resolver fails, a silent one holds up nothing for long', async () => {
+  const clock = new VirtualClock()
+  const zone = new Map([['a.test', ['10.0.0.2', '10.0.0.1']]])
+  const addresses = new Addresses((name) => {
+    if (name === 'silent.test') return new Promise(() => undefined)
+    const found = zone.get(name)
+    return found === undefined ? Promise.reject(new Error('NXDOMAIN')) : Promise.resolve(found)
+  }, clock)
+  const first = addresses.of(['a.test', 'b.test', 'silent.test'])
+  await clock.advance(2_000)
+  expect([...(await first)]).toEqual([['a.test', ['10.0.0.1', '10.0.0.2']]])
+  zone.clear()
+  zone.set('b.test', ['10.0.0.3'])
+  const refreshed = addresses.refresh()
+  await clock.advance(2_000)
+  expect(await refreshed).toBe(true)
+  expect(await addresses.of(['a.test', 'b.test'])).toEqual(
+    new Map([
+      ['a.test', ['10.0.0.1', '10.0.0.2']],
+      ['b.test', ['10.0.0.3']],
+    ]),
+  )
+  expect(await addresses.refresh()).toBe(false)
+})
