@@ -1,18 +1,12 @@
 /**
  * The network adapter: libp2p over TCP with Noise and yamux, behind the Network port. Admits connections, keeps links
  * with peers, spreads messages and bans who misbehaves. It never looks into a message; the owner of the port does.
- * Parts: network/link (one connection), network/spread (push), network/gossip-router, network/dialler, network/conduct.
+ * Parts: network/host (libp2p), link (one connection), spread (push), gossip-router, dialler, conduct.
  */
 
 import { createHash } from 'node:crypto'
-import { isIPv6 } from 'node:net'
-import { noise } from '@libp2p/noise'
-import { generateKeyPairFromSeed } from '@libp2p/crypto/keys'
 import type { GossipSubComponents } from '@libp2p/gossipsub'
-import type { Connection, ConnectionGater, Libp2p, PeerId } from '@libp2p/interface'
-import { tcp } from '@libp2p/tcp'
-import { yamux } from '@libp2p/yamux'
-import { createLibp2p } from 'libp2p'
+import type { Connection, Libp2p, PeerId } from '@libp2p/interface'
 import { keyPairFromSeed } from '../core/envelope.ts'
 import { MeshError } from '../errors.ts'
 import type { Log } from '../log.ts'
@@ -31,6 +25,7 @@ import { hostPortOf, multiaddrOf, peerIdOf, peerKeyOf } from './network/addresse
 import { Conduct } from './network/conduct.ts'
 import { Dialler } from './network/dialler.ts'
 import { GossipRouter } from './network/gossip-router.ts'
+import { createHost, listenError } from './network/host.ts'
 import { Link } from './network/link.ts'
 import { Spread } from './network/spread.ts'
 
@@ -68,21 +63,12 @@ export interface Libp2pNetworkOptions {
   readonly count?: (event: NetworkEvent) => void
 }
 
-/** Connections of all peers; a further one is refused. */
-const CONNECTIONS_MAX = 256
 /** Connections with one peer. Two arise when both dial at once; at a third the oldest, which may be dead, is closed. */
 const CONNECTIONS_A_PEER = 2
-/** Streams of one connection. We use three each way. */
-const STREAMS_MAX = 16
-const STREAM_BUFFER_BYTES = 4 * 1024 * 1024
-/** Handshakes at once, and new connections of one host in a second: a site may restart as a whole. */
-const HANDSHAKES_MAX = 256
-const HANDSHAKE_TIMEOUT_MS = 5000
-const INBOUND_A_SECOND = 64
 const DIAL_TIMEOUT_MS = 10_000
-const NEGOTIATION_TIMEOUT_MS = 10_000
 const TICK_MS = 10_000
 const TARGET_PEERS = 8
+const STRANGERS_MAX = 1024
 
 /** Everything that lives from start to stop. */
 interface Running {
@@ -104,6 +90,8 @@ export class Libp2pNetwork implements Network {
   readonly #links = new Map<PeerKey, Link[]>()
   /** Peers that the owner was told are connected. */
   readonly #connected = new Set<PeerKey>()
+  /** Peers of another network_id that were warned of. */
+  readonly #strangers = new Set<PeerKey>()
   #running: Running | undefined
   #starting: Promise<void> | undefined
   #stopping: Promise<void> | undefined
@@ -201,7 +189,7 @@ export class Libp2pNetwork implements Network {
 
   async #start(handlers: NetworkHandlers, signal?: AbortSignal): Promise<void> {
     signal?.throwIfAborted()
-    const libp2p = await this.#createLibp2p(handlers)
+    const libp2p = await createHost(this.#options, (peerId) => this.#refuses(handlers, peerId))
     const running: Running = {
       handlers,
       libp2p,
@@ -220,7 +208,7 @@ export class Libp2pNetwork implements Network {
       signal?.throwIfAborted()
     } catch (error) {
       await this.#teardown(running)
-      throw this.#listenError(error)
+      throw listenError(error, this.#options)
     }
     this.#scheduleTick(running)
     this.#dialler.start()
@@ -234,92 +222,19 @@ export class Libp2pNetwork implements Network {
   async #teardown(running: Running): Promise<void> {
     running.cancelTick()
     this.#dialler.stop()
-    for (const peer of [...this.#links.keys()]) await this.disconnect(peer)
+    for (const peer of this.#links.keys()) await this.disconnect(peer)
     await running.router?.stop()
     await running.libp2p.stop()
     this.#spread.clear()
     this.#running = undefined
   }
 
-  async #createLibp2p(handlers: NetworkHandlers): Promise<Libp2p<{ parts: { components: GossipSubComponents } }>> {
-    const { bindAddress, bindPort, keySeed } = this.#options
-    const refuses = (peerId: PeerId): boolean => {
-      const peer = peerKeyOf(peerId)
-      if (peer !== undefined && this.#admits(handlers, peer)) return false
-      this.#count('connection_refused')
-      this.#options.log?.debug('refused a connection', { peer: peer ?? peerId.toString() })
-      return true
-    }
-    const connectionGater: ConnectionGater = {
-      denyDialPeer: refuses,
-      denyInboundEncryptedConnection: refuses,
-      denyOutboundEncryptedConnection: refuses,
-      denyDialMultiaddr: () => false,
-    }
-    return createLibp2p({
-      start: false,
-      // `privateKeyFromRaw` would silently make a key of another sort from 32 bytes.
-      privateKey: await generateKeyPairFromSeed('Ed25519', keySeed),
-      addresses: { listen: [`/${isIPv6(bindAddress) ? 'ip6' : 'ip4'}/${bindAddress}/tcp/${bindPort}`] },
-      transports: [tcp()],
-      connectionEncrypters: [noise()],
-      streamMuxers: [
-        yamux({
-          maxInboundStreams: STREAMS_MAX,
-          maxOutboundStreams: STREAMS_MAX,
-          streamOptions: { maxReadBufferLength: STREAM_BUFFER_BYTES, maxWriteBufferLength: STREAM_BUFFER_BYTES },
-        }),
-      ],
-      connectionGater,
-      connectionManager: {
-        maxConnections: CONNECTIONS_MAX,
-        maxIncomingPendingConnections: HANDSHAKES_MAX,
-        inboundUpgradeTimeout: HANDSHAKE_TIMEOUT_MS,
-        inboundConnectionThreshold: INBOUND_A_SECOND,
-        inboundStreamProtocolNegotiationTimeout: NEGOTIATION_TIMEOUT_MS,
-        addressSorter: () => 0,
-        // Redialling is ours: libp2p gives up after half a minute.
-        reconnectRetries: 0,
-      },
-      // Aborts connections after one slow ping; links have a liveness check of their own.
-      connectionMonitor: { enabled: false },
-      // Gossipsub is made once the mesh is known, from the parts that a service is given.
-      services: { parts: (components: GossipSubComponents) => ({ components }) },
-    })
-  }
-
-  #listenError(error: unknown): unknown {
-    const { bindAddress, bindPort } = this.#options
-    const text = error instanceof Error ? error.message : String(error)
-    const at = `${bindAddress}:${bindPort}`
-    if (text.includes('EADDRINUSE')) {
-      const hint = `Run \`ss -ltnp 'sport = :${bindPort}'\` to see which process has it, or set another bind_port.`
-      return new MeshError(
-        'port_in_use',
-        `${at} is taken by another process`,
-        { field: 'bind_port', value: String(bindPort), hint },
-        error,
-      )
-    }
-    if (text.includes('EADDRNOTAVAIL')) {
-      const hint = 'Give an address of this host, or 0.0.0.0 for all.'
-      return new MeshError(
-        'config_invalid',
-        `${bindAddress} is no address of this host`,
-        { field: 'bind_address', value: bindAddress, hint },
-        error,
-      )
-    }
-    if (text.includes('EACCES')) {
-      const hint = 'Ports below 1024 need privileges; take a higher one.'
-      return new MeshError(
-        'config_invalid',
-        `may not listen on ${at}`,
-        { field: 'bind_port', value: String(bindPort), hint },
-        error,
-      )
-    }
-    return error
+  #refuses(handlers: NetworkHandlers, peerId: PeerId): boolean {
+    const peer = peerKeyOf(peerId)
+    if (peer !== undefined && this.#admits(handlers, peer)) return false
+    this.#count('connection_refused')
+    this.#options.log?.debug('refused a connection', { peer: peer ?? peerId.toString() })
+    return true
   }
 
   async #enterMesh(running: Running, meshId: string): Promise<void> {
@@ -346,6 +261,7 @@ export class Libp2pNetwork implements Network {
       onBytes: (from, bytes) => void this.#withinRate(from, bytes),
     })
     await router.start()
+    if (this.#running !== running) return router.stop()
     running.router = router
     for (const link of links()) router.addPeer(link.connection)
   }
@@ -353,7 +269,7 @@ export class Libp2pNetwork implements Network {
   #scheduleTick(running: Running): void {
     const { clock, random } = this.#options
     running.cancelTick = clock.after(TICK_MS * (0.8 + 0.4 * random()), () => {
-      for (const [peer, links] of [...this.#links]) {
+      for (const [peer, links] of this.#links) {
         for (const link of links) {
           if (this.#admits(running.handlers, peer)) link.tick()
           else link.close('no longer admitted')
@@ -371,7 +287,8 @@ export class Libp2pNetwork implements Network {
     const running = this.#running
     if (!running) return
     try {
-      const targets = peer.addresses.map((address) => multiaddrOf(address).encapsulate(`/p2p/${peerIdOf(peer.key)}`))
+      const identity = `/p2p/${peerIdOf(peer.key).toString()}`
+      const targets = peer.addresses.map((address) => multiaddrOf(address).encapsulate(identity))
       const connection = await running.libp2p.dial(targets, { signal: AbortSignal.timeout(DIAL_TIMEOUT_MS) })
       // A peer that refuses us lets the dial succeed and then closes: only a greeted link counts.
       await this.#linkOn(connection)?.open(this.#requestProtocol)
@@ -402,12 +319,13 @@ export class Libp2pNetwork implements Network {
       await link.open(this.#requestProtocol)
     } catch (error) {
       const stranger = (error as Error).name === 'UnsupportedProtocolError'
-      if (stranger) this.#options.log?.warn('a peer speaks another network_id or is no mesh-node', { peer })
+      if (stranger) this.#warnOfStranger(peer)
       return link.close(stranger ? 'speaks another network_id or is no mesh-node' : (error as Error).message)
     }
     if (!link.ready) return
     if (!this.#connected.has(peer)) {
       this.#connected.add(peer)
+      this.#strangers.delete(peer)
       this.#count('link_up')
       this.#options.log?.info('connected', { peer, address: hostPortOf(connection.remoteAddr) })
       this.#dialler.onUp(peer)
@@ -442,6 +360,13 @@ export class Libp2pNetwork implements Network {
       // The peer has not joined the mesh yet; when it has, it opens its stream, and we follow.
       if ((error as Error).name !== 'UnsupportedProtocolError') link.close((error as Error).message)
     }
+  }
+
+  /** Once for each peer: it will be dialled again and again. */
+  #warnOfStranger(peer: PeerKey): void {
+    if (this.#strangers.has(peer)) return
+    if (this.#strangers.size < STRANGERS_MAX) this.#strangers.add(peer)
+    this.#options.log?.warn('a peer speaks another network_id or is no mesh-node', { peer })
   }
 
   #linksOf(peer: PeerKey): readonly Link[] {

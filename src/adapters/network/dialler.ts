@@ -5,7 +5,7 @@
 
 import type { Clock, KnownPeer, PeerKey, Random } from '../../ports.ts'
 
-export const BACKOFF_BASE_MS = 500
+const BACKOFF_BASE_MS = 500
 export const BACKOFF_MAX_MS = 30_000
 /** A link that lived this long was a success; a shorter one counts as a failed dial, or two sides could flap for ever. */
 const STEADY_MS = 10_000

@@ -36,6 +36,8 @@ export class FrameStream {
   #rest: Uint8Array | undefined
   /** Settles when the stream takes bytes again, or never will. */
   #room: PromiseWithResolvers<void> | undefined
+  #heard = false
+  #ticksInFrame = 0
   #paused = false
   #open = true
 
@@ -53,9 +55,13 @@ export class FrameStream {
     return this.#open
   }
 
-  /** Whether a frame has begun to arrive and is not whole yet. */
-  get midFrame(): boolean {
-    return !this.#paused && (this.#headerFilled > 0 || this.#body !== undefined)
+  /** To be called now and then: whether anything came since the last call, and in how many calls the same frame was unfinished. */
+  tick(): { readonly heard: boolean; readonly ticksInFrame: number } {
+    const heard = this.#heard
+    this.#heard = false
+    const unfinished = !this.#paused && (this.#headerFilled > 0 || this.#body !== undefined)
+    this.#ticksInFrame = unfinished ? this.#ticksInFrame + 1 : 0
+    return { heard, ticksInFrame: this.#ticksInFrame }
   }
 
   /** Sends frames in one piece; false, and they are dropped, when too much is unsent already or the stream is over. */
@@ -112,6 +118,7 @@ export class FrameStream {
   }
 
   #read(chunk: Uint8Array): void {
+    this.#heard = true
     let rest = chunk
     while (this.#open && rest.length > 0) {
       if (this.#paused) {
@@ -147,6 +154,7 @@ export class FrameStream {
     if (this.#bodyFilled === body.length) {
       this.#headerFilled = 0
       this.#body = undefined
+      this.#ticksInFrame = 0
       this.#events.onFrame(body)
     }
     return part.length

@@ -20,7 +20,7 @@ const REFUSED_BUSY = 1
 const REFUSED_FAILED = 2
 
 /** The largest frame on any of our streams. */
-export const MAX_FRAME_BYTES = MAX_MESSAGE_BYTES + HEADER_BYTES
+const MAX_FRAME_BYTES = MAX_MESSAGE_BYTES + HEADER_BYTES
 
 /** Requests to one peer on their way at once; a further one fails with `unavailable`. */
 const ASKED_MAX = 256
@@ -50,7 +50,6 @@ interface Asked {
 export class Link {
   readonly peer: PeerKey
   readonly connection: Connection
-  readonly openedAtMs: number
   readonly #clock: Clock
   readonly #events: LinkEvents
   readonly #asked = new Map<number, Asked>()
@@ -63,13 +62,11 @@ export class Link {
   #answeringCount = 0
   #lastId = 0
   #silentTicks = 0
-  #midFrameTicks = 0
   #closed = false
 
   constructor(peer: PeerKey, connection: Connection, clock: Clock, events: LinkEvents) {
     this.peer = peer
     this.connection = connection
-    this.openedAtMs = clock.monotonic()
     this.#clock = clock
     this.#events = events
   }
@@ -151,13 +148,12 @@ export class Link {
    */
   tick(): void {
     if (!this.ready) return
-    this.#midFrameTicks = this.#streams().some((stream) => stream.midFrame) ? this.#midFrameTicks + 1 : 0
-    if (this.#silentTicks >= SILENT_TICKS_MAX) return this.close('no sign of life')
-    if (this.#midFrameTicks > SILENT_TICKS_MAX) {
-      return this.#end({ reason: 'takes for ever over one frame', fault: true })
-    }
-    this.#silentTicks++
-    this.#asking?.offer(encode(PING, 0, new Uint8Array()))
+    const ticks = this.#streams().map((stream) => stream.tick())
+    this.#silentTicks = ticks.some(({ heard }) => heard) ? 0 : this.#silentTicks + 1
+    if (this.#silentTicks > SILENT_TICKS_MAX) this.close('no sign of life')
+    else if (ticks.some(({ ticksInFrame }) => ticksInFrame > SILENT_TICKS_MAX)) {
+      this.#end({ reason: 'takes for ever over one frame', fault: true })
+    } else this.#asking?.offer(encode(PING, 0, new Uint8Array()))
   }
 
   close(reason: string): void {
@@ -168,8 +164,8 @@ export class Link {
     if (this.#closed) return
     this.#closed = true
     for (const stream of this.#streams()) stream.abort(reason)
-    for (const asked of this.#asked.values())
-      asked.reject(new MeshError('unavailable', `lost peer ${this.peer}: ${reason}`))
+    const lost = new MeshError('unavailable', `lost peer ${this.peer}: ${reason}`)
+    for (const asked of this.#asked.values()) asked.reject(lost)
     // A graceful close waits for the peer, which may be what is broken.
     this.connection.abort(new Error(reason))
     this.#events.onClosed(reason, fault)
@@ -205,7 +201,6 @@ export class Link {
 
   #onAnswer(frame: Uint8Array): void {
     const { type, id, payload } = decode(frame)
-    this.#silentTicks = 0
     const asked = this.#asked.get(id)
     if (type === ANSWER) asked?.resolve(payload)
     else if (type === REFUSAL) asked?.reject(refusal(this.peer, payload))
