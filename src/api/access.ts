@@ -32,7 +32,13 @@ export interface AccessRules {
 
 /** @throws MeshError `denied` when this caller may not have this. */
 export function checkAccess(
-  request: { readonly method: string; readonly path: string; readonly host: string | undefined },
+  request: {
+    readonly method: string
+    readonly path: string
+    readonly host: string | undefined
+    /** Whether a proxy says that it passes somebody else's request on. */
+    readonly isForwarded: boolean
+  },
   origin: Origin,
   rules: AccessRules,
 ): void {
@@ -41,6 +47,11 @@ export function checkAccess(
     throw new MeshError('denied', `the Host header ${JSON.stringify(request.host ?? '')} is not this node's address`, {
       field: 'host',
       hint: 'Name the node by IP address or as localhost: web pages of other names must not reach it (DNS rebinding).',
+    })
+  }
+  if (request.isForwarded && !rules.allowRemoteReads) {
+    throw new MeshError('denied', 'the request came through a proxy, which hides whose it is', {
+      hint: 'Until there are tokens, ask the node directly, on its own host.',
     })
   }
   const isRead = request.method === 'GET' || request.method === 'HEAD'

@@ -73,14 +73,14 @@ export class EventStream {
 
   /** Ends every client's stream in order. */
   close(): void {
-    for (const client of [...this.#clients]) {
+    for (const client of this.#clients) {
       this.#drop(client)
       client.controller.close()
     }
   }
 
   #write(chunk: Uint8Array): void {
-    for (const client of [...this.#clients]) {
+    for (const client of this.#clients) {
       if ((client.controller.desiredSize ?? 0) >= chunk.length) {
         client.controller.enqueue(chunk)
       } else {

@@ -331,14 +331,16 @@ export const ROUTES: readonly Route[] = [
     },
     handle: (c, context) => {
       const { outgoing } = c.env
-      const stream = context.events.open(nodeView(context), () => outgoing.destroy())
-      return c.body(stream, 200, {
+      const isRead = c.req.method === 'GET'
+      const stream = isRead ? context.events.open(nodeView(context), () => outgoing.destroy()) : null
+      const headers = {
         'content-type': 'text/event-stream',
         'cache-control': 'no-store',
         // A stream ends with its connection, so that a stopping server has not to wait for an idle one.
         connection: 'close',
         'x-accel-buffering': 'no',
-      })
+      }
+      return new Response(stream, { headers })
     },
   },
   {

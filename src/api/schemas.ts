@@ -47,7 +47,10 @@ export const RECEIPT = z.object({
   validated: digest.describe('the newest generation that nginx -t accepted'),
   applied: digest.describe('what every worker is proven to run'),
   lastGood: digest.describe('what a boot would start from'),
-  outcome: z.string().nullable().describe('of the last attempt: applied, unchanged, refused, rolled_back, failed, held'),
+  outcome: z
+    .string()
+    .nullable()
+    .describe('of the last attempt: applied, unchanged, refused, rolled_back, failed, held'),
   phase: z.string().describe('the last phase of that attempt'),
   error: z.object({ code: z.string(), message: z.string(), hint: z.string().optional() }).nullable(),
   problems: z.array(z.object({ path: z.string(), code: z.string(), message: z.string(), hint: z.string().optional() })),

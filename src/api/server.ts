@@ -183,7 +183,9 @@ export class ApiServer implements Startable {
     app.use(async (c, next) => {
       const { bindAddress, allowRemoteReads = false } = this.#options
       const { method, path } = c.req
-      checkAccess({ method, path, host: c.env.incoming.headers.host }, c.env.origin, { bindAddress, allowRemoteReads })
+      const { host, forwarded, 'x-forwarded-for': forwardedFor } = c.env.incoming.headers
+      const isForwarded = forwarded !== undefined || forwardedFor !== undefined
+      checkAccess({ method, path, host, isForwarded }, c.env.origin, { bindAddress, allowRemoteReads })
       await next()
     })
     for (const route of ROUTES) {

@@ -113,13 +113,11 @@ export class Author {
   async #submitPatiently(client: ApiClient, envelope: Envelope) {
     for (let tries = 1; ; tries += 1) {
       try {
-        // oxlint-disable-next-line no-await-in-loop -- the next try waits for the answer to this one
         return await client.submit([toWire(envelope)])
       } catch (error) {
         const isLimited = error instanceof MeshError && error.code === 'rate_limited'
         if (!isLimited || tries > RATE_RETRIES) throw error
         if (tries === 1) this.#options.notice('the node limits how fast one author edits; going on more slowly')
-        // oxlint-disable-next-line no-await-in-loop -- see above
         await this.#options.sleep(RATE_RETRY_MS)
       }
     }
@@ -134,7 +132,9 @@ export class Author {
     for (const { id, exercised, label } of this.#authorities(draft)) {
       const body = bodyUnder(id)
       const judged = targets.length === 0 ? [undefined] : targets.map((target) => grantBody(target, this.#genesis.id))
-      const denied = judged.map((target) => denial(body, [this.publicKey], exercised, target)).find((each) => each !== undefined)
+      const denied = judged
+        .map((target) => denial(body, [this.publicKey], exercised, target))
+        .find((each) => each !== undefined)
       if (denied === undefined) return parseBody(canonical(body as unknown as Json)) as SignedBody
       reasons.push(`${label}: ${denied.message}`)
     }
@@ -158,7 +158,9 @@ export class Author {
     const what = { edit: 'this edit', grant: 'this grant', revoke: 'this revocation' }[draft.type]
     if (reasons.length > 0) {
       const hint = 'Ask somebody with a wider grant, or use another key with -k.'
-      return new MeshError('denied', `none of your grants allows ${what}\n  ${reasons.map(plain).join('\n  ')}`, { hint })
+      return new MeshError('denied', `none of your grants allows ${what}\n  ${reasons.map(plain).join('\n  ')}`, {
+        hint,
+      })
     }
     return new MeshError('denied', `the key ${this.publicKey} has no grant in mesh ${plain(this.#genesis.body.name)}`, {
       hint: `Somebody with a higher role can grant one: meshctl grant editor ${this.publicKey} --zone ZONE`,
@@ -173,7 +175,8 @@ export class Author {
     const remembered = chain.chain(this.#genesis.id, workspace)
     const last = remembered.at(-1)
     const seen = await client.chain(workspace, this.publicKey)
-    const isKnown = last === undefined || seen.heads.some(({ id }) => id === last.id) || (await client.edit(last.id)) !== undefined
+    const isKnown =
+      last === undefined || seen.heads.some(({ id }) => id === last.id) || (await client.edit(last.id)) !== undefined
     if (isKnown) return { place: placeAfter(seen.heads), hasTaught: false }
     const taken = await this.#sendAncestors(workspace, remembered)
     const { heads } = await client.chain(workspace, this.publicKey)
@@ -190,7 +193,6 @@ export class Author {
     const refused: string[] = []
     for (const ancestor of remembered) {
       try {
-        // oxlint-disable-next-line no-await-in-loop -- each is an ancestor of the next
         await client.submit([ancestor.wire])
         taken.push(ancestor)
       } catch (error) {

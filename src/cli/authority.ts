@@ -28,9 +28,23 @@ export const grantVerb: Verb = {
     ...NOTE,
     name: { type: 'string', value: 'NAME', description: 'what people call the key: edge-1, ana' },
     kinds: { type: 'string', multiple: true, value: 'KINDS', description: 'only these kinds (default all)' },
-    fields: { type: 'string', multiple: true, value: 'FIELDS', description: 'only these fields, or prefixes ending in /; for an editor: privileged fields to add' },
-    hosts: { type: 'string', multiple: true, value: 'HOSTS', description: 'host names, or *.suffix, that sites by this key may claim' },
-    enc: { type: 'string', value: 'HEX', description: 'a node’s X25519 key for secrets, as meshctl key show -o json tells' },
+    fields: {
+      type: 'string',
+      multiple: true,
+      value: 'FIELDS',
+      description: 'only these fields, or prefixes ending in /; for an editor: privileged fields to add',
+    },
+    hosts: {
+      type: 'string',
+      multiple: true,
+      value: 'HOSTS',
+      description: 'host names, or *.suffix, that sites by this key may claim',
+    },
+    enc: {
+      type: 'string',
+      value: 'HEX',
+      description: 'a node’s X25519 key for secrets, as meshctl key show -o json tells',
+    },
   },
   examples: [
     'meshctl -k owner.key grant node 3b6a27bc… --zone eu.west --name edge-1',
@@ -44,7 +58,11 @@ export const grantVerb: Verb = {
     const kinds = kindsOf(args)
     const fields = args.items('fields')
     const wrongField = fields.find((field) => !isFieldPath(field.replace(/\/$/, '')))
-    if (wrongField !== undefined) throw usage(`--fields ${wrongField} is not a field path`, 'Write it like routes/root/path, or routes/ for all below.')
+    if (wrongField !== undefined)
+      throw usage(
+        `--fields ${wrongField} is not a field path`,
+        'Write it like routes/root/path, or routes/ for all below.',
+      )
     const hosts = args.items('hosts')
     const name = args.text('name')
     if (name !== undefined && !isName(name)) throw usage(`--name takes lower-case letters, digits and -, not ${name}`)
@@ -68,7 +86,9 @@ export const grantVerb: Verb = {
     )
     cli.out(`${sent.id}\n`)
     const who = name === undefined ? short(subject) : `${name} (${short(subject)})`
-    cli.note(`granted: ${who} is ${role} of zones ${zones.join(', ')} in ${ws === '*' ? 'all workspaces' : `workspace ${ws}`}`)
+    cli.note(
+      `granted: ${who} is ${role} of zones ${zones.join(', ')} in ${ws === '*' ? 'all workspaces' : `workspace ${ws}`}`,
+    )
     return undefined
   },
 }
@@ -77,12 +97,19 @@ function roleOf(text: string): Role {
   const role = ROLES.find((known) => known === text)
   if (role !== undefined) return role
   const close = nearest(text, ROLES)
-  throw usage(`there is no role ${text}`, close === undefined ? `Roles: ${ROLES.join(', ')}.` : `Did you mean ${close}?`)
+  throw usage(
+    `there is no role ${text}`,
+    close === undefined ? `Roles: ${ROLES.join(', ')}.` : `Did you mean ${close}?`,
+  )
 }
 
 function publicKey(text: string): void {
   const isKey: boolean = isHex(text, 64)
-  if (!isKey) throw usage(`KEY is a public key of 64 lower-case hex digits, not ${text.slice(0, 80)}`, 'See it with: meshctl key show -k FILE')
+  if (!isKey)
+    throw usage(
+      `KEY is a public key of 64 lower-case hex digits, not ${text.slice(0, 80)}`,
+      'See it with: meshctl key show -k FILE',
+    )
 }
 
 function zonesOf(args: Args, role: Role): string[] {
@@ -116,19 +143,33 @@ export const revokeVerb: Verb = {
   ].join('\n'),
   options: {
     ...NOTE,
-    since: { type: 'string', value: 'TIME|EDIT', description: 'void what came in from then on: 2026-03-01T12:00Z, or an edit’s id' },
+    since: {
+      type: 'string',
+      value: 'TIME|EDIT',
+      description: 'void what came in from then on: 2026-03-01T12:00Z, or an edit’s id',
+    },
     'dry-run': { type: 'boolean', description: 'list what becomes void, and do nothing' },
   },
-  examples: ['meshctl -k owner.key revoke 8139770e… --dry-run', 'meshctl -k owner.key revoke 8139770e… --since 2026-03-01T12:00Z'],
+  examples: [
+    'meshctl -k owner.key revoke 8139770e… --dry-run',
+    'meshctl -k owner.key revoke 8139770e… --since 2026-03-01T12:00Z',
+  ],
   async run(cli, args) {
     const [id] = args.expect('KEY|GRANT-ID') as [string]
     publicKey(id)
     const client = await cli.client()
     const { target, subject, grants } = await targetOf(client, id)
     const ws = cli.workspace ?? commonWorkspace(grants)
-    const history = (await client.edits({ author: subject }, HISTORY_MAX)).filter((edit) => ws === '*' || edit.workspace === ws)
+    const history = (await client.edits({ author: subject }, HISTORY_MAX)).filter(
+      (edit) => ws === '*' || edit.workspace === ws,
+    )
     const kept = keptBy(history, args.text('since'))
-    const voided = await voidedBy(client, history, new Set(grants.map((grant) => grant.id)), new Set(kept.map((edit) => edit.id)))
+    const voided = await voidedBy(
+      client,
+      history,
+      new Set(grants.map((grant) => grant.id)),
+      new Set(kept.map((edit) => edit.id)),
+    )
     showVoided(cli, voided)
     if (args.flag('dry-run')) {
       cli.note('dry run: nothing was changed')
@@ -136,20 +177,31 @@ export const revokeVerb: Verb = {
     }
     const keep = headsOf(kept)
     if (keep.length > LIMITS.keep) {
-      throw new MeshError('too_large', `the key has ${keep.length} heads, and a revocation keeps at most ${LIMITS.keep}`, {
-        hint: 'Revoke its grants one by one, workspace by workspace (-w).',
-      })
+      throw new MeshError(
+        'too_large',
+        `the key has ${keep.length} heads, and a revocation keeps at most ${LIMITS.keep}`,
+        {
+          hint: 'Revoke its grants one by one, workspace by workspace (-w).',
+        },
+      )
     }
-    const sent = await cli.withAuthor((author) => author.send({ type: 'revoke', ws, note: noteOf(args), target, keep }, grants))
+    const sent = await cli.withAuthor((author) =>
+      author.send({ type: 'revoke', ws, note: noteOf(args), target, keep }, grants),
+    )
     cli.out(`${sent.id}\n`)
-    cli.note(`revoked ${grants.length} ${grants.length === 1 ? 'grant' : 'grants'} of ${short(subject)}; ${voided.length} edits became void`)
+    cli.note(
+      `revoked ${grants.length} ${grants.length === 1 ? 'grant' : 'grants'} of ${short(subject)}; ${voided.length} edits became void`,
+    )
     return undefined
   },
 }
 
 const HISTORY_MAX = 1_000_000
 
-async function targetOf(client: ApiClient, id: string): Promise<{ target: string; subject: string; grants: GrantView[] }> {
+async function targetOf(
+  client: ApiClient,
+  id: string,
+): Promise<{ target: string; subject: string; grants: GrantView[] }> {
   const own = await client.grants(id)
   if (own.length > 0) return { target: `key/${id}`, subject: id, grants: own }
   const grant = (await client.grants()).find((each) => each.id === id)
@@ -169,7 +221,8 @@ export function keptBy(history: readonly EditView[], since: string | undefined):
   if (since === undefined) return history
   const isId = /^[0-9a-f]{8,64}$/.test(since)
   const time = Date.parse(since)
-  if (!isId && Number.isNaN(time)) throw usage(`--since takes a time such as 2026-03-01T12:00Z or an edit's id, not ${since}`)
+  if (!isId && Number.isNaN(time))
+    throw usage(`--since takes a time such as 2026-03-01T12:00Z or an edit's id, not ${since}`)
   const first = history.findIndex((edit) => (isId ? edit.id.startsWith(since) : edit.at >= time))
   if (first === -1 && isId) throw new MeshError('not_found', `the key made no edit ${since}`, { field: '--since' })
   return first === -1 ? history : history.slice(0, first)
@@ -178,7 +231,10 @@ export function keptBy(history: readonly EditView[], since: string | undefined):
 /** Those that none of the others follows, sorted. */
 export function headsOf(edits: readonly EditView[]): string[] {
   const followed = new Set(edits.flatMap(({ prev }) => prev))
-  return edits.filter(({ id }) => !followed.has(id)).map(({ id }) => id).toSorted()
+  return edits
+    .filter(({ id }) => !followed.has(id))
+    .map(({ id }) => id)
+    .toSorted()
 }
 
 /** Accepted envelopes that rest on the given grants and are not kept, and all that was done under grants among them. */
@@ -192,8 +248,9 @@ async function voidedBy(
   const below: EditView[] = []
   for (const { id, type, about } of voided) {
     if (type !== 'grant' || about === null) continue
-    // oxlint-disable-next-line no-await-in-loop -- grants are few, and rank bounds the depth
-    below.push(...(await voidedBy(client, await client.edits({ author: about }, HISTORY_MAX), new Set([id]), new Set())))
+    below.push(
+      ...(await voidedBy(client, await client.edits({ author: about }, HISTORY_MAX), new Set([id]), new Set())),
+    )
   }
   return [...voided, ...below]
 }
@@ -221,14 +278,17 @@ export const pushVerb: Verb = {
     const client = await cli.client()
     const counts = new Map<string, number>()
     for (const some of portions(await readEnvelopes(cli.path(file), file))) {
-      // oxlint-disable-next-line no-await-in-loop -- later ones rest on earlier ones
       const outcomes = await client.submit(some)
       for (const { outcome } of outcomes) counts.set(outcome, (counts.get(outcome) ?? 0) + 1)
       const refused = outcomes.find(({ outcome }) => outcome === 'refused')
       if (refused !== undefined) {
-        throw new MeshError('denied', `refused ${short(refused.id ?? '(unreadable)')}: ${plain(refused.reason ?? '')}`, {
-          hint: 'What came before it in the file was taken.',
-        })
+        throw new MeshError(
+          'denied',
+          `refused ${short(refused.id ?? '(unreadable)')}: ${plain(refused.reason ?? '')}`,
+          {
+            hint: 'What came before it in the file was taken.',
+          },
+        )
       }
     }
     cli.note([...counts].map(([outcome, n]) => `${n} ${outcome}`).join(', '))
@@ -245,7 +305,10 @@ async function readEnvelopes(path: string, name: string): Promise<WireEnvelope[]
   }
   const { envelopes } = (typeof value === 'object' && value !== null ? value : {}) as { envelopes?: unknown }
   if (!Array.isArray(envelopes) || envelopes.length === 0) {
-    throw new MeshError('input_invalid', `${name} holds no envelopes`, { field: 'envelopes', hint: 'It must be {"envelopes": [...]}.' })
+    throw new MeshError('input_invalid', `${name} holds no envelopes`, {
+      field: 'envelopes',
+      hint: 'It must be {"envelopes": [...]}.',
+    })
   }
   return envelopes.map((envelope, index) => wireFromJson(envelope, `envelopes[${index}]`))
 }

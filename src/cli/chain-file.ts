@@ -68,15 +68,20 @@ export class ChainFile {
 
   /** Remembers an envelope. Durable when it resolves: to be awaited before the envelope is sent. */
   async remember(mesh: string, workspace: string, { bytes, sigs }: WireEnvelope): Promise<void> {
-    const kept = [...(this.#chains.get(`${mesh}/${workspace}`) ?? []), { bytes, sigs }].slice(-CHAIN_FILE_LIMITS.envelopes)
-    while (kept.length > 1 && kept.reduce((sum, wire) => sum + wire.bytes.length, 0) > CHAIN_FILE_LIMITS.bytes) kept.shift()
+    const kept = [...(this.#chains.get(`${mesh}/${workspace}`) ?? []), { bytes, sigs }].slice(
+      -CHAIN_FILE_LIMITS.envelopes,
+    )
+    while (kept.length > 1 && kept.reduce((sum, wire) => sum + wire.bytes.length, 0) > CHAIN_FILE_LIMITS.bytes)
+      kept.shift()
     this.#chains.set(`${mesh}/${workspace}`, kept)
     await this.#save()
   }
 
   /** Forgets envelopes that no node will ever take. */
   async forget(mesh: string, workspace: string, ids: readonly string[]): Promise<void> {
-    const kept = (this.#chains.get(`${mesh}/${workspace}`) ?? []).filter(({ bytes }) => !ids.includes(envelopeId(bytes)))
+    const kept = (this.#chains.get(`${mesh}/${workspace}`) ?? []).filter(
+      ({ bytes }) => !ids.includes(envelopeId(bytes)),
+    )
     this.#chains.set(`${mesh}/${workspace}`, kept)
     await this.#save()
   }
@@ -97,9 +102,14 @@ export class ChainFile {
       }
       await rename(temporary, this.path)
     } catch (error) {
-      throw new MeshError('store_unwritable', `cannot write ${this.path}: ${(error as Error).message}`, {
-        hint: 'Nothing was sent. Make room, or make the directory writable: meshctl must remember what it signed.',
-      }, error)
+      throw new MeshError(
+        'store_unwritable',
+        `cannot write ${this.path}: ${(error as Error).message}`,
+        {
+          hint: 'Nothing was sent. Make room, or make the directory writable: meshctl must remember what it signed.',
+        },
+        error,
+      )
     }
   }
 }
@@ -122,9 +132,14 @@ async function load(path: string): Promise<Map<string, WireEnvelope[]>> {
 }
 
 function unreadable(path: string, cause: unknown): MeshError {
-  return new MeshError('store_corrupt', `cannot read ${path}: ${(cause as Error).message}`, {
-    hint: 'Move it away: then the node alone tells where your edits continue, which is safe once it is in sync with the others.',
-  }, cause)
+  return new MeshError(
+    'store_corrupt',
+    `cannot read ${path}: ${(cause as Error).message}`,
+    {
+      hint: 'Move it away: then the node alone tells where your edits continue, which is safe once it is in sync with the others.',
+    },
+    cause,
+  )
 }
 
 /** A socket in the kernel's abstract name space: gone with its process, so a lock cannot be left behind. */
@@ -132,7 +147,6 @@ async function lockFor(path: string, clock: Clock, signal: AbortSignal): Promise
   const deadline = clock.monotonic() + CHAIN_FILE_LIMITS.lockWaitMs
   for (;;) {
     const server = createServer()
-    // oxlint-disable-next-line no-await-in-loop -- tried again until the other one is done
     const error = await new Promise<NodeJS.ErrnoException | undefined>((resolve) => {
       server.once('error', resolve)
       server.listen({ path: `\0nxmesh-chain-${sha256(path)}` }, () => resolve(undefined))
@@ -140,9 +154,10 @@ async function lockFor(path: string, clock: Clock, signal: AbortSignal): Promise
     if (error === undefined) return server.unref()
     if (error.code !== 'EADDRINUSE') throw unreadable(path, error)
     if (clock.monotonic() > deadline) {
-      throw new MeshError('conflict', 'another meshctl is signing with this key', { hint: 'Wait until it is done, or end it.' })
+      throw new MeshError('conflict', 'another meshctl is signing with this key', {
+        hint: 'Wait until it is done, or end it.',
+      })
     }
-    // oxlint-disable-next-line no-await-in-loop -- see above
     await clock.sleep(50, signal)
   }
 }

@@ -73,7 +73,9 @@ export class Args {
   /** Exactly these positional arguments. @throws MeshError `usage`. */
   expect(...names: readonly string[]): readonly string[] {
     if (this.positionals.length !== names.length) {
-      throw usage(`expected ${names.length === 0 ? 'no arguments' : names.join(' ')}, got ${this.positionals.join(' ') || 'nothing'}`)
+      throw usage(
+        `expected ${names.length === 0 ? 'no arguments' : names.join(' ')}, got ${this.positionals.join(' ') || 'nothing'}`,
+      )
     }
     return this.positionals
   }

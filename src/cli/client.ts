@@ -35,7 +35,7 @@ export class ApiClient {
   readonly #signal: AbortSignal
   /** What is left to try; the first is the one in use. */
   #addresses: readonly ApiAddress[]
-  readonly #tried: string[] = []
+  readonly #tried = new Set<string>()
 
   /** @param addresses tried in order until one answers. @throws MeshError `usage` for one that is not an address. */
   constructor(addresses: readonly ApiAddress[], signal: AbortSignal) {
@@ -98,9 +98,8 @@ export class ApiClient {
   /** Summaries of envelopes, at most `max` of them. */
   async edits(filter: Readonly<Record<string, string | undefined>>, max: number): Promise<schemas.EditView[]> {
     const found: schemas.EditView[] = []
-    for (let after: string | undefined; ; ) {
+    for (let after: string | undefined; ;) {
       const limit = String(Math.min(1000, max - found.length))
-      // oxlint-disable-next-line no-await-in-loop -- each page names the next
       const page = await this.#get(`/v1/edits${queryOf({ ...filter, after, limit })}`, schemas.EDITS)
       found.push(...page.data)
       if (page.next === null || found.length >= max) return found
@@ -124,7 +123,8 @@ export class ApiClient {
       buffered += chunk
       const blocks = buffered.split('\n\n')
       buffered = blocks.pop() as string
-      if (buffered.length > CLIENT_LIMITS.eventBytes) throw new MeshError('too_large', 'an event of the node is too large')
+      if (buffered.length > CLIENT_LIMITS.eventBytes)
+        throw new MeshError('too_large', 'an event of the node is too large')
       for (const block of blocks) {
         const event = parseEvent(block)
         if (event !== undefined) yield event
@@ -143,39 +143,48 @@ export class ApiClient {
   ): Promise<T[]> {
     const found: T[] = []
     for (let page = 1; ; page += 1) {
-      // oxlint-disable-next-line no-await-in-loop -- the first page tells how many there are
-      const { data, meta } = await this.#get(`${path}${queryOf({ ...filter, page: String(page), per_page: '1000' })}`, schema)
+      const { data, meta } = await this.#get(
+        `${path}${queryOf({ ...filter, page: String(page), per_page: '1000' })}`,
+        schema,
+      )
       found.push(...data)
       if (data.length === 0 || found.length >= meta.total) return found
     }
   }
 
   async #ask(method: string, path: string, body?: string): Promise<Answer> {
-    return await answerOf(await this.#connect(method, path, body, CLIENT_LIMITS.timeoutMs))
+    const response = await this.#connect(method, path, body, CLIENT_LIMITS.timeoutMs)
+    return await answerOf(response).catch((error: unknown) => {
+      throw error instanceof MeshError ? error : this.#unreachable(this.address, error)
+    })
   }
 
   async #connect(method: string, path: string, body: string | undefined, timeoutMs: number): Promise<IncomingMessage> {
     for (;;) {
+      const { address } = this
       try {
-        // oxlint-disable-next-line no-await-in-loop -- one address after the other
-        return await send(this.address, method, path, body, timeoutMs, this.#signal)
+        return await send(address, method, path, body, timeoutMs, this.#signal)
       } catch (error) {
-        if (this.#signal.aborted) throw new MeshError('unavailable', 'interrupted', {}, error)
-        const { code = '', message } = error as NodeJS.ErrnoException
-        this.#tried.push(`${this.address} (${code === '' ? message : code})`)
-        if (UNREACHED.has(code) && this.#addresses.length > 1) this.#addresses = this.#addresses.slice(1)
-        else throw this.#unreachable(code, error)
+        const isUnreached = UNREACHED.has((error as NodeJS.ErrnoException).code ?? '')
+        const failure = this.#unreachable(address, error)
+        if (!isUnreached || this.#addresses.at(-1) === address) throw failure
+        // Of several requests at once the first one to fail moves on for all.
+        if (address === this.address) this.#addresses = this.#addresses.slice(1)
       }
     }
   }
 
-  #unreachable(code: string, cause: unknown): MeshError {
-    const tried = [...new Set(this.#tried)].join(', ')
+  #unreachable(address: ApiAddress, cause: unknown): MeshError {
+    if (this.#signal.aborted) return new MeshError('unavailable', 'interrupted', { wasSent: true }, cause)
+    const { code = '', message } = cause as NodeJS.ErrnoException
+    this.#tried.add(`${address} (${code === '' ? message : code})`)
+    const tried = [...this.#tried].join(', ')
     if (code === 'EACCES') {
       const hint = 'Run this as the user of mesh-node, or join the group that owns the socket.'
       return new MeshError('denied', `the node's socket may not be opened; tried ${tried}`, { hint }, cause)
     }
-    const hint = 'Is mesh-node running? See: systemctl status mesh-node. Name another node with --api URL or NXMESH_API.'
+    const hint =
+      'Is mesh-node running? See: systemctl status mesh-node. Name another node with --api URL or NXMESH_API.'
     // Whether the node has taken what was sent is known only when the connection was never made.
     const wasSent = !UNREACHED.has(code)
     return new MeshError('unavailable', `no node answers; tried ${tried}`, { hint, wasSent }, cause)
@@ -183,7 +192,15 @@ export class ApiClient {
 }
 
 /** Failures to connect: nothing was sent. */
-const UNREACHED: ReadonlySet<string> = new Set(['ECONNREFUSED', 'ENOENT', 'EACCES', 'ENOTFOUND', 'EHOSTUNREACH', 'ENETUNREACH', 'ENOTSOCK'])
+const UNREACHED: ReadonlySet<string> = new Set([
+  'ECONNREFUSED',
+  'ENOENT',
+  'EACCES',
+  'ENOTFOUND',
+  'EHOSTUNREACH',
+  'ENETUNREACH',
+  'ENOTSOCK',
+])
 
 async function send(
   address: ApiAddress,
@@ -193,9 +210,12 @@ async function send(
   timeoutMs: number,
   signal: AbortSignal,
 ): Promise<IncomingMessage> {
-  const headers = body === undefined ? {} : { 'content-type': 'application/json', 'content-length': Buffer.byteLength(body) }
+  const headers =
+    body === undefined ? {} : { 'content-type': 'application/json', 'content-length': Buffer.byteLength(body) }
   return await new Promise((resolve, reject) => {
-    const request = httpRequest({ ...requestTarget(address), method, path, headers, signal }, resolve)
+    // A write goes over a connection of its own: on a kept one it would not be known whether a reset came before it.
+    const agent = body === undefined ? {} : { agent: false }
+    const request = httpRequest({ ...requestTarget(address), ...agent, method, path, headers, signal }, resolve)
     if (timeoutMs > 0) {
       request.setTimeout(timeoutMs, () => request.destroy(new Error(`no answer within ${timeoutMs / 1000} s`)))
     }
@@ -222,7 +242,8 @@ async function answerOf(response: IncomingMessage): Promise<Answer> {
   let size = 0
   for await (const chunk of response as AsyncIterable<Uint8Array>) {
     size += chunk.length
-    if (size > CLIENT_LIMITS.answerBytes) throw new MeshError('too_large', `the node's answer is over ${CLIENT_LIMITS.answerBytes} bytes`)
+    if (size > CLIENT_LIMITS.answerBytes)
+      throw new MeshError('too_large', `the node's answer is over ${CLIENT_LIMITS.answerBytes} bytes`)
     chunks.push(chunk)
   }
   const status = response.statusCode ?? 0
@@ -246,18 +267,26 @@ function problemIn({ status, body }: Answer): MeshError {
   if (problem === undefined) return notOurs(`HTTP ${status}`)
   const code = Object.hasOwn(ERROR_CODES, problem.code) ? (problem.code as ErrorCode) : 'internal'
   const { field, hint, detail } = problem
-  return new MeshError(code, detail, { ...(field === undefined ? {} : { field }), ...(hint === undefined ? {} : { hint }) })
+  return new MeshError(code, detail, {
+    ...(field === undefined ? {} : { field }),
+    ...(hint === undefined ? {} : { hint }),
+  })
 }
 
 function notOurs(what: string, cause?: unknown): MeshError {
-  return new MeshError('internal', `the answer is not one of a mesh-node: ${what}`, {
-    hint: 'Check --api, and that meshctl and mesh-node have about the same version.',
-  }, cause)
+  return new MeshError(
+    'internal',
+    `the answer is not one of a mesh-node: ${what}`,
+    {
+      hint: 'Check --api, and that meshctl and mesh-node have about the same version.',
+    },
+    cause,
+  )
 }
 
 function queryOf(parameters: Readonly<Record<string, string | undefined>>): string {
   const given = Object.entries(parameters).filter((entry): entry is [string, string] => entry[1] !== undefined)
-  return given.length === 0 ? '' : `?${new URLSearchParams(given)}`
+  return given.length === 0 ? '' : `?${new URLSearchParams(given).toString()}`
 }
 
 function parseEvent(block: string): ServerEvent | undefined {

@@ -38,14 +38,17 @@ export interface Wanted {
 }
 
 /** Reads files, folders (recursively, sorted, hidden ones left out) and `-` for standard input. */
-export async function readSources(paths: readonly string[], resolve: (path: string) => string, stdin: AsyncIterable<Uint8Array>): Promise<Source[]> {
+export async function readSources(
+  paths: readonly string[],
+  resolve: (path: string) => string,
+  stdin: AsyncIterable<Uint8Array>,
+): Promise<Source[]> {
   const sources: Source[] = []
   for (const path of paths) {
-    // oxlint-disable-next-line no-await-in-loop -- in the order in which they were named
     if (path === '-') sources.push({ name: 'stdin', text: await readStream(stdin) })
-    // oxlint-disable-next-line no-await-in-loop -- see above
     else sources.push(...(await readPath(resolve(path), path)))
-    if (sources.length > INPUT_LIMITS.files) throw new MeshError('too_large', `over ${INPUT_LIMITS.files} files`, { field: path })
+    if (sources.length > INPUT_LIMITS.files)
+      throw new MeshError('too_large', `over ${INPUT_LIMITS.files} files`, { field: path })
   }
   return sources
 }
@@ -62,13 +65,17 @@ async function readPath(file: string, name: string): Promise<Source[]> {
     for (const entry of entries.toSorted((a, b) => (a.name < b.name ? -1 : 1))) {
       const isWanted = entry.isDirectory() || EXTENSIONS.some((extension) => entry.name.endsWith(extension))
       if (entry.name.startsWith('.') || !isWanted) continue
-      // oxlint-disable-next-line no-await-in-loop -- few files, and an order that stays
       sources.push(...(await readPath(join(file, entry.name), join(name, entry.name))))
     }
     return sources
   } catch (error) {
     if (error instanceof MeshError) throw error
-    throw new MeshError('input_invalid', `cannot read ${name}: ${(error as Error).message}`, { field: '-f', value: name }, error)
+    throw new MeshError(
+      'input_invalid',
+      `cannot read ${name}: ${(error as Error).message}`,
+      { field: '-f', value: name },
+      error,
+    )
   }
 }
 
@@ -105,7 +112,8 @@ export function parseSources(sources: readonly Source[], defaults: Defaults = {}
       const resource = parseDocument(withDefaults(read(), defaults))
       const path = pathOf(resource)
       const other = wanted.get(path)
-      if (other !== undefined) throw new MeshError('resource_invalid', `${path} is in ${other.from} already`, { field: 'metadata.name' })
+      if (other !== undefined)
+        throw new MeshError('resource_invalid', `${path} is in ${other.from} already`, { field: 'metadata.name' })
       wanted.set(path, { path, fields: fieldsOf(resource), from })
     } catch (error) {
       const { message, details } = asMeshError(error)
@@ -129,13 +137,14 @@ export function parseSources(sources: readonly Source[], defaults: Defaults = {}
 interface Unread {
   readonly from: string
   /** @throws MeshError when the text is not YAML. */
-  read(): unknown
+  readonly read: () => unknown
 }
 
 function documentsOf({ name, text }: Source): Unread[] {
   const documents = parseAllDocuments(text, { prettyErrors: true })
   if (!Array.isArray(documents)) return []
-  if (documents.length > INPUT_LIMITS.documents) throw new MeshError('too_large', `${name} has over ${INPUT_LIMITS.documents} documents`)
+  if (documents.length > INPUT_LIMITS.documents)
+    throw new MeshError('too_large', `${name} has over ${INPUT_LIMITS.documents} documents`)
   return documents.flatMap((document, index): Unread[] => {
     const from = `${name}:${index + 1}`
     const [error] = document.errors
@@ -147,7 +156,8 @@ function documentsOf({ name, text }: Source): Unread[] {
       return [{ from, read: () => fail(`is not YAML that can be used: ${(cause as Error).message}`) }]
     }
     if (value === null || value === undefined) return []
-    if (Array.isArray(value)) return value.map((item, position) => ({ from: `${from}[${position}]`, read: () => item as unknown }))
+    if (Array.isArray(value))
+      return value.map((item, position) => ({ from: `${from}[${position}]`, read: () => item as unknown }))
     return [{ from, read: () => value }]
   })
 }

@@ -4,8 +4,18 @@ import type { OptionSpec, OptionSpecs, Verb } from './cli.ts'
 
 /** Options that every verb takes. */
 export const GLOBAL_OPTIONS: OptionSpecs = {
-  api: { type: 'string', value: 'URL', description: 'node to ask: http://host:port or unix:/path (NXMESH_API; default ./data/api.sock, else http://127.0.0.1:3000)' },
-  key: { type: 'string', short: 'k', value: 'FILE', description: 'operator key (NXMESH_KEY; default ./data/mesh/owner.key; PRIVATE_KEY beats it)' },
+  api: {
+    type: 'string',
+    value: 'URL',
+    description:
+      'node to ask: http://host:port or unix:/path (NXMESH_API; default ./data/api.sock, else http://127.0.0.1:3000)',
+  },
+  key: {
+    type: 'string',
+    short: 'k',
+    value: 'FILE',
+    description: 'operator key (NXMESH_KEY; default ./data/mesh/owner.key; PRIVATE_KEY beats it)',
+  },
   workspace: { type: 'string', short: 'w', value: 'NAME', description: 'workspace' },
   zone: { type: 'string', short: 'z', multiple: true, value: 'ZONE', description: 'zone such as eu.west, or *' },
   output: { type: 'string', short: 'o', value: 'FORMAT', description: 'table, wide, yaml or json' },

@@ -23,7 +23,8 @@ export const keyVerb: Verb = {
     const [action] = args.expect('new|show')
     if (action !== 'new' && action !== 'show') throw usage(`key takes new or show, not ${action}`)
     const file = args.text('key')
-    if (action === 'new' && file === undefined) throw usage('-k FILE is missing', 'Say where the new key goes: meshctl key new -k node.key')
+    if (action === 'new' && file === undefined)
+      throw usage('-k FILE is missing', 'Say where the new key goes: meshctl key new -k node.key')
     const key = action === 'new' ? await createKeyFile(cli.path(file as string)) : await cli.key()
     const shown = { publicKey: key.publicKey, enc: encryptionKeyFromSeed(key.seed) }
     cli.out(cli.format === 'json' ? toJson(shown) : cli.format === 'yaml' ? toYaml(shown) : `${key.publicKey}\n`)
@@ -52,9 +53,17 @@ export const initVerb: Verb = {
     dir: { type: 'string', value: 'DIR', description: 'where to write (default mesh)' },
     name: { type: 'string', value: 'NAME', description: 'name of the mesh (default mesh)' },
     'owner-name': { type: 'string', value: 'NAME', description: 'name of the owner in lists (default owner)' },
-    node: { type: 'string', multiple: true, value: 'KEY[=NAME]', description: 'grant this node at once, in the zones of -z' },
+    node: {
+      type: 'string',
+      multiple: true,
+      value: 'KEY[=NAME]',
+      description: 'grant this node at once, in the zones of -z',
+    },
   },
-  examples: ['meshctl init --name prod', 'meshctl init --name prod --node "$(meshctl key show -k node.key)=edge-1" -z eu.west'],
+  examples: [
+    'meshctl init --name prod',
+    'meshctl init --name prod --node "$(meshctl key show -k node.key)=edge-1" -z eu.west',
+  ],
   async run(cli, args) {
     args.expect()
     const name = nameOption(args, 'name', 'mesh')
@@ -89,7 +98,9 @@ function nodesOf(args: Args): { key: string; name: string; zones: string[] }[] {
   if (wrong !== undefined) throw usage(`-z ${wrong} is not a zone`, 'Write it like eu.west, or * for all.')
   return args.list('node').map((text, index) => {
     const [key = '', name = `node-${index + 1}`] = text.split('=')
-    if (!isHex(key, 64)) throw usage(`--node takes a public key of 64 hex digits, not ${key}`, 'See it with: meshctl key show -k node.key')
+    const isKey: boolean = isHex(key, 64)
+    if (!isKey)
+      throw usage(`--node takes a public key of 64 hex digits, not ${key}`, 'See it with: meshctl key show -k node.key')
     if (!isName(name)) throw usage(`--node KEY=NAME takes lower-case letters, digits and -, not ${name}`)
     return { key, name, zones: zones.length === 0 ? ['*'] : zones }
   })
@@ -101,19 +112,33 @@ async function makeDirectory(directory: string): Promise<void> {
   } catch (error) {
     const isThere = (error as NodeJS.ErrnoException).code === 'EEXIST'
     throw isThere
-      ? new MeshError('conflict', `${directory} exists`, { field: '--dir', hint: 'Name a new directory: a mesh is founded once.' }, error)
-      : new MeshError('input_invalid', `cannot make ${directory}: ${(error as Error).message}`, { field: '--dir' }, error)
+      ? new MeshError(
+          'conflict',
+          `${directory} exists`,
+          { field: '--dir', hint: 'Name a new directory: a mesh is founded once.' },
+          error,
+        )
+      : new MeshError(
+          'input_invalid',
+          `cannot make ${directory}: ${(error as Error).message}`,
+          { field: '--dir' },
+          error,
+        )
   }
 }
 
 /** Without this the first edit by the key, sent to a node that lags, could take a place that is taken. */
-async function rememberAll(cli: Cli, keyFile: string, publicKey: string, envelopes: readonly Envelope[]): Promise<void> {
+async function rememberAll(
+  cli: Cli,
+  keyFile: string,
+  publicKey: string,
+  envelopes: readonly Envelope[],
+): Promise<void> {
   const chain = await ChainFile.open(`${keyFile}.chain.json`, cli.host.clock, cli.host.signal)
   try {
     const mesh = (envelopes[0] as Envelope).id
     for (const envelope of envelopes) {
       const { body } = envelope
-      // oxlint-disable-next-line no-await-in-loop -- one file
       if (body.type !== 'genesis' && body.by === publicKey) await chain.remember(mesh, body.ws, toWire(envelope))
     }
   } finally {

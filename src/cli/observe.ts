@@ -42,7 +42,10 @@ function statusRow(node: NodeReceipt, progress: Progress, { green, yellow, red, 
   const health = node.health?.status ?? '-'
   const { receipt } = node
   const colours = { applied: green, pending: yellow, failed: red, silent: dim } as const
-  const word = progress.state === 'pending' ? `pending: ${progress.phase}` : { applied: 'applied', failed: 'failed', silent: '-' }[progress.state]
+  const word =
+    progress.state === 'pending'
+      ? `pending: ${progress.phase}`
+      : { applied: 'applied', failed: 'failed', silent: '-' }[progress.state]
   return [
     nameOf(node) + (node.self ? ' (here)' : ''),
     node.zones.join(',') || '-',
@@ -87,7 +90,17 @@ export const peersVerb: Verb = {
     args.expect()
     const peers = await (await cli.client()).peers()
     const isWide = cli.format === 'wide'
-    const headers = ['NODE', 'KEY', 'STATE', 'CONNECTED', 'HEARD', 'VERSION', 'ZONES', 'ADDRESSES', ...(isWide ? ['LABELS', 'DIGEST'] : [])]
+    const headers = [
+      'NODE',
+      'KEY',
+      'STATE',
+      'CONNECTED',
+      'HEARD',
+      'VERSION',
+      'ZONES',
+      'ADDRESSES',
+      ...(isWide ? ['LABELS', 'DIGEST'] : []),
+    ]
     const rows = peers.map((peer) => [
       (peer.name ?? '-') + (peer.self ? ' (here)' : ''),
       isWide ? peer.key : short(peer.key),
@@ -97,7 +110,14 @@ export const peersVerb: Verb = {
       peer.version ?? '-',
       peer.zones.join(',') || '-',
       peer.addresses.join(' ') || '-',
-      ...(isWide ? [Object.entries(peer.labels).map(([key, value]) => `${key}=${value}`).join(' '), short(peer.digest ?? '-')] : []),
+      ...(isWide
+        ? [
+            Object.entries(peer.labels)
+              .map(([key, value]) => `${key}=${value}`)
+              .join(' '),
+            short(peer.digest ?? '-'),
+          ]
+        : []),
     ])
     cli.out(structured(cli, peers) ?? table(headers, rows))
     return undefined
@@ -117,9 +137,8 @@ export const watchVerb: Verb = {
     args.expect()
     const client = await cli.client()
     const { signal, clock } = cli.host
-    for (let hasConnected = false; ; ) {
+    for (let hasConnected = false; ;) {
       try {
-        // oxlint-disable-next-line no-await-in-loop -- one connection after the other
         for await (const event of client.events()) {
           hasConnected = true
           cli.out(eventLine(cli, event))
@@ -130,7 +149,6 @@ export const watchVerb: Verb = {
       }
       if (signal.aborted) return undefined
       cli.note('the connection ended; trying again')
-      // oxlint-disable-next-line no-await-in-loop -- see above
       await clock.sleep(RECONNECT_MS, signal).catch(() => undefined)
     }
   },
@@ -190,7 +208,13 @@ export const logVerb: Verb = {
     const filter = { order: 'desc', author: args.text('author'), resource: args.text('resource') }
     const edits = await client.edits(filter, limit)
     const names = await authorNames(client)
-    cli.out(structured(cli, edits) ?? table(LOG_HEADERS, edits.map((edit) => logRow(edit, names, cli.paint))))
+    cli.out(
+      structured(cli, edits) ??
+        table(
+          LOG_HEADERS,
+          edits.map((edit) => logRow(edit, names, cli.paint)),
+        ),
+    )
     return undefined
   },
 }

@@ -3,7 +3,7 @@
  * changes are packed into edits within the limits of an envelope. apply, diff, edit and delete call it; it does no I/O.
  */
 
-import { canonical, type Json } from '../core/canonical.ts'
+import { canonical } from '../core/canonical.ts'
 import { LIMITS, type Op, type ResourceEdit, type Value } from '../core/envelope.ts'
 import { parseResourcePath, workspaceOf, type ResourceName } from '../core/names.ts'
 import { diffFields } from '../core/resources/flat.ts'
@@ -84,7 +84,9 @@ const BATCH_BYTES = LIMITS.bodyBytes - BODY_OVERHEAD_BYTES
  * edit is one unit on every node; a resource is spread over several edits only when it is larger than one.
  */
 export function pack(changes: readonly Change[]): Batch[] {
-  const ordered = changes.filter(({ ops }) => ops.length > 0).toSorted((a, b) => rank(a) - rank(b) || (a.path < b.path ? -1 : 1))
+  const ordered = changes
+    .filter(({ ops }) => ops.length > 0)
+    .toSorted((a, b) => rank(a) - rank(b) || (a.path < b.path ? -1 : 1))
   const batches: { workspace: string; pieces: Piece[]; ops: number; bytes: number }[] = []
   for (const piece of ordered.flatMap(split)) {
     const bytes = pieceBytes(piece)
@@ -120,7 +122,7 @@ function split({ path, deps, ops }: Change): Piece[] {
   let bytes = 0
   const base = pieceBytes({ path, deps, ops: [] })
   for (const [index, op] of ops.entries()) {
-    const opBytes = Buffer.byteLength(canonical(op as Json)) + 1
+    const opBytes = Buffer.byteLength(canonical(op)) + 1
     const isFull = index - start === LIMITS.ops || base + bytes + opBytes > BATCH_BYTES
     if (isFull) {
       pieces.push({ path, deps, ops: ops.slice(start, index) })
@@ -133,7 +135,7 @@ function split({ path, deps, ops }: Change): Piece[] {
 }
 
 function pieceBytes({ path, deps, ops }: Piece): number {
-  return Buffer.byteLength(canonical([path, deps, ops] as unknown as Json)) + 1
+  return Buffer.byteLength(canonical([path, deps, ops])) + 1
 }
 
 /** The `edits` of a body. @param written the last edit of this run for each resource: what a next piece follows. */
@@ -178,7 +180,12 @@ export function summary(changes: readonly Change[]): string {
     [count('delete'), 'to delete'],
     [count('keep'), 'unchanged'],
   ] as const
-  return parts.filter(([n]) => n > 0).map(([n, words]) => `${n} ${words}`).join(', ') || 'nothing'
+  return (
+    parts
+      .filter(([n]) => n > 0)
+      .map(([n, words]) => `${n} ${words}`)
+      .join(', ') || 'nothing'
+  )
 }
 
 function show(value: Value): string {

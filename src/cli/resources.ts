@@ -14,12 +14,29 @@ import type { Author } from './author.ts'
 import { durationMs, usage, type Args, type Cli, type OptionSpecs, type Verb } from './cli.ts'
 import type { ApiClient } from './client.ts'
 import { parseSources, readSources, type Wanted } from './documents.ts'
-import { ABSENT, editsOf, pack, planDelete, planFields, planOps, showChange, summary, type Change, type Current } from './plan.ts'
+import {
+  ABSENT,
+  editsOf,
+  pack,
+  planDelete,
+  planFields,
+  planOps,
+  showChange,
+  summary,
+  type Change,
+  type Current,
+} from './plan.ts'
 import { plain, short, span, table, toJson, toYaml, type Cell } from './terminal.ts'
 import { waitUntilApplied } from './wait.ts'
 
 const FILES: OptionSpecs = {
-  filename: { type: 'string', short: 'f', multiple: true, value: 'FILE', description: 'a file, a folder, or - for standard input; may be repeated' },
+  filename: {
+    type: 'string',
+    short: 'f',
+    multiple: true,
+    value: 'FILE',
+    description: 'a file, a folder, or - for standard input; may be repeated',
+  },
 }
 const NOTE: OptionSpecs = { note: { type: 'string', value: 'TEXT', description: 'why; kept in the history' } }
 const WAIT: OptionSpecs = {
@@ -27,7 +44,9 @@ const WAIT: OptionSpecs = {
   timeout: { type: 'string', value: 'TIME', description: 'how long to wait (default 60s)' },
 }
 
-/** Requests under way at once when many resources are read. */
+/** More resources than this are read in pages of whole workspaces. */
+const READS_ONE_BY_ONE = 100
+/** Requests under way at once. */
 const READS_AT_ONCE = 8
 
 export const applyVerb: Verb = {
@@ -75,7 +94,10 @@ export const deleteVerb: Verb = {
   options: { ...FILES, ...NOTE, ...WAIT },
   examples: ['meshctl delete site web -z eu.west', 'meshctl delete -f site.yaml'],
   async run(cli, args) {
-    const paths = args.list('filename').length > 0 ? (await readWanted(cli, args)).map(({ path }) => path) : [await namedPath(cli, args)]
+    const paths =
+      args.list('filename').length > 0
+        ? (await readWanted(cli, args)).map(({ path }) => path)
+        : [await namedPath(cli, args)]
     await write(cli, args, async () => {
       const currents = await readCurrents(await cli.client(), paths)
       return paths.map((path, index) => planDelete(path, currents[index] as Current))
@@ -142,19 +164,31 @@ async function readWanted(cli: Cli, args: Args): Promise<Wanted[]> {
 }
 
 async function planAll(cli: Cli, wanted: readonly Wanted[]): Promise<Change[]> {
-  const currents = await readCurrents(await cli.client(), wanted.map(({ path }) => path))
+  const currents = await readCurrents(
+    await cli.client(),
+    wanted.map(({ path }) => path),
+  )
   return wanted.map(({ path, fields }, index) => planFields(path, currents[index] as Current, fields))
 }
 
+/** What the node has of each path, in their order. */
 async function readCurrents(client: ApiClient, paths: readonly string[]): Promise<Current[]> {
-  const currents: Current[] = []
-  for (let start = 0; start < paths.length; start += READS_AT_ONCE) {
-    const some = paths.slice(start, start + READS_AT_ONCE)
-    // oxlint-disable-next-line no-await-in-loop -- a bounded number at once
-    const views = await Promise.all(some.map((path) => client.resource(path)))
-    currents.push(...views.map((view) => (view === undefined ? ABSENT : currentOf(view))))
+  const views = new Map<string, ResourceView>()
+  if (paths.length > READS_ONE_BY_ONE) {
+    for (const workspace of new Set(paths.map(workspaceOf))) {
+      for (const view of await client.resources({ workspace })) views.set(view.path, view)
+    }
   }
-  return currents
+  // Pages hold what exists; a deleted resource has heads too.
+  const others = paths.filter((path) => !views.has(path))
+  for (let start = 0; start < others.length; start += READS_AT_ONCE) {
+    const some = await Promise.all(others.slice(start, start + READS_AT_ONCE).map((path) => client.resource(path)))
+    for (const view of some) if (view !== undefined) views.set(view.path, view)
+  }
+  return paths.map((path) => {
+    const view = views.get(path)
+    return view === undefined ? ABSENT : currentOf(view)
+  })
 }
 
 function currentOf({ exists, fields, heads, conflicts }: ResourceView): Current {
@@ -180,7 +214,6 @@ async function write(cli: Cli, args: Args, plan: () => Promise<Change[]>): Promi
   await cli.withAuthor(async (author) => {
     const workspaces = new Set(first.map(({ path }) => workspaceOf(path)))
     let hasTaught = false
-    // oxlint-disable-next-line no-await-in-loop -- few workspaces, one chain file
     for (const workspace of workspaces) hasTaught = (await author.catchUp(workspace)) || hasTaught
     const changes = hasTaught ? await plan() : first
     showPlan(cli, changes, '')
@@ -193,14 +226,15 @@ async function sendAll(cli: Cli, author: Author, changes: readonly Change[], not
   const batches = pack(changes)
   for (const [index, batch] of batches.entries()) {
     const draft = { type: 'edit', ws: batch.workspace, note, edits: editsOf(batch, written) } as const
-    // oxlint-disable-next-line no-await-in-loop -- each edit follows the one before it in the author's chain
     const { id, isWaiting } = await author.send(draft).catch((error: unknown) => {
       if (index > 0) cli.note(`${index} of ${batches.length} edits were sent before this failed; apply again to go on`)
       throw error
     })
     for (const { path } of batch.pieces) written.set(path, id)
     const resources = batch.pieces.length === 1 ? '1 resource' : `${batch.pieces.length} resources`
-    cli.note(`${isWaiting ? 'held back by the node until it has caught up' : 'stored'}: edit ${short(id)} (${resources})`)
+    cli.note(
+      `${isWaiting ? 'held back by the node until it has caught up' : 'stored'}: edit ${short(id)} (${resources})`,
+    )
   }
 }
 
@@ -215,7 +249,11 @@ function timeoutOf(args: Args): number {
 }
 
 async function waitFor(cli: Cli, args: Args, wanted: readonly Wanted[]): Promise<void> {
-  await waitUntilApplied(cli, wanted.map(({ path }) => path), timeoutOf(args))
+  await waitUntilApplied(
+    cli,
+    wanted.map(({ path }) => path),
+    timeoutOf(args),
+  )
 }
 
 // ---------------------------------------------------------------------------------------------- finding
@@ -227,7 +265,10 @@ function kindWords(): string {
 function knownKind(name: string): string {
   const kind = kindOf(name)
   if (kind !== undefined) return kind.path
-  const close = nearest(name, [...KINDS.values()].flatMap(({ path, plural }) => [path, plural]))
+  const close = nearest(
+    name,
+    [...KINDS.values()].flatMap(({ path, plural }) => [path, plural]),
+  )
   throw usage(`there is no kind ${name}`, close === undefined ? `Kinds: ${kindWords()}.` : `Did you mean ${close}?`)
 }
 
@@ -239,14 +280,19 @@ async function namedPath(cli: Cli, args: Args): Promise<string> {
   const [only, ...others] = found
   if (only === undefined) throw notFound(cli, kindName, name)
   if (others.length > 0) {
-    throw usage(`${kindName} ${name} is in several places: ${found.map(({ path }) => path).join(', ')}`, 'Say which with -w and -z.')
+    throw usage(
+      `${kindName} ${name} is in several places: ${found.map(({ path }) => path).join(', ')}`,
+      'Say which with -w and -z.',
+    )
   }
   return only.path
 }
 
 function notFound({ workspace, zone }: Cli, kind: string, name: string): MeshError {
   const where = `${workspace === undefined ? '' : ` in workspace ${workspace}`}${zone === undefined ? '' : ` in zone ${zone}`}`
-  return new MeshError('not_found', `there is no ${kind} ${name}${where}`, { hint: `See what there is: meshctl get ${kind}` })
+  return new MeshError('not_found', `there is no ${kind} ${name}${where}`, {
+    hint: `See what there is: meshctl get ${kind}`,
+  })
 }
 
 // ---------------------------------------------------------------------------------------------- showing
@@ -261,13 +307,28 @@ function listing(cli: Cli, found: readonly ResourceView[], isNamed: boolean): st
   if (cli.format === 'yaml') return documents.map(toYaml).join('---\n')
   if (found.length === 0) return 'no resources\n'
   const isWide = cli.format === 'wide'
-  const headers = ['KIND', 'NAME', 'WORKSPACE', 'ZONE', 'AGE', 'ABOUT', 'NOTES', ...(isWide ? ['CREATED BY', 'HEADS', 'HASH'] : [])]
-  return table(headers, found.map((view) => row(cli, view, isWide)))
+  const headers = [
+    'KIND',
+    'NAME',
+    'WORKSPACE',
+    'ZONE',
+    'AGE',
+    'ABOUT',
+    'NOTES',
+    ...(isWide ? ['CREATED BY', 'HEADS', 'HASH'] : []),
+  ]
+  return table(
+    headers,
+    found.map((view) => row(cli, view, isWide)),
+  )
 }
 
 function row({ host, paint }: Cli, view: ResourceView, isWide: boolean): Cell[] {
   const conflicts = Object.keys(view.conflicts).length
-  const notes = [conflicts > 0 ? `${conflicts} in conflict` : '', view.lost.length > 0 ? `${view.lost.length} lost` : '']
+  const notes = [
+    conflicts > 0 ? `${conflicts} in conflict` : '',
+    view.lost.length > 0 ? `${view.lost.length} lost` : '',
+  ]
   const age = view.created === null ? '' : span(host.clock.now() - view.created.at)
   const wide = [short(view.created?.by ?? ''), view.heads.map(short).join(' '), short(view.hash)]
   return [
@@ -304,35 +365,34 @@ interface Edited {
 /** Lets a person edit the resource until it is valid; undefined when nothing is different. */
 async function editFields(cli: Cli, path: string, before: Current): Promise<Edited | undefined> {
   const original = toYaml(documentOf(parseResourcePath(path) as ResourceName, before.fields))
-  const directory = await mkdtemp(join(tmpdir(), 'meshctl-'))
+  const directory = await mkdtemp(join(cli.host.env['TMPDIR'] ?? tmpdir(), 'meshctl-'))
   const draft = join(directory, `${path.replaceAll('/', '_').replaceAll('*', 'all')}.yaml`)
   const discard = (): Promise<void> => rm(directory, { recursive: true, force: true })
   const command = cli.host.env['VISUAL'] || cli.host.env['EDITOR'] || 'vi'
   let text = original
-  for (let complaint = ''; ; ) {
+  for (let complaint = ''; ;) {
     const shown = `${complaint}${text}`
-    // oxlint-disable-next-line no-await-in-loop -- a person edits, again and again
     await writeFile(draft, shown, { mode: 0o600 })
-    // oxlint-disable-next-line no-await-in-loop -- see above
     const code = await cli.host.runEditor(command, draft)
-    if (code !== 0) throw new MeshError('usage', `the editor ${command} ended with ${code}; nothing was changed`, { hint: `Your text is in ${draft}.` })
-    // oxlint-disable-next-line no-await-in-loop -- see above
+    if (code !== 0)
+      throw new MeshError('usage', `the editor ${command} ended with ${code}; nothing was changed`, {
+        hint: `Your text is in ${draft}.`,
+      })
     const saved = await readFile(draft, 'utf8')
     text = withoutComplaint(saved)
     if (text === original || text.trim() === '') {
-      // oxlint-disable-next-line no-await-in-loop -- ends the loop
       await discard()
       return undefined
     }
     try {
       const fields = editedFields(path, text)
       if (diffFields(before.fields, fields).length > 0 || before.conflicts.length > 0) return { fields, draft, discard }
-      // oxlint-disable-next-line no-await-in-loop -- ends the loop
       await discard()
       return undefined
     } catch (error) {
       const isUnchanged = saved === shown && complaint !== ''
-      if (isUnchanged) throw new MeshError('resource_invalid', (error as Error).message, { hint: `Your text is in ${draft}.` }, error)
+      if (isUnchanged)
+        throw new MeshError('resource_invalid', (error as Error).message, { hint: `Your text is in ${draft}.` }, error)
       complaint = complaintOf(error as Error)
     }
   }
@@ -340,12 +400,17 @@ async function editFields(cli: Cli, path: string, before: Current): Promise<Edit
 
 function editedFields(path: string, text: string): ReadonlyMap<string, Value> {
   const [wanted, ...others] = parseSources([{ name: 'edit', text }])
-  if (wanted === undefined || others.length > 0) throw new MeshError('resource_invalid', 'there must be exactly one document')
+  if (wanted === undefined || others.length > 0)
+    throw new MeshError('resource_invalid', 'there must be exactly one document')
   if (wanted.path !== path) {
-    throw new MeshError('resource_invalid', `kind, name, workspace and zone cannot be edited: this would be ${wanted.path}`, {
-      field: 'metadata',
-      hint: 'Apply it as a new resource, and delete the old one.',
-    })
+    throw new MeshError(
+      'resource_invalid',
+      `kind, name, workspace and zone cannot be edited: this would be ${wanted.path}`,
+      {
+        field: 'metadata',
+        hint: 'Apply it as a new resource, and delete the old one.',
+      },
+    )
   }
   return wanted.fields
 }
@@ -362,7 +427,13 @@ function withoutComplaint(text: string): string {
 }
 
 /** What a person changed, on top of what the resource is now. @throws MeshError `conflict` when both changed one field. */
-export function planEdit(path: string, before: Current, edited: ReadonlyMap<string, Value>, now: Current, draft: string): Change {
+export function planEdit(
+  path: string,
+  before: Current,
+  edited: ReadonlyMap<string, Value>,
+  now: Current,
+  draft: string,
+): Change {
   const ops = [...planFields(path, before, edited).ops]
   const meanwhile = new Set(diffFields(before.fields, now.fields).map(([, field]) => field))
   const clashes = ops.map(([, field]) => field).filter((field) => meanwhile.has(field))

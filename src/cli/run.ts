@@ -93,11 +93,20 @@ function findVerb(argv: readonly string[]): { verbName: string | undefined; rest
 function verbOf(name: string): Verb {
   const verb = VERBS.find((known) => known.name === name)
   if (verb !== undefined) return verb
-  const close = nearest(name, VERBS.map((known) => known.name))
-  throw usage(`there is no verb ${name}`, close === undefined ? 'See: meshctl help' : `Did you mean ${close}? See: meshctl help`)
+  const close = nearest(
+    name,
+    VERBS.map((known) => known.name),
+  )
+  throw usage(
+    `there is no verb ${name}`,
+    close === undefined ? 'See: meshctl help' : `Did you mean ${close}? See: meshctl help`,
+  )
 }
 
-function parse(argv: readonly string[], options: OptionSpecs): { values: Record<string, unknown>; positionals: string[] } {
+function parse(
+  argv: readonly string[],
+  options: OptionSpecs,
+): { values: Record<string, unknown>; positionals: string[] } {
   const config = Object.fromEntries(
     Object.entries(options).map(([name, { type, short, multiple = false }]) => [
       name,
@@ -105,7 +114,12 @@ function parse(argv: readonly string[], options: OptionSpecs): { values: Record<
     ]),
   )
   try {
-    const { values, positionals } = parseArgs({ args: [...argv], options: config, allowPositionals: true, strict: true })
+    const { values, positionals } = parseArgs({
+      args: [...argv],
+      options: config,
+      allowPositionals: true,
+      strict: true,
+    })
     return { values, positionals }
   } catch (error) {
     const { message } = error as Error

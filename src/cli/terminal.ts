@@ -6,7 +6,6 @@
 import { Document, visit } from 'yaml'
 
 /** Escape sequences drive terminals, line breaks forge lines, direction marks make text read as something else. */
-// eslint-disable-next-line no-control-regex
 const CONTROLS = /[\u0000-\u001f\u007f-\u009f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069]/g
 /** Those of them that JSON and double-quoted YAML would leave as they are. */
 const UNQUOTED_CONTROLS = /[\u007f-\u009f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069]/g
@@ -29,25 +28,27 @@ export function quoted(text: string, indent = '    '): string {
     .join('')
 }
 
+type Colour = (text: string) => string
+
 export interface Paint {
-  red(text: string): string
-  green(text: string): string
-  yellow(text: string): string
-  dim(text: string): string
-  bold(text: string): string
+  readonly red: Colour
+  readonly green: Colour
+  readonly yellow: Colour
+  readonly dim: Colour
+  readonly bold: Colour
 }
 
 /** Colours, or none at all. */
 export function paint(isColoured: boolean): Paint {
   const code =
-    (on: number) =>
-    (text: string): string =>
+    (on: number): Colour =>
+    (text) =>
       isColoured ? `\u001b[${on}m${text}\u001b[0m` : text
   return { red: code(31), green: code(32), yellow: code(33), dim: code(2), bold: code(1) }
 }
 
 /** A cell: its text, and optionally a colour that does not count for its width. */
-export type Cell = string | { readonly text: string; readonly colour: (text: string) => string }
+export type Cell = string | { readonly text: string; readonly colour: Colour }
 
 /** Columns aligned by two spaces. Cells are escaped here. */
 export function table(headers: readonly string[], rows: readonly (readonly Cell[])[]): string {
@@ -64,7 +65,7 @@ export function table(headers: readonly string[], rows: readonly (readonly Cell[
     .join('')
 }
 
-function cellOf(cell: Cell): { text: string; colour: (text: string) => string } {
+function cellOf(cell: Cell): { text: string; colour: Colour } {
   if (typeof cell === 'string') return { text: plain(cell), colour: (text) => text }
   return { text: plain(cell.text), colour: cell.colour }
 }

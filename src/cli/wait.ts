@@ -21,11 +21,13 @@ export type Progress =
 /** @param paths what the caller cares about; a problem of anything else is not its failure. Undefined: everything. */
 export function progressOf({ receipt, target }: NodeReceipt, paths?: ReadonlySet<string>): Progress {
   if (receipt === null) return { state: 'silent' }
-  if (target === null || receipt.target !== target) return { state: 'pending', phase: receipt.phase }
+  if (target === null || receipt.target !== target) return { state: 'pending', phase: 'not taken up yet' }
   const own = (path: string): boolean => paths === undefined || paths.has(path)
   const reasons = [
     ...receipt.problems.filter(({ path }) => own(path)).map(({ path, message }) => `${path}: ${message}`),
-    ...receipt.isolated.filter(({ path }) => own(path)).map(({ path, reason, serves }) => `${path}: ${reason}${served(serves)}`),
+    ...receipt.isolated
+      .filter(({ path }) => own(path))
+      .map(({ path, reason, serves }) => `${path}: ${reason}${served(serves)}`),
   ]
   if (reasons.length > 0) return { state: 'failed', reasons }
   const { error, applied, desired, outcome, phase, isolated } = receipt
@@ -55,6 +57,8 @@ export function nameOf({ name, key }: Pick<NodeReceipt, 'name' | 'key'>): string
 }
 
 const POLL_MS = 250
+/** A node that has just started reports its first apply within this time; after it, silence means that it manages no nginx. */
+const FIRST_RECEIPT_MS = 3000
 
 /**
  * Waits until every live node of the resources' zones has applied them.
@@ -67,26 +71,40 @@ export async function waitUntilApplied(cli: Cli, paths: readonly string[], timeo
   const started = clock.monotonic()
   const shown = new Map<string, string>()
   for (;;) {
-    // oxlint-disable-next-line no-await-in-loop -- a poll
     const nodes = (await client.receipts()).filter(({ zones }) => paths.some((path) => concerns(path, zones)))
     const live = nodes.filter(({ state }) => state === 'Ready')
-    const progress = live.map((node) => ({ node, progress: progressOf(node, wanted) }))
+    const isEarly = clock.monotonic() - started < FIRST_RECEIPT_MS
+    const progress = live.map((node) => ({ node, progress: awaited(progressOf(node, wanted), isEarly) }))
     for (const each of progress) show(cli, each.node, each.progress, clock.monotonic() - started, shown)
     const failed = progress.filter((each) => each.progress.state === 'failed')
     const pending = progress.filter((each) => each.progress.state === 'pending')
-    if (pending.length === 0) return conclude(cli, nodes, live, failed.map(({ node }) => nameOf(node)))
+    if (pending.length === 0)
+      return conclude(
+        cli,
+        nodes,
+        live,
+        failed.map(({ node }) => nameOf(node)),
+      )
     if (clock.monotonic() - started > timeoutMs) {
       const names = pending.map(({ node }) => nameOf(node)).join(', ')
       throw new MeshError('not_applied', `not applied within ${span(timeoutMs)} by: ${plain(names)}`, {
         hint: 'The edit is stored, and nodes go on trying. See: meshctl status',
       })
     }
-    // oxlint-disable-next-line no-await-in-loop -- see above
     await clock.sleep(POLL_MS, signal)
   }
 }
 
-function conclude(cli: Cli, nodes: readonly NodeReceipt[], live: readonly NodeReceipt[], failed: readonly string[]): void {
+function awaited(progress: Progress, isEarly: boolean): Progress {
+  return progress.state === 'silent' && isEarly ? { state: 'pending', phase: 'no receipt yet' } : progress
+}
+
+function conclude(
+  cli: Cli,
+  nodes: readonly NodeReceipt[],
+  live: readonly NodeReceipt[],
+  failed: readonly string[],
+): void {
   for (const node of nodes.filter(({ state }) => state !== 'Ready')) {
     const heard = node.ageMs === null ? 'not heard of since this node started' : `last heard of ${span(node.ageMs)} ago`
     cli.note(`${cli.paint.yellow('-')} ${plain(nameOf(node))}: ${node.state}, ${heard}; not waited for`)

@@ -1,0 +1,156 @@
+/**
+ * A node as far as the API and meshctl see one: a replica over a store in memory, a status table without a network, a real
+ * API server on a free port and a unix socket. What an apply would do is said by the test.
+ */
+
+import { mkdtemp, rm } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { systemClock } from '../../src/adapters/clock.ts'
+import { ROUTE_PATHS } from '../../src/api/routes.ts'
+import { ApiServer, type ApiServerOptions } from '../../src/api/server.ts'
+import { toWire } from '../../src/core/codec.ts'
+import { keyPairFromSeed, type KeyPair } from '../../src/core/envelope.ts'
+import { foundMesh } from '../../src/core/founding.ts'
+import { slice } from '../../src/core/slice.ts'
+import type { Health } from '../../src/health.ts'
+import { createLog, type Log } from '../../src/log.ts'
+import { createMetrics } from '../../src/metrics.ts'
+import type { Receipt } from '../../src/reconciler.ts'
+import { Replica } from '../../src/replica.ts'
+import { StatusTable, type StatusRecord } from '../../src/status.ts'
+import { MemoryStore } from './memory-store.ts'
+
+export function testKey(n: number): KeyPair {
+  return keyPairFromSeed(Buffer.alloc(32, n))
+}
+
+export const KEYS = {
+  root: testKey(1),
+  next: testKey(2),
+  owner: testKey(3),
+  node: testKey(4),
+  other: testKey(5),
+  stranger: testKey(9),
+}
+
+export const FOUNDING = foundMesh({
+  name: 'test',
+  root: KEYS.root,
+  nextRoot: KEYS.next.publicKey,
+  owner: KEYS.owner,
+  ownerName: 'ana',
+  nodes: [
+    { key: KEYS.node.publicKey, name: 'edge-1', zones: ['eu.west'] },
+    { key: KEYS.other.publicKey, name: 'edge-2', zones: ['us'] },
+  ],
+  at: 1_700_000_000_000,
+})
+
+export interface ApiNode {
+  readonly server: ApiServer
+  readonly replica: Replica
+  readonly status: StatusTable
+  readonly url: string
+  readonly socketPath: string
+  /** A directory of this node's own, removed by stop. */
+  readonly directory: string
+  /** What was logged. */
+  readonly lines: string[]
+  health: Health
+  receipt: Receipt | undefined
+  converged: boolean
+  stop(): Promise<void>
+}
+
+export interface ApiNodeOptions {
+  /** Without a mesh: the node waits for its genesis. */
+  readonly founded?: boolean
+  readonly zones?: readonly string[]
+  readonly server?: Partial<Pick<ApiServerOptions, 'bindAddress' | 'port' | 'socketPath' | 'allowRemoteReads'>>
+}
+
+export async function startApiNode({
+  founded = true,
+  zones = ['eu.west'],
+  server: overrides = {},
+}: ApiNodeOptions = {}): Promise<ApiNode> {
+  const directory = await mkdtemp(join(tmpdir(), 'nxmesh-api-'))
+  const lines: string[] = []
+  const log: Log = createLog({
+    level: 'DEBUG',
+    format: 'text',
+    stream: { write: (line) => lines.push(line) },
+    now: () => 0,
+  })
+  const metrics = createMetrics({ routes: ROUTE_PATHS })
+  const store = new MemoryStore()
+  const replica = new Replica({ store, clock: systemClock, log, metrics, meshId: undefined })
+  await replica.start()
+  if (founded) {
+    await replica.adopt(toWire(FOUNDING[0]!))
+    await replica.submit(FOUNDING.slice(1).map(toWire), 'sync')
+  }
+  const status = new StatusTable({
+    key: KEYS.node,
+    store,
+    clock: systemClock,
+    random: () => 0.5,
+    log,
+    describe: () => undefined,
+    isNode: () => true,
+    granted: () => new Map([KEYS.node, KEYS.other].map(({ publicKey }, index) => [publicKey, `edge-${index + 1}`])),
+    connected: () => [],
+    publish: async () => undefined,
+  })
+  const node: Omit<ApiNode, 'server' | 'url' | 'stop' | 'socketPath'> = {
+    replica,
+    status,
+    directory,
+    lines,
+    health: { status: 'Running', msg: 'all is well', reasons: [] },
+    receipt: undefined,
+    converged: true,
+  }
+  const server = new ApiServer({
+    replica,
+    status,
+    receipt: () => node.receipt,
+    health: () => node.health,
+    converged: () => node.converged,
+    metrics,
+    clock: systemClock,
+    log,
+    info: () => ({ key: KEYS.node.publicKey, version: '0.1.0', name: 'edge-1', zones }),
+    bindAddress: '127.0.0.1',
+    port: 0,
+    socketPath: join(directory, 'api.sock'),
+    ...overrides,
+  })
+  const clean = async (): Promise<void> => {
+    await replica.stop()
+    await rm(directory, { recursive: true, force: true })
+  }
+  try {
+    await server.start()
+  } catch (error) {
+    await clean()
+    throw error
+  }
+  return Object.assign(node, {
+    server,
+    url: `http://127.0.0.1:${server.port}`,
+    socketPath: join(directory, 'api.sock'),
+    stop: async () => {
+      await server.stop()
+      await clean()
+    },
+  })
+}
+
+/** The target of a node of the test mesh, as its own reconciler would compute it. */
+export function targetOf(replica: Replica, zones: readonly string[]): string {
+  return slice(replica.state.resources(), { zones, workspaces: ['*'], labels: {} }).target
+}
+
+export type { StatusRecord }

@@ -1,0 +1,146 @@
+/** The OpenAPI document: every route is in it and nothing else, and what a real server answers matches its schemas. */
+
+import { isDeepStrictEqual } from 'node:util'
+import { afterAll, beforeAll, expect, test } from 'vitest'
+import type { z } from 'zod'
+import { ROUTE_PATHS, ROUTES, SCHEMAS, type SchemaName } from '../../src/api/routes.ts'
+import { FOUNDING, KEYS, startApiNode, type ApiNode } from '../support/api-node.ts'
+import { http, type HttpAnswer } from '../support/http.ts'
+import { receiptOf } from '../support/receipt.ts'
+import { editor, MESH_ID, submission } from '../support/sign.ts'
+
+interface Operation {
+  operationId: string
+  parameters?: { name: string; in: string; required: boolean }[]
+  responses: Record<string, { content?: Record<string, { schema?: { $ref: string } }> }>
+}
+interface Document {
+  openapi: string
+  paths: Record<string, Record<string, Operation>>
+  components: { schemas: Record<string, unknown> }
+}
+
+const SITE = 'default/eu.west/site/web'
+
+let node: ApiNode
+let document: Document
+beforeAll(async () => {
+  node = await startApiNode()
+  node.receipt = receiptOf()
+  document = (await http(node.url, '/v1/openapi.json')).json() as Document
+  const next = editor()
+  const a = next([
+    [
+      SITE,
+      [],
+      [
+        ['set', '$', true],
+        ['set', 'hosts/a.example', true],
+      ],
+    ],
+  ])
+  const b = next([[SITE, [a.id], [['set', 'nodeSelector/x', 'one']]]])
+  const c = next([[SITE, [a.id], [['set', 'nodeSelector/x', 'two']]]])
+  const d = next([['default/eu.west/upstream/gone', [], [['set', '$', true]]]])
+  const e = next([['default/eu.west/upstream/gone', [d.id], [['del', '$']]]])
+  const f = next([['default/eu.west/upstream/gone', [d.id], [['set', 'method', 'random']]]])
+  await http(node.url, '/v1/edits', {
+    method: 'POST',
+    headers: { 'content-type': 'application/json' },
+    body: submission(a, b, c, d, e, f),
+  })
+})
+afterAll(async () => {
+  await node.stop()
+})
+
+test('is OpenAPI 3.1, with every route and nothing else', () => {
+  expect(document.openapi).toBe('3.1.0')
+  const documented = Object.entries(document.paths).flatMap(([path, operations]) =>
+    Object.keys(operations).map((method) => `${method} ${path}`),
+  )
+  expect(documented.toSorted()).toEqual(ROUTES.map(({ method, path }) => `${method} ${path}`).toSorted())
+  const ids = ROUTES.map(({ operationId }) => operationId)
+  expect(new Set(ids).size).toBe(ids.length)
+})
+
+test('names every parameter of a path, and every reference is defined', () => {
+  for (const [path, operations] of Object.entries(document.paths)) {
+    for (const operation of Object.values(operations)) {
+      const inPath = (operation.parameters ?? []).filter((parameter) => parameter.in === 'path').map(({ name }) => name)
+      expect(inPath).toEqual([...path.matchAll(/\{(\w+)\}/g)].map(([, name]) => name))
+    }
+  }
+  const references = [...JSON.stringify(document).matchAll(/"\$ref":"#\/components\/schemas\/(\w+)"/g)].map(
+    ([, name]) => name,
+  )
+  expect(references.length).toBeGreaterThan(20)
+  for (const name of references) expect(Object.keys(document.components.schemas)).toContain(name)
+})
+
+/** Requests that together make every route answer with every schema that it promises for success, and problems. */
+const REQUESTS: readonly (readonly [route: string, path: string, status: number])[] = [
+  ['/health', '/health', 200],
+  ['/metrics', '/metrics', 200],
+  ['/v1/node', '/v1/node', 200],
+  ['/v1/genesis', '/v1/genesis', 200],
+  ['/v1/resources', '/v1/resources', 200],
+  ['/v1/resources/{workspace}/{zone}/{kind}/{name}', `/v1/resources/${SITE}`, 200],
+  ['/v1/resources/{workspace}/{zone}/{kind}/{name}', '/v1/resources/default/eu.west/upstream/gone', 404],
+  ['/v1/resources/{workspace}/{zone}/{kind}/{name}', '/v1/resources/default/eu.west/upstream/never', 404],
+  ['/v1/peers', '/v1/peers', 200],
+  ['/v1/receipts', '/v1/receipts', 200],
+  ['/v1/edits', '/v1/edits', 200],
+  ['/v1/edits', '/v1/edits?limit=0', 400],
+  ['/v1/edits/{id}', `/v1/edits/${MESH_ID}`, 200],
+  ['/v1/edits/{id}', `/v1/edits/${'0'.repeat(64)}`, 404],
+  ['/v1/chains', `/v1/chains?author=${KEYS.owner.publicKey}`, 200],
+  ['/v1/chains/{workspace}/{author}', `/v1/chains/default/${KEYS.owner.publicKey}`, 200],
+  ['/v1/grants', '/v1/grants', 200],
+  ['/v1/openapi.json', '/v1/openapi.json', 200],
+]
+
+test('every GET route is asked here, but for the event stream', () => {
+  const asked = new Set(REQUESTS.map(([route]) => route))
+  expect([...ROUTE_PATHS].filter((path) => !asked.has(path))).toEqual(['/v1/events'])
+})
+
+test.each(REQUESTS)('%s: the answer to %s is as described', async (route, path, status) => {
+  expect(faultIn(route, 'get', await http(node.url, path), status)).toBeUndefined()
+})
+
+test('POST /v1/edits: answers are as described', async () => {
+  const post = (body: string) =>
+    http(node.url, '/v1/edits', { method: 'POST', headers: { 'content-type': 'application/json' }, body })
+  const stranger = editor(KEYS.stranger)([[SITE, [], [['set', '$', true]]]])
+  expect(faultIn('/v1/edits', 'post', await post(submission(...FOUNDING)), 202)).toBeUndefined()
+  expect(faultIn('/v1/edits', 'post', await post(submission(FOUNDING[0]!, stranger)), 207)).toBeUndefined()
+  expect(faultIn('/v1/edits', 'post', await post(submission(stranger)), 403)).toBeUndefined()
+  expect(faultIn('/v1/edits', 'post', await post('{}'), 400)).toBeUndefined()
+})
+
+test('conflicts and lost writes are in the views', async () => {
+  const site = (await http(node.url, `/v1/resources/${SITE}`)).json() as z.infer<(typeof SCHEMAS)['Resource']>
+  expect(Object.keys(site.conflicts)).toEqual(['nodeSelector/x'])
+  expect(site.heads).toHaveLength(2)
+  const gone = (await http(node.url, '/v1/resources/default/eu.west/upstream/gone')).json() as z.infer<
+    (typeof SCHEMAS)['ResourceGone']
+  >
+  expect(gone.resource?.lost).toMatchObject([{ field: 'method', value: 'random' }])
+})
+
+/** What in an answer is not as the document says; undefined when all is. */
+function faultIn(route: string, method: string, answer: HttpAnswer, status: number): string | undefined {
+  if (answer.status !== status) return `status ${answer.status}`
+  const { responses } = document.paths[route]![method]!
+  const content = (responses[status] ?? responses['default'])?.content ?? {}
+  const type = String(answer.headers['content-type']).split(';')[0] as string
+  if (!Object.hasOwn(content, type)) return `content type ${type}`
+  const reference = content[type]?.schema?.$ref
+  if (reference === undefined) return undefined
+  const schema: z.ZodType = SCHEMAS[reference.replace('#/components/schemas/', '') as SchemaName]
+  // Reading drops what a schema does not know: an equal result says that nothing was undocumented.
+  const read = schema.safeParse(answer.json())
+  if (!read.success) return read.error.message
+  return isDeepStrictEqual(read.data, answer.json()) ? undefined : `more than the schema has: ${answer.text}`
+}
