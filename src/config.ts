@@ -99,6 +99,13 @@ const nginxSchema = z.strictObject({
     .max(64)
     .default([])
     .describe('Dynamic modules to load, as paths of .so files. Each costs memory in every worker.'),
+  static_roots: z
+    .array(nginxPath().min(1))
+    .max(64)
+    .default(['/srv', '/var/www'])
+    .describe(
+      'Directories below which sites may serve static files. Anyone with an edit grant can publish what lies there, so never name one that holds keys.',
+    ),
   default_http_port: integer(1, 65_535)
     .default(8080)
     .describe('The port of a Site that names no listener. 80 needs root or a capability; 8080 works for every user.'),
@@ -106,30 +113,10 @@ const nginxSchema = z.strictObject({
     .union([z.literal('auto'), integer(1, 512)])
     .default('auto')
     .describe('Workers of nginx; auto is one for each processor. Each holds the whole configuration in memory.'),
-  quiet_ms: integer(0, 60_000)
-    .default(300)
-    .describe(
-      'After an apply, wait until edits have been quiet for this long, so that a burst costs one reload. The first edit never waits.',
-    ),
-  max_wait_ms: integer(0, 600_000)
-    .default(5000)
-    .describe(
-      'The longest that quiet_ms may put off an apply. Higher: fewer reloads under a steady stream of edits, later effect.',
-    ),
   test_timeout_seconds: seconds(1, 3600)
     .default(60)
     .describe(
       'Time limit of `nginx -t`. It takes about 0.1 s for 1,000 sites, and 10 times that with a certificate each.',
-    ),
-  drain_ms: integer(0, 60_000)
-    .default(250)
-    .describe(
-      'Before a reload, answer without keep-alive for this long, so that busy clients lose no request. 0: reload at once, at the cost of some.',
-    ),
-  bake_seconds: seconds(0, 3600)
-    .default(5)
-    .describe(
-      'After a reload, watch the share of 5xx answers for this long and roll back when it jumps. Longer is safer, and later to report.',
     ),
   max_draining_workers: integer(1, 10_000)
     .default(32)
@@ -228,7 +215,7 @@ export type Config = Omit<Settings, 'mesh'> & { readonly mesh: Omit<Settings['me
 
 /** One setting, as help and documentation show it. */
 export interface Setting {
-  /** As in YAML, dotted: `nginx.drain_ms`. Also the name of a flag. */
+  /** As in YAML, dotted: `nginx.stop_on_exit`. Also the name of a flag. */
   readonly name: string
   /** Its environment variable. */
   readonly env: string
@@ -377,13 +364,6 @@ function crossChecks(settings: z.output<typeof schema>): Problem[] {
         value: String(value),
         hint: 'Give each a port of its own.',
       })
-  }
-  if (nginx.max_wait_ms < nginx.quiet_ms) {
-    problems.push({
-      field: 'nginx.max_wait_ms',
-      message: `nginx.max_wait_ms (${nginx.max_wait_ms}) is under nginx.quiet_ms (${nginx.quiet_ms})`,
-      hint: 'Raise the one or lower the other.',
-    })
   }
   const seen = new Set<string>()
   for (const [index, { public_key: key }] of nodes.entries()) {

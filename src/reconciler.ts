@@ -5,7 +5,7 @@
  */
 
 import type { Problem, Slice } from './core/slice.ts'
-import { settingsOf } from './core/slice.ts'
+import { settingsOf, sitesKey } from './core/slice.ts'
 import { asMeshError } from './errors.ts'
 import type { Log } from './log.ts'
 import type { Addresses } from './nginx/addresses.ts'
@@ -81,8 +81,6 @@ export interface ReconcilerOptions {
   readonly log: Log
   /** Whether the mesh has settled: before that an empty slice may only mean that nothing has arrived yet. */
   readonly settled: () => boolean
-  /** Whether a person confirmed that this target may drop over half of the sites. */
-  readonly confirmsShrink: (target: string) => boolean
   readonly onReceipt: (receipt: Receipt) => void
   readonly hooks?: ReconcilerHooks
   /** End nginx when the daemon stops. Default: leave it serving. */
@@ -269,7 +267,8 @@ export class Reconciler implements Startable {
     }
     const shrink = this.#shrinks(slice)
     if (shrink !== undefined) {
-      this.#hold('shrink', shrink, `confirm the target ${slice.target} if this is meant`)
+      const confirmation = `reload: { confirmShrink: ${sitesKey(slice)} }`
+      this.#hold('shrink', shrink, `if this is meant, apply a ZoneSettings with ${confirmation}; else restore the sites`)
       return
     }
     this.#phase = 'render'
@@ -334,7 +333,7 @@ export class Reconciler implements Startable {
     const present = new Set([...slice.resources, ...slice.problems].map(({ path }) => path))
     const dropped = served.filter(({ path }) => !present.has(path))
     if (served.length < SHRINK_GUARD_SITES || dropped.length * 2 <= served.length) return undefined
-    if (this.#options.confirmsShrink(slice.target)) return undefined
+    if (settingsOf(slice).confirmShrink === sitesKey(slice)) return undefined
     return `the slice drops ${dropped.length} of the ${served.length} sites that are served; the last good generation stays`
   }
 

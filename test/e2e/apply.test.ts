@@ -547,7 +547,6 @@ test('from resources to proven nginx: edits, a bad one, nginx killed, a hand edi
     random: () => 0.5,
     log: silentLog(),
     settled: () => true,
-    confirmsShrink: () => false,
     onReceipt: (receipt) => (last = receipt),
     settings: { watchIntervalMs: 50, driftIntervalMs: 500 },
   })

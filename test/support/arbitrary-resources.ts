@@ -135,6 +135,7 @@ const settingsSpec = optional({
     maxWaitMs: fc.nat(60_000),
     bakeSeconds: fc.nat(60),
     drainMs: fc.nat(60_000),
+    confirmShrink: fc.stringMatching(/^[0-9a-f]{16}$/),
   }),
   workerShutdownTimeout: duration,
   defaults: optional({ maxBodySize: size, timeouts }),

@@ -55,6 +55,7 @@ kind: ZoneSettings
 metadata: { name: settings }
 spec:
   nodeSelector: { disk: ssd }
+  reload: { confirmShrink: '0123456789abcdef' }
   workerShutdownTimeout: 9s
   defaults: { maxBodySize: 9m, timeouts: { connect: 9s, read: 9s, send: 9s } }
 ---

@@ -5,7 +5,7 @@
 
 import { describe, expect, test } from 'vitest'
 import { sha256 } from '../../src/core/canonical.ts'
-import type { Slice } from '../../src/core/slice.ts'
+import { sitesKey, slice as sliceOf, type Slice } from '../../src/core/slice.ts'
 import { MeshError } from '../../src/errors.ts'
 import { Addresses } from '../../src/nginx/addresses.ts'
 import type { ApplyRequest, ApplyResult, Care } from '../../src/nginx/apply.ts'
@@ -16,7 +16,6 @@ import { FakeNginx } from '../support/fake-nginx.ts'
 import { site } from '../support/nginx-host.ts'
 import { LAYOUT, statesOf } from '../support/resources.ts'
 import { silentLog } from '../support/silent-log.ts'
-import { slice as sliceOf } from '../../src/core/slice.ts'
 import { VirtualClock } from '../support/virtual-clock.ts'
 
 const APPLIED: ApplyResult = {
@@ -96,7 +95,6 @@ async function scene(
     random: () => 0.5,
     log: silentLog(),
     settled: () => true,
-    confirmsShrink: () => false,
     onReceipt: (receipt) => receipts.push(receipt),
     ...overrides,
   })
@@ -168,30 +166,37 @@ test('nothing is applied before the mesh has settled', async () => {
   expect(last()).toMatchObject({ outcome: 'applied', error: null })
 })
 
+/** A ZoneSettings document. */
+function settings(confirmShrink: string) {
+  return { apiVersion: 'nxmesh/v1', kind: 'ZoneSettings', metadata: { name: 'settings' }, spec: { reload: { confirmShrink } } }
+}
+
 test('a slice that drops over half of the sites waits for a person’s word', async () => {
   const units: Unit[] = ['a', 'b', 'c', 'd'].map((name) => site(name, '/drain', { port: 80 }))
   const lastGood = { digest: 'b'.repeat(64), main: '', objects: new Map(), units }
-  let confirmed = ''
+  let confirmed: string | undefined
   let present = 1
+  const confirmation = (key: string) =>
+    sliceOf(statesOf(JSON.stringify(settings(key))), { zones: ['eu'], workspaces: ['*'], labels: {} }).resources
   const desired = (): Slice => ({
     ...EMPTY,
+    resources: confirmed === undefined ? [] : confirmation(confirmed),
     // A site with a problem is there: it keeps its last good text.
     problems: units.slice(0, present).map(({ path }) => ({ path, code: 'schema', message: '' })),
   })
   await using setup = await scene(
-    { desired, confirmsShrink: (target) => target === confirmed },
+    { desired },
     (applier) => (applier.lastGood = lastGood),
   )
   const { clock, applier, reconciler, last } = setup
   expect(applier.requests).toEqual([])
   expect(last()).toMatchObject({ outcome: 'held', phase: 'shrink', target: EMPTY.target })
   expect(last().error?.message).toContain('drops 3 of the 4 sites')
-  expect(last().error?.hint).toContain(EMPTY.target)
-  confirmed = EMPTY.target
+  expect(last().error?.hint).toContain(`confirmShrink: ${sitesKey(desired())}`)
+  confirmed = sitesKey(desired())
   reconciler.wake()
   await clock.advance(1_000)
   expect(applier.requests).toHaveLength(1)
-  confirmed = ''
   present = 2
   reconciler.wake()
   await clock.advance(1_000)

@@ -47,7 +47,7 @@ function judgeCharacters(value: string, maxBytes: number, lines: boolean): Fault
   }
 }
 
-function matching(pattern: RegExp, message: string, hint?: string): Judge {
+export function matching(pattern: RegExp, message: string, hint?: string): Judge {
   return (value) => (pattern.test(value) ? undefined : { message, hint })
 }
 

@@ -4,7 +4,7 @@
  */
 
 import { z } from 'zod'
-import { duration, integer, labels, size, timeouts } from './fields.ts'
+import { duration, integer, labels, matching, size, text, timeouts } from './fields.ts'
 import type { Kind } from './kind.ts'
 
 const schema = z.strictObject({
@@ -19,6 +19,8 @@ const schema = z.strictObject({
       bakeSeconds: integer(0, 3600).optional(),
       /** How long connections are drained before a reload. */
       drainMs: integer(0, 60_000).optional(),
+      /** Allows one drop of over half of the sites: the key of what remains, as the held node's receipt names it. */
+      confirmShrink: text(matching(/^[0-9a-f]{16}$/, 'must be the 16 hex digits that the receipt names')).optional(),
     })
     .optional(),
   /** How long an old worker may finish its connections. */
@@ -35,6 +37,7 @@ export interface NodeSettings {
   readonly maxWaitMs: number
   readonly bakeSeconds: number
   readonly drainMs: number
+  readonly confirmShrink: string | undefined
   readonly workerShutdownTimeout: string | undefined
   readonly maxBodySize: string | undefined
   readonly connectTimeout: string | undefined
@@ -47,6 +50,7 @@ export const SETTINGS_DEFAULTS: NodeSettings = {
   maxWaitMs: 5000,
   bakeSeconds: 0,
   drainMs: 200,
+  confirmShrink: undefined,
   workerShutdownTimeout: undefined,
   maxBodySize: undefined,
   connectTimeout: undefined,
@@ -62,6 +66,7 @@ export function mergeSettings(outermostFirst: readonly ZoneSettingsSpec[]): Node
       maxWaitMs: reload?.maxWaitMs ?? outer.maxWaitMs,
       bakeSeconds: reload?.bakeSeconds ?? outer.bakeSeconds,
       drainMs: reload?.drainMs ?? outer.drainMs,
+      confirmShrink: reload?.confirmShrink ?? outer.confirmShrink,
       workerShutdownTimeout: workerShutdownTimeout ?? outer.workerShutdownTimeout,
       maxBodySize: defaults?.maxBodySize ?? outer.maxBodySize,
       connectTimeout: defaults?.timeouts?.connect ?? outer.connectTimeout,
