@@ -15,7 +15,6 @@ export interface MembershipOptions {
   readonly listed: readonly KnownPeer[]
   /** Zones of the configuration: they narrow those of the grant. Empty: all of them. */
   readonly zones: readonly string[]
-  readonly isSettled: () => boolean
 }
 
 export class Membership {
@@ -26,13 +25,12 @@ export class Membership {
   }
 
   /**
-   * Whether a key may connect. A granted node may; a listed key may until this node has settled, since before that it may
-   * not have heard of the grant; a revoked one may never.
+   * Whether a key may connect. A granted node may. A listed key may as well, unless it is known to be revoked: its grant may
+   * be just what this node has not heard of, and waits to hear from that very peer.
    */
   allows(peer: PeerKey): boolean {
-    const { state, isSettled } = this.#options
     if (this.#nodeGrants(peer).length > 0) return true
-    return !isSettled() && this.isListed(peer) && !state.policy.isRevokedNode(peer)
+    return this.isListed(peer) && !this.#options.state.policy.isRevokedNode(peer)
   }
 
   isListed(peer: PeerKey): boolean {
@@ -107,7 +105,7 @@ export class Membership {
     }
     return [...targets]
       .filter(([key]) => key !== this.#options.own && this.allows(key))
-      .map(([key, addresses]) => ({ key, addresses }))
+      .map(([key, addresses]) => ({ key, addresses, listed: this.isListed(key) }))
   }
 
   #grantedZones(): string[] {

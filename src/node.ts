@@ -111,7 +111,6 @@ export class MeshNode implements Startable {
       own: key.publicKey,
       listed: config.nodes.map((node) => ({ key: node.publicKey, addresses: node.endpoints })),
       zones: config.mesh.zones,
-      isSettled: () => this.isSettled,
     })
     this.status = new StatusTable({
       key,
@@ -135,8 +134,8 @@ export class MeshNode implements Startable {
       intervalMs: config.syncIntervalSeconds * 1000,
       gossip: config.gossip,
       trustsGenesisOf: (peer) => this.#membership.isListed(peer),
-      statuses: () => this.status.all(),
-      onStatus: (signed) => void this.status.receive(signed),
+      status: this.status,
+      isSettled: () => this.isSettled,
       onMesh: (id) => network.joinMesh(id),
       onSettled: () => this.#settle(),
     })
@@ -186,6 +185,11 @@ export class MeshNode implements Startable {
   /** Whether an empty state means empty, and not that nothing has arrived yet. */
   get isSettled(): boolean {
     return this.#hasSettled
+  }
+
+  /** Whether no edit was ever made in this mesh, as far as this node knows. */
+  get isUntouched(): boolean {
+    return this.replica.state.history.resourcePaths().next().done === true
   }
 
   get receipt(): Receipt | undefined {
@@ -254,6 +258,7 @@ export class MeshNode implements Startable {
       workerProcesses: nginx.workerProcesses,
       workerShutdownTimeoutSeconds: nginx.workerShutdownTimeoutSeconds,
       modules: nginx.modules,
+      staticRoots: nginx.staticRoots,
     }
     const mode = nginx.mode === 'attach' ? 'attach' : 'own'
     const { pidFile, verifySocket } = layout
@@ -274,7 +279,6 @@ export class MeshNode implements Startable {
       random,
       log: this.#log.child('nginx'),
       settled: () => this.isSettled && !this.#membership.isRevoked,
-      confirmsShrink: () => false,
       onReceipt: (receipt) => this.#onReceipt(receipt),
       hooks: {
         onApply: ({ outcome, phases }) => {
@@ -366,13 +370,14 @@ export class MeshNode implements Startable {
 
   #subscribe(): void {
     this.replica.onStored((envelopes) => this.#onStored(envelopes))
-    this.status.onRecord((record) => this.#onRecord(record))
+    this.status.onRecord((record, previous) => this.#onRecord(record, previous))
   }
 
   #onStored(envelopes: readonly Envelope[]): void {
     if (envelopes.some(({ body }) => body.type !== 'edit')) this.#onPolicy()
     this.#reconciler?.wake()
-    this.#changed()
+    // Status tells of the new digest when it is next due: one edit must not make every node of the mesh publish at once.
+    this.#api?.changed()
   }
 
   /** Who may connect has changed. A peer that has lost its grant is told why before it is cut off. */
@@ -384,13 +389,13 @@ export class MeshNode implements Startable {
       void this.sync
         .tell(peer, this.#membership.revocationsOf(peer))
         .catch((error: unknown) => this.#log.info('a revoked peer could not be told', { peer, error }))
-        .finally(() => network.disconnect(peer))
+        .then(() => network.disconnect(peer))
     }
   }
 
-  #onRecord(record: StatusRecord): void {
+  #onRecord(record: StatusRecord, previous: StatusRecord | undefined): void {
     this.sync.compare(record.node, record.digest)
-    this.#dialPeers()
+    if (record.addresses.join() !== previous?.addresses.join()) this.#dialPeers()
   }
 
   #onReceipt(receipt: Receipt): void {

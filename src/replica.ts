@@ -1,18 +1,19 @@
 /**
  * The only writer of edits: one gate for API, gossip, sync and disk. Parses, admits, stores durably, and only then adds to
- * the state and tells the listeners. Holds what waits for unknown ancestors in a bounded pool. Never touches the network.
+ * the state and tells the listeners. What waits for unknown ancestors is in waiting-pool.ts. Never touches the network.
  */
 
 import { admit } from './core/admission.ts'
 import { toWire } from './core/codec.ts'
-import { parseEnvelope, type Envelope, type WireEnvelope } from './core/envelope.ts'
+import { envelopeId, parseBody, parseEnvelope, type Envelope, type WireEnvelope } from './core/envelope.ts'
 import type { Lookup } from './core/history.ts'
 import { MeshState } from './core/state.ts'
 import { asMeshError, MeshError, type ErrorCode } from './errors.ts'
 import type { Log } from './log.ts'
 import type { Metrics } from './metrics.ts'
-import type { Clock, PeerKey, Startable, Store } from './ports.ts'
+import type { Clock, CorruptRecord, PeerKey, Startable, Store } from './ports.ts'
 import { TokenBuckets } from './token-buckets.ts'
+import { WaitingPool } from './waiting-pool.ts'
 
 /** Where an envelope came in. Rates apply to api and gossip only: what was accepted once must always spread. */
 export type Source = 'api' | 'gossip' | 'sync' | 'disk'
@@ -24,7 +25,14 @@ export type Outcome =
   | { readonly outcome: 'known'; readonly id: string }
   /** Held until the missing envelopes arrive; may be dropped when the pool is full. */
   | { readonly outcome: 'waiting'; readonly id: string; readonly missing: readonly string[] }
-  | { readonly outcome: 'refused'; readonly id: string | undefined; readonly code: ErrorCode; readonly reason: string }
+  | ({ readonly outcome: 'refused'; readonly id: string | undefined } & Refusal)
+
+interface Refusal {
+  readonly code: ErrorCode
+  readonly reason: string
+  /** Whether no honest node would have passed it on; otherwise only this node, now, does not take it. */
+  readonly faulty: boolean
+}
 
 /** What a full queue, pool or account does is written beside each limit. */
 export const REPLICA_LIMITS = {
@@ -32,9 +40,11 @@ export const REPLICA_LIMITS = {
   queuedEnvelopes: 20_000,
   /** Envelopes written in one batch, with one fsync. */
   batch: 512,
+  /** Envelopes parsed before others get their turn: some 10 ms. */
+  parsedAtOnce: 64,
   /** Bytes that wait for ancestors on behalf of one peer, and in all; beyond it the oldest of that peer (of all) is dropped. */
   pendingBytesPerPeer: 1024 * 1024,
-  pendingBytes: 32 * 1024 * 1024,
+  pendingBytes: 16 * 1024 * 1024,
   /** Bytes stored of one author; beyond it nothing more of this author is stored or relayed, and an alarm is raised. */
   bytesPerAuthor: 64 * 1024 * 1024,
   /** Envelopes per author: burst, and refill per minute; API and gossip only. */
@@ -50,13 +60,6 @@ interface Job {
   readonly fail: (error: MeshError) => void
 }
 
-interface Pending {
-  readonly envelope: Envelope
-  readonly source: Source
-  readonly peer: PeerKey | undefined
-  readonly missing: Set<string>
-}
-
 export type StoredListener = (envelopes: readonly Envelope[], source: Source) => void
 export type MissingListener = (peer: PeerKey, ids: readonly string[]) => void
 
@@ -67,6 +70,8 @@ export interface ReplicaOptions {
   readonly metrics: Metrics
   /** Pins the mesh: only this genesis is accepted. Without it the first genesis given to `adopt` is. */
   readonly meshId: string | undefined
+  /** Default: that of REPLICA_LIMITS. */
+  readonly bytesPerAuthor?: number
 }
 
 export class Replica implements Startable {
@@ -74,9 +79,10 @@ export class Replica implements Startable {
   readonly #options: ReplicaOptions
   readonly #rates: TokenBuckets
   readonly #queue: Job[] = []
-  readonly #pending = new Map<string, Pending>()
-  readonly #pendingBytes = new Map<PeerKey | undefined, number>()
-  readonly #waitingFor = new Map<string, Set<string>>()
+  readonly #waiting = new WaitingPool<Source>({
+    bytesPerPeer: REPLICA_LIMITS.pendingBytesPerPeer,
+    bytes: REPLICA_LIMITS.pendingBytes,
+  })
   readonly #onStored = new Set<StoredListener>()
   readonly #onMissing = new Set<MissingListener>()
   readonly #overQuota = new Set<string>()
@@ -96,26 +102,13 @@ export class Replica implements Startable {
   async start(options: { readonly signal?: AbortSignal } = {}): Promise<void> {
     if (!this.#isStopped) return
     await this.#options.store.start(options)
+    try {
+      await this.#replay(options.signal)
+    } catch (error) {
+      await this.#options.store.stop()
+      throw error
+    }
     this.#isStopped = false
-    const parked: Envelope[] = []
-    for await (const { wire, sealed } of this.#options.store.envelopes((record) =>
-      this.#noteCorrupt(record.key, record.reason),
-    )) {
-      try {
-        const envelope = parseEnvelope(wire, this.#meshId, { signaturesAreChecked: sealed })
-        this.#meshId ??= envelope.id
-        if (!this.#restore(envelope)) parked.push(envelope)
-      } catch (error) {
-        this.#noteCorrupt('envelope', asMeshError(error).message)
-      }
-    }
-    // An ancestor that was refilled later lies behind its descendants on disk.
-    let remaining = parked
-    for (let before = -1; before !== remaining.length;) {
-      before = remaining.length
-      remaining = remaining.filter((envelope) => !this.#restore(envelope))
-    }
-    for (const envelope of remaining) this.#park(envelope, 'disk', undefined)
   }
 
   /** Waits for the write in flight, refuses what is queued, closes the store. */
@@ -142,12 +135,32 @@ export class Replica implements Startable {
   }
 
   get pendingCount(): number {
-    return this.#pending.size
+    return this.#waiting.size
+  }
+
+  /** Bytes of the envelopes that wait for ancestors. */
+  get pendingBytes(): number {
+    return this.#waiting.bytes
+  }
+
+  /** Submissions that wait for the writer. */
+  get queuedCount(): number {
+    return this.#queue.length
   }
 
   /** Authors whose envelopes are refused because they fill their share of the store. */
   get authorsOverQuota(): readonly string[] {
     return [...this.#overQuota]
+  }
+
+  /** Whether this author has filled its share, so that asking for more of it is of no use. */
+  isOverQuota(author: string): boolean {
+    return this.#overQuota.has(author)
+  }
+
+  /** Whether this envelope is here already, and waits for its ancestors. */
+  isWaiting(id: string): boolean {
+    return this.#waiting.get(id) !== undefined
   }
 
   onStored(listener: StoredListener): () => void {
@@ -166,52 +179,79 @@ export class Replica implements Startable {
    * @throws MeshError `envelope_invalid` when it is not a genesis or is another mesh's.
    */
   async adopt(genesis: WireEnvelope): Promise<void> {
-    const envelope = parseEnvelope(genesis, this.#meshId)
+    const pinned = this.#meshId
+    const envelope = parseEnvelope(genesis, pinned)
     if (envelope.body.type !== 'genesis') throw new MeshError('envelope_invalid', 'not a genesis', { field: 'type' })
     this.#meshId = envelope.id
-    const [outcome] = await this.submit([genesis], 'sync')
-    if (outcome?.outcome === 'refused') throw new MeshError(outcome.code, outcome.reason)
+    try {
+      const [outcome] = await this.submit([genesis], 'sync')
+      if (outcome?.outcome === 'refused') throw new MeshError(outcome.code, outcome.reason)
+    } catch (error) {
+      // A genesis that was not taken must not keep the right one out.
+      this.#meshId = pinned
+      throw error
+    }
   }
 
   /**
    * Takes envelopes from outside. Resolves when each one's fate is known: what is `stored` is durable.
-   * The outcomes are in the order of the input; later ones may depend on earlier ones.
+   * The outcomes are in the order of the input; later ones may depend on earlier ones. Behind a faulty one of a peer nothing
+   * is looked at: each costs a signature, and an honest peer sends none.
    * @throws MeshError `store_unwritable` when nothing can be written, `unavailable` when the queue is full.
    */
   async submit(wires: readonly WireEnvelope[], source: Source, peer?: PeerKey): Promise<Outcome[]> {
-    if (this.#isStopped) throw new MeshError('unavailable', 'this node is stopping')
-    if (this.#queue.length + wires.length > REPLICA_LIMITS.queuedEnvelopes) {
-      throw new MeshError('unavailable', 'too many edits are waiting to be written', { hint: 'Try again in a moment.' })
+    this.#checkRoom(wires.length)
+    const parsed: (Envelope | Outcome)[] = []
+    let isSpoilt = false
+    for (const [index, wire] of wires.entries()) {
+      // A page takes a tenth of a second: others must get their turn.
+      if (index > 0 && index % REPLICA_LIMITS.parsedAtOnce === 0) await nextTurn()
+      const one: Envelope | Outcome = isSpoilt ? BEHIND_A_FAULTY_ONE : this.#parse(wire, source)
+      isSpoilt ||= peer !== undefined && 'outcome' in one && one.outcome === 'refused' && one.faulty
+      parsed.push(one)
     }
-    const outcomes = wires.map((wire) => this.#receive(wire, source, peer))
+    this.#checkRoom(wires.length)
+    const outcomes = parsed.map((one) => this.#enqueue(one, source, peer))
     this.#write()
     return await Promise.all(outcomes)
   }
 
-  #receive(wire: WireEnvelope, source: Source, peer: PeerKey | undefined): Promise<Outcome> {
-    const outcome = this.#parse(wire, source)
-    if ('outcome' in outcome) {
-      this.#count(outcome, source)
-      return Promise.resolve(outcome)
+  #checkRoom(count: number): void {
+    if (this.#isStopped) throw new MeshError('unavailable', 'this node is stopping')
+    if (this.#queue.length + count > REPLICA_LIMITS.queuedEnvelopes) {
+      throw new MeshError('unavailable', 'too many edits are waiting to be written', { hint: 'Try again in a moment.' })
+    }
+  }
+
+  #enqueue(parsed: Envelope | Outcome, source: Source, peer: PeerKey | undefined): Promise<Outcome> {
+    if ('outcome' in parsed) {
+      this.#count(parsed, source)
+      return Promise.resolve(parsed)
     }
     const { promise, resolve, reject } = Promise.withResolvers<Outcome>()
-    this.#queue.push({ envelope: outcome, source, peer, settle: resolve, fail: reject })
+    this.#queue.push({ envelope: parsed, source, peer, settle: resolve, fail: reject })
     return promise
   }
 
-  /** The part that needs no history: form, signatures, rate. */
+  /** The part that needs no ancestors: known before, form, signatures, rate. */
   #parse(wire: WireEnvelope, source: Source): Envelope | Outcome {
+    const id = envelopeId(wire.bytes)
+    const known = this.state.history.get(id)
+    if (known !== undefined && hasSigners(known, wire)) return { outcome: 'known', id }
+    const waiting = this.#waiting.get(id)
+    if (waiting !== undefined) return { outcome: 'waiting', id, missing: [...waiting.missing] }
     try {
       const envelope = parseEnvelope(wire, this.#meshId)
       const isLimited = (source === 'api' || source === 'gossip') && envelope.body.type !== 'genesis'
-      if (isLimited && !this.state.history.has(envelope.id) && !this.#rates.take(envelope.body.by)) {
+      if (isLimited && known === undefined && !this.#rates.take(envelope.body.by)) {
         const reason = `over ${REPLICA_LIMITS.authorPerMinute} edits a minute by one author`
-        return { outcome: 'refused', id: envelope.id, code: 'rate_limited', reason }
+        return { outcome: 'refused', id, code: 'rate_limited', reason, faulty: false }
       }
       return envelope
     } catch (error) {
-      const { code, message } = asMeshError(error)
-      return { outcome: 'refused', id: undefined, code, reason: message }
+      const { code, message, details } = asMeshError(error)
+      // A newer version may be what its author and all others agree on.
+      return { outcome: 'refused', id, code, reason: message, faulty: details.field !== 'v' }
     }
   }
 
@@ -224,7 +264,7 @@ export class Replica implements Startable {
 
   async #drain(): Promise<void> {
     while (this.#queue.length > 0) {
-      // oxlint-disable-next-line no-await-in-loop -- one writer: a batch must be durable before the next is judged
+      // One writer: a batch must be durable before the next is judged.
       await this.#writeBatch(this.#queue.splice(0, REPLICA_LIMITS.batch))
     }
   }
@@ -234,9 +274,7 @@ export class Replica implements Startable {
     const judged = jobs.map((job) => ({ job, outcome: this.#judge(job, staged) }))
     const fresh = [...staged.envelopes.values()]
     try {
-      if (fresh.length > 0)
-        await this.#options.store.append(fresh.map((envelope) => ({ id: envelope.id, wire: toWire(envelope) })))
-      if (fresh.length > 0) this.#lastWriteError = undefined
+      await this.#append(fresh)
     } catch (error) {
       this.#lastWriteError = asMeshError(error)
       this.#options.log.error('edits could not be stored; nothing of them was taken', {
@@ -253,40 +291,78 @@ export class Replica implements Startable {
     this.#announce(judged)
   }
 
+  async #append(envelopes: readonly Envelope[]): Promise<void> {
+    if (envelopes.length === 0) return
+    const { store, clock, metrics } = this.#options
+    const startedMs = clock.monotonic()
+    try {
+      await store.append(envelopes.map((envelope) => ({ id: envelope.id, wire: toWire(envelope) })))
+    } catch (error) {
+      metrics.storeAppends.inc({ outcome: 'failed' })
+      throw error
+    }
+    this.#lastWriteError = undefined
+    metrics.storeAppends.inc({ outcome: 'done' })
+    metrics.storeAppendSeconds.observe((clock.monotonic() - startedMs) / 1000)
+    metrics.storeAppendedBytes.inc(envelopes.reduce((sum, { size }) => sum + size, 0))
+  }
+
   #judge({ envelope, source, peer }: Job, staged: Staged): Outcome {
     const { id } = envelope
     const known = staged.get(id)
-    if (known !== undefined && Object.keys(envelope.sigs).every((key) => Object.hasOwn(known.sigs, key))) {
-      return { outcome: 'known', id }
-    }
+    if (known !== undefined && hasSigners(known, envelope)) return { outcome: 'known', id }
     const admission = admit(envelope, staged)
     if (admission.outcome === 'waiting') {
       this.#park(envelope, source, peer)
       return { outcome: 'waiting', id, missing: admission.missing }
     }
-    const refused = admission.outcome === 'refused' ? deny(admission.reason) : this.#refuse(envelope, source)
-    if (refused !== undefined) return { outcome: 'refused', id, ...refused }
+    const refusal =
+      admission.outcome === 'refused' ? deny(admission.reason, true) : this.#refuse(envelope, source, staged)
+    if (refusal !== undefined) return { outcome: 'refused', id, ...refusal }
     staged.add(known === undefined ? envelope : { ...envelope, sigs: { ...known.sigs, ...envelope.sigs } })
     return { outcome: 'stored', id }
   }
 
   /** What this node will not take although it is admissible. */
-  #refuse(envelope: Envelope, source: Source): { code: ErrorCode; reason: string } | undefined {
+  #refuse(envelope: Envelope, source: Source, staged: Staged): Refusal | undefined {
     const { body } = envelope
-    if (body.type === 'genesis') return undefined
-    if (this.state.history.bytesOf(body.by) + envelope.size > REPLICA_LIMITS.bytesPerAuthor) {
+    if (body.type === 'genesis' || staged.get(envelope.id) !== undefined) return undefined
+    const limit = this.#options.bytesPerAuthor ?? REPLICA_LIMITS.bytesPerAuthor
+    const storedBytes = this.state.history.bytesOf(body.by) + staged.bytesOf(body.by)
+    if (storedBytes + envelope.size > limit) {
       if (!this.#overQuota.has(body.by))
         this.#options.log.warn('an author has filled its share of the store', { author: body.by })
       this.#overQuota.add(body.by)
-      return {
-        code: 'denied',
-        reason: `the author has stored ${REPLICA_LIMITS.bytesPerAuthor} bytes, which is the limit`,
-      }
+      return deny(`the author has stored ${storedBytes} bytes, and the limit is ${limit}`, false)
     }
     // A void edit from elsewhere is kept, since its verdict may flip; from an operator it is an error to be told.
     const isJudgeable = source === 'api' && this.state.history.has(body.grant)
     const verdict = isJudgeable ? this.state.policy.preview(envelope) : undefined
-    return verdict?.accepted === false && verdict.denial.code !== 'threshold' ? deny(verdict.denial.message) : undefined
+    if (verdict?.accepted !== false || verdict.denial.code === 'threshold') return undefined
+    return deny(verdict.denial.message, false)
+  }
+
+  async #replay(signal: AbortSignal | undefined): Promise<void> {
+    let parked: Envelope[] = []
+    const noteCorrupt = (record: CorruptRecord): void => this.#noteCorrupt(record.key, record.reason)
+    for await (const { wire, sealed } of this.#options.store.envelopes(noteCorrupt)) {
+      signal?.throwIfAborted()
+      try {
+        // A lost genesis must not cost what rests on it: this node's own seal says which mesh it was.
+        const mesh = this.#meshId ?? (sealed ? meshOf(wire) : undefined)
+        const envelope = parseEnvelope(wire, mesh, { signaturesAreChecked: sealed })
+        this.#meshId ??= envelope.body.type === 'genesis' ? envelope.id : envelope.body.mesh
+        if (!this.#restore(envelope)) parked.push(envelope)
+      } catch (error) {
+        this.#noteCorrupt('envelope', asMeshError(error).message)
+      }
+    }
+    // An ancestor that was refilled later lies behind its descendants on disk.
+    for (let before = -1; before !== parked.length;) {
+      before = parked.length
+      parked = parked.filter((envelope) => !this.#restore(envelope))
+    }
+    for (const envelope of parked) this.#park(envelope, 'disk', undefined)
   }
 
   #restore(envelope: Envelope): boolean {
@@ -332,56 +408,21 @@ export class Replica implements Startable {
     }
     for (const [source, envelopes] of bySource) for (const listener of this.#onStored) listener(envelopes, source)
     for (const [peer, ids] of missing) for (const listener of this.#onMissing) listener(peer, [...new Set(ids)])
-    this.#options.metrics.pendingEdits.set(this.#pending.size)
   }
-
-  // -------------------------------------------------------------------------------------------- the waiting pool
 
   #park(envelope: Envelope, source: Source, peer: PeerKey | undefined): void {
-    if (this.#pending.has(envelope.id)) return
     const admission = admit(envelope, this.state.history)
-    const missing = new Set(admission.outcome === 'waiting' ? admission.missing : [])
-    this.#pending.set(envelope.id, { envelope, source, peer, missing })
-    this.#pendingBytes.set(peer, (this.#pendingBytes.get(peer) ?? 0) + envelope.size)
-    for (const id of missing) this.#waitingFor.set(id, (this.#waitingFor.get(id) ?? new Set()).add(envelope.id))
-    this.#trimPending(peer)
-  }
-
-  #trimPending(peer: PeerKey | undefined): void {
-    const total = (): number => this.#pendingBytes.values().reduce((sum, bytes) => sum + bytes, 0)
-    while ((this.#pendingBytes.get(peer) ?? 0) > REPLICA_LIMITS.pendingBytesPerPeer) {
-      this.#unpark(this.#pending.values().find((pending) => pending.peer === peer) as Pending)
-    }
-    while (total() > REPLICA_LIMITS.pendingBytes) this.#unpark(this.#pending.values().next().value as Pending)
-  }
-
-  #unpark({ envelope, peer, missing }: Pending): void {
-    this.#pending.delete(envelope.id)
-    const bytes = (this.#pendingBytes.get(peer) ?? 0) - envelope.size
-    if (bytes > 0) this.#pendingBytes.set(peer, bytes)
-    else this.#pendingBytes.delete(peer)
-    for (const id of missing) {
-      const waiting = this.#waitingFor.get(id)
-      waiting?.delete(envelope.id)
-      if (waiting?.size === 0) this.#waitingFor.delete(id)
-    }
+    if (admission.outcome !== 'waiting') return
+    this.#waiting.add({ envelope, peer, missing: new Set(admission.missing), tag: source })
   }
 
   /** Puts what waited for this envelope, and for nothing else, back into the queue. */
   #release(id: string): void {
-    for (const waitingId of this.#waitingFor.get(id) ?? []) {
-      const pending = this.#pending.get(waitingId) as Pending
-      const isReady = [...pending.missing].every((missing) => this.state.history.has(missing))
-      if (!isReady) continue
-      this.#unpark(pending)
-      const { envelope, source, peer } = pending
-      this.#queue.push({
-        envelope,
-        source,
-        peer,
-        settle: () => undefined,
-        fail: () => this.#park(envelope, source, peer),
-      })
+    const ready = this.#waiting.release(id, (missing) => this.state.history.has(missing))
+    // One that cannot be written is let go: it is no longer waiting, and sync brings it again.
+    const ignore = (): void => undefined
+    for (const { envelope, peer, tag } of ready) {
+      this.#queue.push({ envelope, source: tag, peer, settle: ignore, fail: ignore })
     }
   }
 
@@ -402,6 +443,7 @@ export class Replica implements Startable {
 /** The history with the envelopes of the batch that is being judged laid over it. */
 class Staged implements Lookup {
   readonly envelopes = new Map<string, Envelope>()
+  readonly #bytesOf = new Map<string, number>()
   readonly #history: Lookup
 
   constructor(history: Lookup) {
@@ -413,10 +455,41 @@ class Staged implements Lookup {
   }
 
   add(envelope: Envelope): void {
-    this.envelopes.set(envelope.id, envelope)
+    const { id, body, size } = envelope
+    if (body.type !== 'genesis' && this.get(id) === undefined) this.#bytesOf.set(body.by, this.bytesOf(body.by) + size)
+    this.envelopes.set(id, envelope)
+  }
+
+  /** Bytes that the batch adds to this author's. */
+  bytesOf(author: string): number {
+    return this.#bytesOf.get(author) ?? 0
   }
 }
 
-function deny(reason: string): { code: ErrorCode; reason: string } {
-  return { code: 'denied', reason }
+function deny(reason: string, faulty: boolean): Refusal {
+  return { code: 'denied', reason, faulty }
+}
+
+const BEHIND_A_FAULTY_ONE: Outcome = {
+  outcome: 'refused',
+  id: undefined,
+  code: 'envelope_invalid',
+  reason: 'came behind a faulty envelope and was not looked at',
+  faulty: true,
+}
+
+/** Whether `known` has all signatures that `wire` has. */
+function hasSigners(known: WireEnvelope, wire: WireEnvelope): boolean {
+  return Object.keys(wire.sigs).every((key) => Object.hasOwn(known.sigs, key))
+}
+
+/** The mesh that an envelope names; undefined for a genesis. */
+function meshOf({ bytes }: WireEnvelope): string | undefined {
+  const body = parseBody(bytes)
+  return body.type === 'genesis' ? undefined : body.mesh
+}
+
+/** Lets timers, sockets and other work have their turn. */
+function nextTurn(): Promise<void> {
+  return new Promise((resolve) => setImmediate(resolve))
 }

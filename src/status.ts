@@ -3,14 +3,14 @@
  * derives peer states. Observed state only: nothing here enters the desired state. Built by node.ts, fed by gossip and sync.
  */
 
+import { z } from 'zod'
 import { canonical, sha256, type Json } from './core/canonical.ts'
 import { isHex, verifySignature, type KeyPair } from './core/envelope.ts'
-import { MeshError } from './errors.ts'
 import type { Health } from './health.ts'
 import type { Log } from './log.ts'
-import type { Metrics } from './metrics.ts'
 import type { Clock, GossipVerdict, PeerKey, Random, Startable, Store } from './ports.ts'
 import type { Receipt } from './reconciler.ts'
+import { TokenBuckets } from './token-buckets.ts'
 
 /** A node's word on itself. Canonical JSON when signed, so numbers are integers. */
 export interface StatusRecord {
@@ -60,8 +60,15 @@ export interface PeerView {
 
 export const STATUS_LIMITS = {
   recordBytes: 32 * 1024,
-  /** Records kept; a mesh of more nodes would need a larger number here. */
+  /** Records kept; beyond it nodes not heard of before are ignored. A mesh of more nodes would need a larger number here. */
   records: 10_000,
+  /** Bytes of records in one answer to a peer; the rest follows in the next one. */
+  answerBytes: 512 * 1024,
+  /** Far above any number of starts; nothing larger can be signed for, and nothing follows it. */
+  incarnation: 2 ** 40,
+  /** Records of one node that are taken: burst, and refill per second. An honest one sends at most four a second. */
+  burst: 30,
+  perSecond: 5,
 } as const
 
 export const STATUS_TIMES = {
@@ -89,7 +96,6 @@ export interface StatusOptions {
   readonly clock: Clock
   readonly random: Random
   readonly log: Log
-  readonly metrics: Metrics
   /** This node's state now; undefined while it has no mesh. */
   readonly describe: () => OwnStatus | undefined
   /** Whether a key may speak here: granted or listed. */
@@ -100,18 +106,28 @@ export interface StatusOptions {
   readonly publish: (payload: Uint8Array) => Promise<unknown>
 }
 
+/** What one node knows of another: the newest incarnation and sequence. */
+export type StatusVersion = readonly [node: PeerKey, incarnation: number, sequence: number]
+
+/** Told of every new record, and of the one that it replaces. */
+export type StatusListener = (record: StatusRecord, previous: StatusRecord | undefined) => void
+
 interface Heard {
   readonly signed: SignedStatus
   readonly record: StatusRecord
-  /** Monotonic ms of first sight; undefined for one read back from the store. */
+  /** Monotonic ms of first sight, here or at the peer that told; undefined for one read back from the store. */
   readonly seenMs: number | undefined
 }
 
 export class StatusTable implements Startable {
   readonly #options: StatusOptions
   readonly #heard = new Map<PeerKey, Heard>()
-  readonly #lostMs = new Map<PeerKey, number>()
-  readonly #listeners = new Set<(record: StatusRecord) => void>()
+  /** Peers whose connection broke since they were last heard of. */
+  readonly #lost = new Set<PeerKey>()
+  readonly #listeners = new Set<StatusListener>()
+  readonly #rates: TokenBuckets
+  #meshId: string | undefined
+  #raisedMs = Number.NEGATIVE_INFINITY
   #incarnation = 0
   #sequence = 0
   #own: SignedStatus | undefined
@@ -122,14 +138,18 @@ export class StatusTable implements Startable {
 
   constructor(options: StatusOptions) {
     this.#options = options
+    this.#rates = new TokenBuckets(options.clock, STATUS_LIMITS.burst, STATUS_LIMITS.perSecond)
   }
 
   async start(): Promise<void> {
     if (this.#isRunning) return
-    await this.#raiseIncarnation(Number((await this.#options.store.getMark(INCARNATION_MARK)) ?? 0))
-    for (const signed of parseList(await this.#options.store.getMark(PEERS_MARK))) {
-      const record = this.#check(signed)
-      if (record !== undefined) this.#heard.set(record.node, { signed, record, seenMs: undefined })
+    const { store } = this.#options
+    await this.#raiseIncarnation(parseIncarnation(await store.getMark(INCARNATION_MARK)))
+    for (const signed of parseList(await store.getMark(PEERS_MARK))) {
+      const record = this.#parse(signed)
+      if (record !== undefined && isSigned(signed, record)) {
+        this.#heard.set(record.node, { signed, record, seenMs: undefined })
+      }
     }
     this.#isRunning = true
     this.#schedule(0)
@@ -144,7 +164,7 @@ export class StatusTable implements Startable {
     await this.savePeers()
   }
 
-  /** Writes the known records down, so that a restart knows whom to dial. A failure is logged: they are a convenience. */
+  /** Writes the known records down, so that a restart knows whom to dial. A failure is logged. */
   async savePeers(): Promise<void> {
     try {
       await this.#options.store.setMark(
@@ -162,27 +182,30 @@ export class StatusTable implements Startable {
     this.#schedule(Math.max(0, STATUS_TIMES.minIntervalMs - sinceMs))
   }
 
-  onRecord(listener: (record: StatusRecord) => void): () => void {
+  onRecord(listener: StatusListener): () => void {
     this.#listeners.add(listener)
     return () => this.#listeners.delete(listener)
   }
 
-  /** Takes a record from gossip or sync. `accept` when it was news. */
-  receive(value: unknown): GossipVerdict {
+  /**
+   * Takes a record from gossip or sync. `accept` when it was news. The signature, which costs most, is checked last.
+   * @param ageMs how long ago the peer that told it saw it first.
+   */
+  receive(value: unknown, ageMs = 0): GossipVerdict {
     const signed = asSigned(value)
-    const record = signed === undefined ? undefined : this.#check(signed)
+    const record = signed === undefined ? undefined : this.#parse(signed)
     if (signed === undefined || record === undefined) return 'reject'
-    if (record.node === this.#options.key.publicKey) return this.#hearOwn(record)
-    if (!this.#options.isNode(record.node)) return 'ignore'
-    const known = this.#heard.get(record.node)
-    if (known !== undefined && !isNewer(record, known.record)) {
-      // One read back from the store says nothing about now, until it is heard again from its node.
-      return 'ignore'
-    }
-    if (known === undefined && this.#heard.size >= STATUS_LIMITS.records) return 'ignore'
-    this.#heard.set(record.node, { signed, record, seenMs: this.#options.clock.monotonic() })
-    this.#lostMs.delete(record.node)
-    for (const listener of this.#listeners) listener(record)
+    const { node } = record
+    if (node === this.#options.key.publicKey) return this.#hearOwn(signed, record)
+    if (!this.#options.isNode(node)) return 'ignore'
+    const known = this.#heard.get(node)
+    if (known === undefined ? this.#heard.size >= STATUS_LIMITS.records : !isNews(record, known)) return 'ignore'
+    if (!this.#rates.has(node)) return 'ignore'
+    if (!isSigned(signed, record)) return 'reject'
+    this.#rates.take(node)
+    this.#heard.set(node, { signed, record, seenMs: this.#options.clock.monotonic() - ageMs })
+    this.#lost.delete(node)
+    for (const listener of this.#listeners) listener(record, known?.record)
     return 'accept'
   }
 
@@ -191,27 +214,59 @@ export class StatusTable implements Startable {
     return this.#own === undefined ? undefined : (JSON.parse(this.#own.bytes) as StatusRecord)
   }
 
-  /** Every record worth telling a peer that connects: the own one and those heard since start. */
-  all(): SignedStatus[] {
-    const heard = [...this.#heard.values()].filter(({ seenMs }) => seenMs !== undefined).map(({ signed }) => signed)
-    return this.#own === undefined ? heard : [this.#own, ...heard]
+  /** What this node has heard since its start, and what it says itself: for a peer to answer with what is newer. */
+  versions(): [node: PeerKey, incarnation: number, sequence: number][] {
+    return this.#tellable().map(({ record: { node, incarnation, sequence } }) => [node, incarnation, sequence])
+  }
+
+  /** Records newer than those that a peer knows, with their ages in ms: as many as fit into one answer. */
+  newerThan(known: readonly StatusVersion[]): { records: [signed: SignedStatus, ageMs: number][]; more: boolean } {
+    const versions = new Map(known.map(([node, incarnation, sequence]) => [node, { incarnation, sequence }]))
+    const records: [SignedStatus, number][] = []
+    let bytes = 0
+    for (const { signed, record, seenMs } of this.#tellable()) {
+      const version = versions.get(record.node)
+      if (version !== undefined && !isNewer(record, version)) continue
+      bytes += JSON.stringify(signed).length
+      if (records.length > 0 && bytes > STATUS_LIMITS.answerBytes) return { records, more: true }
+      records.push([signed, Math.max(0, Math.round(this.#options.clock.monotonic() - seenMs))])
+    }
+    return { records, more: false }
+  }
+
+  /** The own record and those heard since start, but for nodes that may not speak any more. */
+  #tellable(): (Heard & { readonly seenMs: number })[] {
+    const { clock, isNode } = this.#options
+    const heard = [...this.#heard.values()].filter(
+      (one): one is Heard & { readonly seenMs: number } => one.seenMs !== undefined && isNode(one.record.node),
+    )
+    const record = this.own()
+    return this.#own === undefined || record === undefined
+      ? heard
+      : [{ signed: this.#own, record, seenMs: clock.monotonic() }, ...heard]
+  }
+
+  /** Last known addresses of all nodes heard of, now or before a restart. */
+  known(): ReadonlyMap<PeerKey, readonly string[]> {
+    return new Map([...this.#heard].map(([key, { record }]) => [key, record.addresses]))
   }
 
   /** A connection with this peer broke: it is not Ready until it is heard of again. */
   lost(peer: PeerKey): void {
-    this.#lostMs.set(peer, this.#options.clock.monotonic())
+    this.#lost.add(peer)
   }
 
-  /** Forgets nothing of the peer, but that its connection broke. */
+  /** There is a connection with this peer again. */
   found(peer: PeerKey): void {
-    this.#lostMs.delete(peer)
+    this.#lost.delete(peer)
   }
 
-  /** All other nodes: heard of, or granted but never heard of. Sorted by key. */
+  /** All other nodes: heard of, or granted but never heard of. Who lost its grant is left out. Sorted by key. */
   peers(): PeerView[] {
+    const { isNode } = this.#options
     const granted = this.#options.granted()
     const connected = new Set(this.#options.connected())
-    const keys = new Set([...granted.keys(), ...this.#heard.keys(), ...connected])
+    const keys = new Set([...granted.keys(), ...this.#heard.keys().filter(isNode), ...connected])
     keys.delete(this.#options.key.publicKey)
     return [...keys].toSorted().map((key) => this.#view(key, granted.get(key), connected.has(key)))
   }
@@ -220,7 +275,7 @@ export class StatusTable implements Startable {
     const heard = this.#heard.get(key)
     const now = this.#options.clock.monotonic()
     const ageMs = heard?.seenMs === undefined ? undefined : now - heard.seenMs
-    const lost = this.#lostMs.has(key) && !connected
+    const lost = this.#lost.has(key) && !connected
     return {
       key,
       name,
@@ -232,29 +287,27 @@ export class StatusTable implements Startable {
   }
 
   /** A record of this node that it did not make in this life: a restored backup, or a clone with the same key. */
-  #hearOwn(record: StatusRecord): GossipVerdict {
-    const isAhead =
-      record.incarnation > this.#incarnation ||
-      (record.incarnation === this.#incarnation && record.sequence > this.#sequence)
-    if (isAhead) {
-      this.#options.log.warn(
-        'another record of this node is newer than its own: was its data restored, or its key copied?',
-        {
-          theirs: record.incarnation,
-          own: this.#incarnation,
-        },
-      )
-      void this.#raiseIncarnation(record.incarnation).then(
-        () => this.changed(),
-        (error: unknown) => this.#options.log.error('the incarnation could not be stored', { error: String(error) }),
-      )
-    }
+  #hearOwn(signed: SignedStatus, record: StatusRecord): GossipVerdict {
+    const { clock, log } = this.#options
+    const isAhead = isNewer(record, { incarnation: this.#incarnation, sequence: this.#sequence })
+    // Clones raise each other's for ever: no faster than they speak anyway.
+    if (!isAhead || clock.monotonic() - this.#raisedMs < STATUS_TIMES.intervalMs) return 'ignore'
+    if (!isSigned(signed, record)) return 'reject'
+    this.#raisedMs = clock.monotonic()
+    log.warn('another record of this node is newer than its own: was its data restored, or its key copied?', {
+      theirs: record.incarnation,
+      own: this.#incarnation,
+    })
+    void this.#raiseIncarnation(record.incarnation).then(
+      () => this.changed(),
+      (error: unknown) => log.error('the incarnation could not be stored', { error: String(error) }),
+    )
     return 'ignore'
   }
 
   /** Durable before it is used: two lives of one node must never publish under one incarnation. */
   async #raiseIncarnation(above: number): Promise<void> {
-    const next = Math.max(this.#incarnation, above) + 1
+    const next = Math.min(Math.max(this.#incarnation, above) + 1, STATUS_LIMITS.incarnation)
     await this.#options.store.setMark(INCARNATION_MARK, String(next))
     this.#incarnation = next
     this.#sequence = 0
@@ -274,33 +327,50 @@ export class StatusTable implements Startable {
   }
 
   async #publish(leaving: boolean): Promise<void> {
-    const description = this.#options.describe()
-    if (description === undefined) return
-    this.#publishedMs = this.#options.clock.monotonic()
-    this.#sequence += 1
-    const record: StatusRecord = {
-      v: 1,
-      node: this.#options.key.publicKey,
-      incarnation: this.#incarnation,
-      sequence: this.#sequence,
-      at: this.#options.clock.now(),
-      leaving,
-      ...description,
+    const { clock, log, publish } = this.#options
+    this.#publishedMs = clock.monotonic()
+    try {
+      this.#own = this.#sign(leaving) ?? this.#own
+      if (this.#own !== undefined) await publish(Buffer.from(canonical({ ...this.#own })))
+    } catch (error) {
+      log.warn('the status was not published', { error: String(error) })
     }
-    const bytes = canonical(record as unknown as Json)
-    this.#own = { bytes, sig: this.#options.key.sign(statusInput(record.mesh, bytes)) }
-    await this.#options
-      .publish(Buffer.from(canonical({ ...this.#own })))
-      .catch((error: unknown) => this.#options.log.debug('status was not published', { error: String(error) }))
   }
 
-  /** The record when its form, mesh and signature are right. */
-  #check(signed: SignedStatus): StatusRecord | undefined {
-    const record = parseRecord(signed.bytes)
-    const mesh = this.#options.describe()?.mesh
-    if (record === undefined || (mesh !== undefined && record.mesh !== mesh)) return undefined
-    return verifySignature(record.node, statusInput(record.mesh, signed.bytes), signed.sig) ? record : undefined
+  /** A new record; undefined while there is no mesh. */
+  #sign(leaving: boolean): SignedStatus | undefined {
+    const { key, clock, describe } = this.#options
+    const description = describe()
+    if (description === undefined) return undefined
+    this.#sequence += 1
+    const { incarnation, sequence } = { incarnation: this.#incarnation, sequence: this.#sequence }
+    const at = Math.floor(clock.now())
+    const record: StatusRecord = { v: 1, node: key.publicKey, incarnation, sequence, at, leaving, ...description }
+    const bytes = fit(record)
+    return { bytes, sig: key.sign(statusInput(record.mesh, bytes)) }
   }
+
+  /** The record when its form and mesh are right. */
+  #parse(signed: SignedStatus): StatusRecord | undefined {
+    const record = parseRecord(signed.bytes)
+    this.#meshId ??= this.#options.describe()?.mesh
+    return this.#meshId === undefined || record?.mesh === this.#meshId ? record : undefined
+  }
+}
+
+/**
+ * The canonical text of a record as peers will take it: one that is too long is told without its details.
+ * @throws Error when even that is not a record.
+ */
+function fit(record: StatusRecord): string {
+  const { receipt, health } = record
+  const brief = { ...record, receipt: receipt === null ? null : { ...receipt, problems: [], isolated: [] } }
+  const bare = { ...record, receipt: null, health: { ...health, msg: health.msg.slice(0, 500), reasons: [] } }
+  for (const form of [record, brief, bare]) {
+    const bytes = canonical(form as unknown as Json)
+    if (bytes.length <= STATUS_LIMITS.recordBytes && parseRecord(bytes) !== undefined) return bytes
+  }
+  throw new Error('this node’s own status is not a valid record: labels, zones or addresses are too long')
 }
 
 /** Pure: a peer's state from what was heard of it. */
@@ -308,6 +378,73 @@ export function peerState(ageMs: number | undefined, lost: boolean, leaving: boo
   if (ageMs === undefined) return 'Unknown'
   if (ageMs > STATUS_TIMES.unavailableAfterMs) return 'Unavailable'
   return leaving || lost || ageMs > STATUS_TIMES.notReadyAfterMs ? 'NotReady' : 'Ready'
+}
+
+// ---------------------------------------------------------------------------------------------- parsing
+
+const text = z.string().max(1024)
+const short = z.string().max(300)
+const whole = z.int().min(0)
+const digest = z.string().regex(/^[0-9a-f]{64}$/)
+const errorSchema = z.object({ code: short, message: text, hint: text.optional() })
+const problemSchema = z.object({ path: text, code: short, message: text, hint: text.optional() })
+
+/** The receipt of another node as this one shows it: every text bounded, nothing that is not known here kept. */
+const receiptSchema = z.object({
+  target: digest.nullable(),
+  desired: digest.nullable(),
+  validated: digest.nullable(),
+  applied: digest.nullable(),
+  lastGood: digest.nullable(),
+  outcome: short.nullable(),
+  phase: short,
+  error: errorSchema.nullable(),
+  problems: z.array(problemSchema).max(32),
+  problemCount: whole,
+  isolated: z.array(z.object({ path: text, reason: text })).max(32),
+  at: whole,
+  durations: z.record(short, whole),
+  drift: whole,
+  nginx: z.object({
+    running: z.boolean(),
+    master: whole.nullable(),
+    version: short.nullable(),
+    workers: whole,
+    draining: whole,
+  }),
+})
+
+const recordSchema = z.object({
+  v: z.literal(1),
+  mesh: digest,
+  node: digest,
+  incarnation: whole.max(STATUS_LIMITS.incarnation),
+  sequence: whole,
+  at: whole,
+  addresses: z.array(short).max(16),
+  zones: z.array(short).max(64),
+  labels: z.record(short, short),
+  version: short,
+  digest,
+  receipt: receiptSchema.nullable(),
+  health: z.object({
+    status: z.enum(['Running', 'Degraded', 'Error', 'Unknown']),
+    msg: text,
+    reasons: z.array(text).max(64),
+  }),
+  leaving: z.boolean(),
+})
+
+/** A record from canonical JSON; undefined when it is none. */
+function parseRecord(bytes: string): StatusRecord | undefined {
+  try {
+    const value = JSON.parse(bytes) as Json
+    const parsed = recordSchema.safeParse(value)
+    // The types agree but for closed sets of words, which another version of this software may extend.
+    return parsed.success && canonical(value) === bytes ? (parsed.data as StatusRecord) : undefined
+  } catch {
+    return undefined
+  }
 }
 
 /** Parses a gossip payload. */
@@ -320,8 +457,19 @@ export function parseStatusPayload(payload: Uint8Array): unknown {
   }
 }
 
-function isNewer(a: StatusRecord, b: StatusRecord): boolean {
+type Version = Pick<StatusRecord, 'incarnation' | 'sequence'>
+
+function isNewer(a: Version, b: Version): boolean {
   return a.incarnation > b.incarnation || (a.incarnation === b.incarnation && a.sequence > b.sequence)
+}
+
+/** Whether a record says more than what was heard. One read back from the store says nothing about now until it is heard again. */
+function isNews(record: StatusRecord, known: Heard): boolean {
+  return known.seenMs === undefined ? !isNewer(known.record, record) : isNewer(record, known.record)
+}
+
+function isSigned({ bytes, sig }: SignedStatus, { node, mesh }: StatusRecord): boolean {
+  return verifySignature(node, statusInput(mesh, bytes), sig)
 }
 
 function statusInput(mesh: string, bytes: string): Uint8Array {
@@ -339,12 +487,18 @@ function asSigned(value: unknown): SignedStatus | undefined {
   return { bytes, sig }
 }
 
+/** The saved records; none when the text is damaged: they are a convenience. */
 function parseList(text: string | undefined): SignedStatus[] {
-  if (text === undefined) return []
   try {
-    const list = JSON.parse(text) as unknown
+    const list = JSON.parse(text ?? '[]') as unknown
     return Array.isArray(list) ? list.map(asSigned).filter((signed) => signed !== undefined) : []
-  } catch (error) {
-    throw new MeshError('store_corrupt', 'the list of known peers in the store is not JSON', {}, error)
+  } catch {
+    return []
   }
+}
+
+/** The stored incarnation; 0 when the text is damaged: peers who know better say so. */
+function parseIncarnation(text: string | undefined): number {
+  const stored = Number(text ?? 0)
+  return Number.isSafeInteger(stored) && stored >= 0 ? stored : 0
 }

@@ -1,96 +1,47 @@
 /**
  * Anti-entropy and gossip of edits: makes any two connected nodes hold the same envelopes. Gossip is a hint for speed; a
- * round (compare digests, then chains, then ranges; fetch what is missing, in causal order, in pages) is enough alone.
- * Both sides pull; nobody pushes. Called by node.ts with what the network hears; writes through the replica only.
+ * round with a peer (sync-round.ts asks, this file answers) is enough alone. Both sides pull; nobody pushes. Decides when a
+ * round is due; called by node.ts with what the network hears; writes through the replica only.
  */
 
-import { z } from 'zod'
-import { decodeEnvelopes, encodedSize, encodeEnvelopes, toWire } from './core/codec.ts'
-import type { Envelope, WireEnvelope } from './core/envelope.ts'
-import { Summary, type RangeSummary } from './core/summary.ts'
+import { encodedSize, decodeEnvelopes, encodeEnvelopes, toWire } from './core/codec.ts'
+import type { Envelope } from './core/envelope.ts'
+import { Summary } from './core/summary.ts'
 import { asMeshError, MeshError } from './errors.ts'
 import type { Log } from './log.ts'
 import type { Metrics } from './metrics.ts'
-import {
-  MAX_MESSAGE_BYTES,
-  type Clock,
-  type GossipVerdict,
-  type Network,
-  type PeerKey,
-  type Random,
-  type Startable,
-} from './ports.ts'
+import type { Clock, GossipVerdict, Network, PeerKey, Random, Startable } from './ports.ts'
 import type { Outcome, Replica } from './replica.ts'
-import type { SignedStatus } from './status.ts'
+import type { StatusTable } from './status.ts'
+import {
+  encodeFrame,
+  fitPage,
+  PAGE_CHAINS,
+  PAGE_ITEMS,
+  parseRequest,
+  RANGE_PARTS,
+  type Answer,
+  type Ask,
+  type Request,
+} from './sync-messages.ts'
+import { SyncRound } from './sync-round.ts'
+import { TokenBuckets } from './token-buckets.ts'
 
-const PAGE_BYTES = MAX_MESSAGE_BYTES - 64 * 1024
-const PAGE_ITEMS = 1024
-const PAGE_CHAINS = 2048
-const PAGE_STATUSES = 16
-const RANGE_PARTS = 16
-/** A round that has not converged after so many passes is left to the next one: the peer is being written to. */
-const PASSES_MAX = 4
+/** A round that still brings something after so many passes makes room for others and goes on in the next one. */
+const PASSES_MAX = 16
 /** After a digest was seen to differ: gossip may still be on its way. */
 const MISMATCH_DELAY_MS = 300
-
-// ---------------------------------------------------------------------------------------------- messages
-
-const hash = z.string().regex(/^[0-9a-f]{64}$/)
-const item = z.string().regex(/^[0-9a-f]{64}(?::[0-9a-f]{64})?$/)
-const position = z.int().min(0)
-const workspace = z.string().max(63)
-const chainRange = { workspace, author: hash, from: position, to: position }
-
-const REQUEST = z.discriminatedUnion('ask', [
-  z.strictObject({ ask: z.literal('hello'), mesh: hash.nullable() }),
-  z.strictObject({ ask: z.literal('summary'), digest: hash, after: position }),
-  z.strictObject({ ask: z.literal('ranges'), ...chainRange }),
-  z.strictObject({ ask: z.literal('items'), ...chainRange }),
-  z.strictObject({ ask: z.literal('fetch'), ids: z.array(hash).max(PAGE_ITEMS) }),
-  z.strictObject({ ask: z.literal('log'), from: position }),
-  z.strictObject({ ask: z.literal('status'), after: position }),
-  /** Envelopes the peer should have whatever it asks for: the revocation of its own key. */
-  z.strictObject({ ask: z.literal('take') }),
-])
-type Request = z.infer<typeof REQUEST>
-type Ask<A extends Request['ask']> = Extract<Request, { ask: A }>
-
-const chainSummary = z.strictObject({ workspace, author: hash, count: position, highestN: position, hash })
-const rangeSummary = z.strictObject({ from: position, to: position, count: position, hash })
-const ANSWERS = {
-  hello: z.strictObject({ mesh: hash.nullable() }),
-  summary: z.strictObject({ digest: hash, chains: z.array(chainSummary).max(PAGE_CHAINS), next: position.nullable() }),
-  ranges: z.strictObject({ ranges: z.array(rangeSummary).max(RANGE_PARTS) }),
-  /** Item and its position in the peer's own causal order. */
-  items: z.strictObject({ items: z.array(z.tuple([item, position])).max(PAGE_ITEMS) }),
-  fetch: z.strictObject({}),
-  log: z.strictObject({ next: position.nullable() }),
-  status: z.strictObject({ records: z.array(z.unknown()).max(PAGE_STATUSES), next: position.nullable() }),
-  take: z.strictObject({}),
-} as const satisfies Record<Request['ask'], z.ZodType>
-type Answer<A extends Request['ask']> = z.infer<(typeof ANSWERS)[A]>
-
-/** A frame: length of the JSON head, the head, envelopes behind it. */
-function encodeFrame(head: unknown, envelopes: readonly WireEnvelope[] = []): Uint8Array {
-  const json = Buffer.from(JSON.stringify(head))
-  const length = Buffer.alloc(4)
-  length.writeUInt32BE(json.length)
-  return Buffer.concat([length, json, encodeEnvelopes(envelopes)])
-}
-
-function decodeFrame(frame: Uint8Array): { head: unknown; envelopes: WireEnvelope[] } {
-  const buffer = Buffer.from(frame.buffer, frame.byteOffset, frame.byteLength)
-  const end = buffer.length < 4 ? Infinity : 4 + buffer.readUInt32BE(0)
-  if (end > buffer.length) throw new MeshError('envelope_invalid', 'a sync message is cut short')
-  try {
-    const head = JSON.parse(buffer.subarray(4, end).toString('utf8')) as unknown
-    return { head, envelopes: decodeEnvelopes(buffer.subarray(end)) }
-  } catch (error) {
-    throw new MeshError('envelope_invalid', 'a sync message is not well formed', {}, error)
-  }
-}
-
-// ---------------------------------------------------------------------------------------------- sync
+/** After an edit came whose ancestors are unknown: they may be right behind it. */
+const MISSING_DELAY_MS = 50
+/** A peer whose last rounds brought nothing although it differs, or failed, is asked again after this, doubled each time. */
+const VAIN_BASE_MS = 300
+const VAIN_MAX_MS = 10_000
+/** How long a round waits for those with other peers that began before, so that nothing is fetched twice. */
+const TURN_MAX_MS = 5_000
+/** How long a node that has no settled peer hopes for one: two that have lost everything agree at once, on nothing. */
+const SETTLED_PEER_WAIT_MS = 3_000
+/** What a peer may cost: a request, 16 KiB of an answer or a useless gossiped edit is one token. Beyond it the peer is refused. */
+const COSTS = { burst: 8192, perSecond: 200, bytesAToken: 16 * 1024, itemsAToken: 1024 } as const
 
 export interface SyncOptions {
   readonly replica: Replica
@@ -105,40 +56,62 @@ export interface SyncOptions {
   readonly gossip: boolean
   /** Whether a genesis may be taken from this peer by a node that has no mesh and pins none. */
   readonly trustsGenesisOf: (peer: PeerKey) => boolean
-  readonly statuses: () => readonly SignedStatus[]
-  readonly onStatus: (signed: unknown) => void
+  readonly status: Pick<StatusTable, 'versions' | 'newerThan' | 'receive'>
+  /** Whether this node itself holds what the mesh holds. */
+  readonly isSettled: () => boolean
   /** Called once a mesh is known. */
   readonly onMesh: (meshId: string) => void
+  /** Called when a complete round shows that this node holds what the mesh holds. */
+  readonly onSettled: () => void
 }
 
-interface PeerRound {
-  running: boolean
+/** What is remembered of a connected peer. */
+interface PeerRounds {
+  running: Promise<void> | undefined
   /** Another round was asked for while one ran. */
   again: boolean
+  /** When the next one is due, monotonic ms. */
+  dueMs: number
   cancel: () => void
   /** Both digests at the end of a round that brought nothing: no use to try again until one changes. */
   stuckAt: string | undefined
+  /** Rounds in a row that failed or brought nothing although the digests differ. */
+  inVain: number
+  notBeforeMs: number
+}
+
+interface RoundResult {
+  /** The peer's digest at the end; undefined when there is no common mesh. */
+  readonly remote: string | undefined
+  readonly stored: number
+  /** Whether there was nothing more to get. */
+  readonly isComplete: boolean
 }
 
 export class Sync implements Startable {
   readonly #options: SyncOptions
   readonly #summary: Summary
-  readonly #rounds = new Map<PeerKey, PeerRound>()
+  readonly #costs: TokenBuckets
+  readonly #peers = new Map<PeerKey, PeerRounds>()
+  readonly #inFlight = new Set<Promise<void>>()
+  #turn: Promise<void> = Promise.resolve()
   #abort = new AbortController()
+  #startedMs = 0
   #cancelTimer: () => void = () => undefined
   #unsubscribe: () => void = () => undefined
-  #isSettled = false
-  readonly #inFlight = new Set<Promise<void>>()
 
   constructor(options: SyncOptions) {
     this.#options = options
     this.#summary = new Summary(options.replica.state.history)
+    this.#costs = new TokenBuckets(options.clock, COSTS.burst, COSTS.perSecond)
   }
 
   async start(): Promise<void> {
+    const { replica, clock } = this.#options
     this.#abort = new AbortController()
-    const unsubscribeMissing = this.#options.replica.onMissing((peer) => this.syncSoon(peer, 0))
-    const unsubscribeStored = this.#options.replica.onStored((envelopes, source) => this.#spread(envelopes, source))
+    this.#startedMs = clock.monotonic()
+    const unsubscribeMissing = replica.onMissing((peer) => this.syncSoon(peer, MISSING_DELAY_MS))
+    const unsubscribeStored = replica.onStored((envelopes, source) => this.#spread(envelopes, source))
     this.#unsubscribe = () => {
       unsubscribeMissing()
       unsubscribeStored()
@@ -150,8 +123,8 @@ export class Sync implements Startable {
     this.#abort.abort(new MeshError('unavailable', 'this node is stopping'))
     this.#cancelTimer()
     this.#unsubscribe()
-    for (const round of this.#rounds.values()) round.cancel()
-    await Promise.allSettled(this.#inFlight)
+    for (const rounds of this.#peers.values()) rounds.cancel()
+    await Promise.all(this.#inFlight)
   }
 
   /** Digest of all that this node holds. */
@@ -159,125 +132,123 @@ export class Sync implements Startable {
     return this.#summary.digest()
   }
 
-  /** Whether one whole round with any peer has been completed since start. */
-  get isSettled(): boolean {
-    return this.#isSettled
-  }
-
   /** To be called with every status record: a connected peer that holds something else is synchronised with. */
   compare(peer: PeerKey, digest: string): void {
-    if (digest === this.digest() || !this.#options.network.connected.includes(peer)) return
-    if (this.#rounds.get(peer)?.stuckAt === `${this.digest()} ${digest}`) return
+    if (digest === this.digest() || this.#peers.get(peer)?.stuckAt === `${this.digest()} ${digest}`) return
     this.syncSoon(peer, MISMATCH_DELAY_MS * (0.5 + this.#options.random()))
   }
 
-  /** Starts a round with this peer after a delay, unless one is due sooner. */
+  /** Starts a round with this peer after a delay, unless one is due sooner, or the peer has to wait. */
   syncSoon(peer: PeerKey, delayMs: number): void {
-    if (this.#abort.signal.aborted) return
-    const round = this.#rounds.get(peer) ?? {
-      running: false,
-      again: false,
-      cancel: () => undefined,
-      stuckAt: undefined,
-    }
-    this.#rounds.set(peer, round)
-    if (round.running) {
-      round.again = true
+    const { clock, network } = this.#options
+    if (this.#abort.signal.aborted || !network.connected.includes(peer)) return
+    const rounds = this.#roundsOf(peer)
+    if (rounds.running !== undefined) {
+      rounds.again = true
       return
     }
-    round.cancel()
-    round.cancel = this.#options.clock.after(delayMs, () => {
-      const done = this.#run(peer, round).finally(() => this.#inFlight.delete(done))
-      this.#inFlight.add(done)
-    })
+    const now = clock.monotonic()
+    const dueMs = Math.max(now + delayMs, rounds.notBeforeMs)
+    if (rounds.dueMs <= dueMs) return
+    rounds.cancel()
+    rounds.dueMs = dueMs
+    rounds.cancel = clock.after(dueMs - now, () => void this.#begin(peer, rounds))
   }
 
   /** A connection is gone: nothing more is to be asked of this peer. */
   forget(peer: PeerKey): void {
-    this.#rounds.get(peer)?.cancel()
-    this.#rounds.delete(peer)
+    this.#peers.get(peer)?.cancel()
+    this.#peers.delete(peer)
   }
 
   /** Takes a gossip message of edits. */
   async onGossip(from: PeerKey, payload: Uint8Array): Promise<GossipVerdict> {
-    if (!this.#options.gossip || this.#options.replica.meshId === undefined) return 'ignore'
+    const { gossip, replica } = this.#options
+    if (!gossip || replica.meshId === undefined || !this.#costs.has(from)) return 'ignore'
     let outcomes: Outcome[]
     try {
-      outcomes = await this.#options.replica.submit(decodeEnvelopes(payload), 'gossip', from)
+      outcomes = await replica.submit(decodeEnvelopes(payload), 'gossip', from)
     } catch (error) {
       // A store that cannot be written is our fault, not the sender's.
-      return asMeshError(error).code === 'envelope_invalid' ? 'reject' : 'ignore'
+      const { code } = asMeshError(error)
+      return code === 'envelope_invalid' || code === 'too_large' ? 'reject' : 'ignore'
     }
-    const refused = outcomes.filter((outcome) => outcome.outcome === 'refused')
-    if (refused.some(({ code }) => code !== 'rate_limited')) return 'reject'
+    const useless = outcomes.filter(({ outcome }) => outcome === 'waiting' || outcome === 'refused')
+    if (useless.length > 0) this.#costs.take(from, useless.length)
+    if (outcomes.some((outcome) => outcome.outcome === 'refused' && outcome.faulty)) return 'reject'
     return outcomes.some(({ outcome }) => outcome === 'stored') ? 'accept' : 'ignore'
   }
 
-  /** Answers a peer's request. A malformed one gets an error in the answer; it never throws. */
+  /** Answers a peer's request. A malformed one, or one too many, gets an error in the answer; it never throws. */
   async onRequest(from: PeerKey, frame: Uint8Array): Promise<Uint8Array> {
+    if (!this.#costs.has(from)) return encodeFrame({ error: 'too many requests' })
+    let answer: Uint8Array
     try {
-      const { head, envelopes } = decodeFrame(frame)
-      const request = REQUEST.parse(head)
-      if (request.ask === 'take') {
-        await this.#options.replica.submit(envelopes, 'sync', from)
-        return encodeFrame({})
-      }
-      return this.#answer(from, request)
+      const { request, envelopes } = parseRequest(frame)
+      answer = request.ask === 'take' ? await this.#takeRevocations(from, envelopes) : this.#answer(from, request)
     } catch (error) {
       this.#options.log.debug('a request of a peer was refused', { peer: from, error: asMeshError(error).message })
-      return encodeFrame({ error: 'bad request' })
+      answer = encodeFrame({ error: 'bad request' })
     }
+    this.#costs.take(from, 1 + answer.length / COSTS.bytesAToken)
+    return answer
   }
 
-  /** Sends the envelopes to a peer that is about to be cut off, so that it knows why. Best effort. */
-  async tell(peer: PeerKey, envelopes: readonly Envelope[]): Promise<void> {
-    await this.#options.network.request(peer, encodeFrame({ ask: 'take' }, envelopes.map(toWire)), {
-      signal: this.#abort.signal,
-    })
+  /** Sends its revocations to a peer that is about to be cut off, so that it knows why. Best effort. */
+  async tell(peer: PeerKey, revocations: readonly Envelope[]): Promise<void> {
+    const frame = encodeFrame({ ask: 'take' } satisfies Request, fitPage(revocations.map(toWire)))
+    await this.#options.network.request(peer, frame, { signal: this.#abort.signal })
   }
 
   // -------------------------------------------------------------------------------------------- answering
 
+  async #takeRevocations(from: PeerKey, envelopes: Parameters<Replica['submit']>[0]): Promise<Uint8Array> {
+    const outcomes = await this.#options.replica.submit(envelopes, 'sync', from)
+    // The sender cuts us off when this is answered, so what the revocations rest on is fetched before.
+    if (outcomes.some(({ outcome }) => outcome === 'waiting')) await this.#begin(from, this.#roundsOf(from))
+    return encodeFrame({} satisfies Answer<'take'>)
+  }
+
   #answer(from: PeerKey, request: Exclude<Request, { ask: 'take' }>): Uint8Array {
     const { history } = this.#options.replica.state
     switch (request.ask) {
-      case 'hello': {
-        const { genesis } = history
-        return encodeFrame(
-          { mesh: genesis?.id ?? null } satisfies Answer<'hello'>,
-          genesis === undefined ? [] : [toWire(genesis)],
-        )
-      }
+      case 'hello':
+        return this.#answerHello(from, request)
       case 'summary':
         return encodeFrame(this.#answerSummary(from, request))
       case 'ranges': {
-        const { workspace: ws, author, from: low, to } = request
-        const ranges = low > to ? [] : this.#summary.ranges(ws, author, low, to, RANGE_PARTS)
-        return encodeFrame({ ranges } satisfies Answer<'ranges'>)
+        const ranges = this.#rangesOf(from, request)
+        return encodeFrame({ ranges: ranges.map(({ count, hash }) => [count, hash]) } satisfies Answer<'ranges'>)
       }
       case 'items': {
         const items = this.#summary
           .items(request.workspace, request.author, request.from, request.to)
-          .slice(0, PAGE_ITEMS)
-          .map(({ item: name, id }): [string, number] => [name, history.positionOf(id) ?? 0])
+          .slice(request.skip, request.skip + PAGE_ITEMS)
+          .map(({ item, id }): [string, number] => [item, history.positionOf(id) ?? 0])
         return encodeFrame({ items } satisfies Answer<'items'>)
       }
       case 'fetch': {
         const found = request.ids.map((id) => history.get(id)).filter((envelope) => envelope !== undefined)
-        return encodeFrame({}, fitPage(found))
+        return encodeFrame({} satisfies Answer<'fetch'>, this.#give(found))
       }
       case 'log': {
-        const page = fitPage(take(history.order, request.from, PAGE_ITEMS).map((id) => history.get(id) as Envelope))
+        const ids = history.order.slice(request.from, request.from + PAGE_ITEMS)
+        const page = this.#give(ids.map((id) => history.get(id) as Envelope))
         const next = request.from + page.length
         return encodeFrame({ next: next < history.size ? next : null } satisfies Answer<'log'>, page)
       }
-      case 'status': {
-        const all = this.#options.statuses()
-        const next = request.after + PAGE_STATUSES
-        const records = all.slice(request.after, next)
-        return encodeFrame({ records, next: next < all.length ? next : null } satisfies Answer<'status'>)
-      }
+      case 'status':
+        return encodeFrame(this.#options.status.newerThan(request.known) satisfies Answer<'status'>)
     }
+  }
+
+  #answerHello(from: PeerKey, { mesh }: Ask<'hello'>): Uint8Array {
+    const { replica, isSettled } = this.#options
+    const { genesis } = replica.state.history
+    // The asker may be the first to bring a mesh.
+    if (genesis === undefined && mesh !== null) this.syncSoon(from, 0)
+    const answer: Answer<'hello'> = { mesh: genesis?.id ?? null, settled: isSettled() }
+    return encodeFrame(answer, genesis === undefined ? [] : [toWire(genesis)])
   }
 
   #answerSummary(from: PeerKey, { digest, after }: Ask<'summary'>): Answer<'summary'> {
@@ -290,164 +261,170 @@ export class Sync implements Startable {
     return { digest: own, chains: chains.slice(after, next), next: next < chains.length ? next : null }
   }
 
-  // -------------------------------------------------------------------------------------------- asking
+  #rangesOf(peer: PeerKey, { workspace, author, from, to }: Ask<'ranges'>): { count: number; hash: string }[] {
+    if (from > to) return []
+    const ranges = this.#summary.ranges(workspace, author, from, to, RANGE_PARTS)
+    this.#costs.take(peer, ranges.reduce((sum, { count }) => sum + count, 0) / COSTS.itemsAToken)
+    return ranges
+  }
 
-  async #run(peer: PeerKey, round: PeerRound): Promise<void> {
-    round.running = true
-    round.again = false
-    const startedMs = this.#options.clock.monotonic()
+  #give(envelopes: readonly Envelope[]): Envelope[] {
+    const page = fitPage(envelopes)
+    this.#options.metrics.syncSentBytes.inc(page.reduce((sum, wire) => sum + encodedSize(wire), 0))
+    return page
+  }
+
+  // -------------------------------------------------------------------------------------------- rounds
+
+  #roundsOf(peer: PeerKey): PeerRounds {
+    const rounds = this.#peers.get(peer) ?? {
+      running: undefined,
+      again: false,
+      dueMs: Infinity,
+      cancel: () => undefined,
+      stuckAt: undefined,
+      inVain: 0,
+      notBeforeMs: 0,
+    }
+    this.#peers.set(peer, rounds)
+    return rounds
+  }
+
+  /** Begins a round now; the one that runs already is waited for instead. Never rejects. */
+  #begin(peer: PeerKey, rounds: PeerRounds): Promise<void> {
+    if (rounds.running !== undefined) return rounds.running
+    rounds.cancel()
+    rounds.dueMs = Infinity
+    const done = this.#run(peer, rounds).finally(() => {
+      rounds.running = undefined
+      this.#inFlight.delete(done)
+      if (rounds.again) this.syncSoon(peer, MISMATCH_DELAY_MS)
+    })
+    rounds.running = done
+    this.#inFlight.add(done)
+    return done
+  }
+
+  async #run(peer: PeerKey, rounds: PeerRounds): Promise<void> {
+    const { clock, log, metrics } = this.#options
+    const startedMs = clock.monotonic()
+    rounds.again = false
     try {
-      const remote = await this.#round(peer)
-      round.stuckAt = remote === undefined || remote === this.digest() ? undefined : `${this.digest()} ${remote}`
-      this.#options.metrics.syncRounds.inc({ outcome: 'done' })
+      const { remote, stored, isComplete } = await this.#round(peer, rounds.inVain)
+      const isEqual = remote === this.digest()
+      rounds.stuckAt = isEqual || remote === undefined ? undefined : `${this.digest()} ${remote}`
+      rounds.again ||= !isComplete
+      this.#pace(rounds, isEqual || stored > 0)
+      metrics.syncRounds.inc({ outcome: 'done' })
     } catch (error) {
       const { code, message } = asMeshError(error)
-      this.#options.metrics.syncRounds.inc({ outcome: 'failed' })
-      if (!this.#abort.signal.aborted)
-        this.#options.log.info('a sync round failed; it will be tried again', { peer, code, message })
+      if (!this.#abort.signal.aborted) log.info('a sync round failed; it will be tried again', { peer, code, message })
+      this.#pace(rounds, false)
+      rounds.again = true
+      metrics.syncRounds.inc({ outcome: 'failed' })
+    }
+    metrics.syncSeconds.observe((clock.monotonic() - startedMs) / 1000)
+  }
+
+  /** Lets a peer wait the longer, the more rounds with it were in vain. */
+  #pace(rounds: PeerRounds, isFruitful: boolean): void {
+    const { clock, random } = this.#options
+    rounds.inVain = isFruitful ? 0 : rounds.inVain + 1
+    const waitMs = isFruitful ? 0 : Math.min(VAIN_MAX_MS, VAIN_BASE_MS * 2 ** rounds.inVain) * (0.5 + 0.5 * random())
+    rounds.notBeforeMs = clock.monotonic() + waitMs
+  }
+
+  async #round(peer: PeerKey, inVain: number): Promise<RoundResult> {
+    const { replica, log, metrics, network } = this.#options
+    const send = (frame: Uint8Array): Promise<Uint8Array> =>
+      network.request(peer, frame, { signal: this.#abort.signal })
+    const round = new SyncRound({ peer, replica, summary: this.#summary, log, metrics, inVain, send })
+    const agreed = await this.#agreeOnMesh(peer, round)
+    if (agreed === undefined) return { remote: undefined, stored: 0, isComplete: true }
+    await this.#exchangeStatuses(round)
+    const result = await this.#inTurn(() => this.#pull(round))
+    // Who was a stranger before may have been granted now.
+    if (result.stored > 0) await this.#exchangeStatuses(round)
+    if (result.isComplete) this.#settle(peer, agreed.settled)
+    return result
+  }
+
+  async #pull(round: SyncRound): Promise<RoundResult> {
+    const { history } = this.#options.replica.state
+    let stored = 0
+    for (let pass = 0; ; pass += 1) {
+      const isNew = history.size <= 1
+      const { answer } = await round.ask({ ask: 'summary', digest: this.digest(), after: 0 })
+      const remote = answer.digest
+      if (remote === this.digest()) return { remote, stored, isComplete: true }
+      const brought = isNew ? await round.copyLog() : await round.pullDifference(answer)
+      stored += brought
+      if (brought === 0 || pass === PASSES_MAX) return { remote, stored, isComplete: brought === 0 }
+    }
+  }
+
+  /** One round pulls at a time; one that takes long does not hold up the others for ever. */
+  async #inTurn<T>(work: () => Promise<T>): Promise<T> {
+    const before = this.#turn
+    const { promise, resolve } = Promise.withResolvers<void>()
+    this.#turn = promise
+    const patience = Promise.withResolvers<void>()
+    const cancel = this.#options.clock.after(TURN_MAX_MS, patience.resolve)
+    await Promise.race([before, patience.promise])
+    cancel()
+    try {
+      return await work()
     } finally {
-      round.running = false
-      this.#options.metrics.syncSeconds.observe((this.#options.clock.monotonic() - startedMs) / 1000)
+      resolve()
     }
-    if (round.again && this.#options.network.connected.includes(peer)) this.syncSoon(peer, MISMATCH_DELAY_MS)
   }
 
-  /** One round. Returns the peer's digest at its end, undefined when the peer has no mesh. */
-  async #round(peer: PeerKey): Promise<string | undefined> {
-    if (!(await this.#agreeOnMesh(peer))) return undefined
-    await this.#exchangeStatuses(peer)
-    let remote: string | undefined
-    for (let pass = 0; pass < PASSES_MAX; pass += 1) {
-      const isNew = this.#options.replica.state.history.size <= 1
-      const { answer } = await this.#ask(peer, { ask: 'summary', digest: this.digest(), after: 0 })
-      remote = answer.digest
-      if (remote === this.digest()) break
-      const brought = isNew ? await this.#copyLog(peer) : await this.#pullDifference(peer, answer)
-      if (brought === 0) break
+  /** What the peer says of itself; undefined when there is no mesh in common. */
+  async #agreeOnMesh(peer: PeerKey, round: SyncRound): Promise<Answer<'hello'> | undefined> {
+    const { replica, log, network, trustsGenesisOf, onMesh } = this.#options
+    const { answer, envelopes } = await round.ask({ ask: 'hello', mesh: replica.meshId ?? null })
+    if (answer.mesh === null) return undefined
+    if (replica.meshId !== undefined && answer.mesh !== replica.meshId) {
+      log.warn('a peer belongs to another mesh; it is disconnected', { peer, theirs: answer.mesh, own: replica.meshId })
+      await network.disconnect(peer)
+      return undefined
     }
-    if (!this.#isSettled)
-      this.#options.log.info('first sync is complete', { peer, edits: this.#options.replica.state.history.size })
-    this.#isSettled = true
-    return remote
-  }
-
-  async #agreeOnMesh(peer: PeerKey): Promise<boolean> {
-    const { replica, log } = this.#options
-    const { answer, envelopes } = await this.#ask(peer, { ask: 'hello', mesh: replica.meshId ?? null })
-    if (answer.mesh === null) return false
     const [genesis] = envelopes
-    if (replica.state.meshId === undefined && genesis !== undefined) {
-      if (replica.meshId === undefined && !this.#options.trustsGenesisOf(peer)) return false
+    if (replica.state.meshId === undefined) {
+      if (genesis === undefined || (replica.meshId === undefined && !trustsGenesisOf(peer))) return undefined
       await replica.adopt(genesis)
       log.info('this node’s mesh is pinned', { mesh: replica.meshId, from: peer })
-      this.#options.onMesh(replica.meshId as string)
+      onMesh(replica.meshId as string)
     }
-    if (answer.mesh === replica.meshId) return true
-    log.warn('a peer belongs to another mesh; it is disconnected', { peer, theirs: answer.mesh, own: replica.meshId })
-    await this.#options.network.disconnect(peer)
-    return false
+    return answer
   }
 
-  async #exchangeStatuses(peer: PeerKey): Promise<void> {
-    let after: number | null = 0
-    while (after !== null) {
-      const { answer }: { answer: Answer<'status'> } = await this.#ask(peer, { ask: 'status', after })
-      for (const signed of answer.records) this.#options.onStatus(signed)
-      // A peer that never ends its list must not keep us.
-      after = answer.next !== null && answer.next > after ? answer.next : null
+  async #exchangeStatuses(round: SyncRound): Promise<void> {
+    const { status } = this.#options
+    for (let isNews = true; isNews;) {
+      const { answer } = await round.ask({ ask: 'status', known: status.versions() })
+      const verdicts = answer.records.map(([signed, ageMs]) => status.receive(signed, ageMs))
+      if (verdicts.includes('reject')) throw new MeshError('envelope_invalid', 'the peer sent a faulty status record')
+      isNews = answer.more && verdicts.includes('accept')
     }
   }
 
-  /** A node with nothing copies the peer's history from its start, in the peer's causal order. */
-  async #copyLog(peer: PeerKey): Promise<number> {
-    let stored = 0
-    let page = this.#ask(peer, { ask: 'log', from: 0 })
-    for (let from = 0; ;) {
-      const { answer, envelopes } = await page
-      const { next } = answer
-      if (next === null || next <= from) return stored + (await this.#take(peer, envelopes))
-      // The next page travels while this one is checked.
-      page = this.#ask(peer, { ask: 'log', from: next })
-      page.catch(() => undefined)
-      stored += await this.#take(peer, envelopes)
-      from = next
-    }
+  #settle(peer: PeerKey, isPeerSettled: boolean): void {
+    const { clock, replica, isSettled, onSettled } = this.#options
+    if (isSettled()) return
+    const waitMs = this.#startedMs + SETTLED_PEER_WAIT_MS - clock.monotonic()
+    if (isPeerSettled || (waitMs <= 0 && replica.state.history.size > 1)) onSettled()
+    else clock.after(Math.max(waitMs, SETTLED_PEER_WAIT_MS / 2), () => this.syncSoon(peer, 0))
   }
 
-  /** Finds what is missing, chain by chain and range by range, and fetches it in the peer's causal order. */
-  async #pullDifference(peer: PeerKey, first: Answer<'summary'>): Promise<number> {
-    const missing: [id: string, position: number][] = []
-    let page = first
-    for (let after = 0; ;) {
-      for (const chain of page.chains) {
-        const own = this.#summary.range(chain.workspace, chain.author, 0, chain.highestN)
-        const range = { from: 0, to: chain.highestN, count: chain.count, hash: chain.hash }
-        if (own.hash !== chain.hash)
-          missing.push(...(await this.#missingIn(peer, chain.workspace, chain.author, range)))
-      }
-      if (page.next === null || page.next <= after) break
-      after = page.next
-      page = (await this.#ask(peer, { ask: 'summary', digest: this.digest(), after })).answer
-    }
-    return await this.#fetch(
-      peer,
-      missing.toSorted(([, a], [, b]) => a - b).map(([id]) => id),
-    )
-  }
-
-  async #missingIn(peer: PeerKey, ws: string, author: string, range: RangeSummary): Promise<[string, number][]> {
-    const own = this.#summary.range(ws, author, range.from, range.to)
-    if (own.hash === range.hash || range.count === 0) return []
-    const span = { workspace: ws, author, from: range.from, to: range.to }
-    if (range.count <= PAGE_ITEMS || range.from === range.to) {
-      const { answer } = await this.#ask(peer, { ask: 'items', ...span })
-      const held = new Set(this.#summary.items(ws, author, range.from, range.to).map(({ item: name }) => name))
-      return answer.items.filter(([name]) => !held.has(name)).map(([name, at]) => [name.slice(0, 64), at])
-    }
-    const { answer } = await this.#ask(peer, { ask: 'ranges', ...span })
-    const missing: [string, number][] = []
-    for (const part of answer.ranges) {
-      const isWithin = part.from >= range.from && part.to <= range.to && part.to - part.from < range.to - range.from
-      if (isWithin) missing.push(...(await this.#missingIn(peer, ws, author, part)))
-    }
-    return missing
-  }
-
-  async #fetch(peer: PeerKey, ids: readonly string[]): Promise<number> {
-    let stored = 0
-    for (let at = 0; at < ids.length;) {
-      const { envelopes } = await this.#ask(peer, { ask: 'fetch', ids: ids.slice(at, at + PAGE_ITEMS) })
-      if (envelopes.length === 0) break
-      stored += await this.#take(peer, envelopes)
-      at += envelopes.length
-    }
-    return stored
-  }
-
-  async #take(peer: PeerKey, envelopes: readonly WireEnvelope[]): Promise<number> {
-    this.#options.metrics.syncReceivedBytes.inc(envelopes.reduce((sum, wire) => sum + encodedSize(wire), 0))
-    const outcomes = await this.#options.replica.submit(envelopes, 'sync', peer)
-    const refused = outcomes.find((outcome) => outcome.outcome === 'refused')
-    if (refused !== undefined) {
-      this.#options.log.warn('a peer sent an edit that is refused here', {
-        peer,
-        id: refused.id,
-        reason: refused.reason,
-      })
-    }
-    return outcomes.filter(({ outcome }) => outcome === 'stored').length
-  }
-
-  async #ask<A extends Request['ask']>(
-    peer: PeerKey,
-    request: Ask<A>,
-  ): Promise<{ answer: Answer<A>; envelopes: WireEnvelope[] }> {
-    const frame = await this.#options.network.request(peer, encodeFrame(request), { signal: this.#abort.signal })
-    const { head, envelopes } = decodeFrame(frame)
-    const parsed = ANSWERS[request.ask].safeParse(head)
-    if (!parsed.success)
-      throw new MeshError('unavailable', `the peer’s answer to ${request.ask} is malformed`, {}, parsed.error)
-    return { answer: parsed.data as Answer<A>, envelopes }
+  #scheduleTimer(): void {
+    const { clock, network, random, intervalMs } = this.#options
+    this.#cancelTimer = clock.after(intervalMs * (0.8 + 0.4 * random()), () => {
+      const { connected } = network
+      const peer = connected[Math.floor(random() * connected.length)]
+      if (peer !== undefined) this.syncSoon(peer, 0)
+      this.#scheduleTimer()
+    })
   }
 
   // -------------------------------------------------------------------------------------------- spreading
@@ -455,46 +432,13 @@ export class Sync implements Startable {
   /** What came in at this node's API goes out at once; what gossip brought, the network relays by itself. */
   #spread(envelopes: readonly Envelope[], source: string): void {
     if (source !== 'api' || !this.#options.gossip) return
-    for (const page of pages(envelopes)) {
+    for (let rest = envelopes; rest.length > 0;) {
+      const page = fitPage(rest)
+      rest = rest.slice(page.length)
       void this.#options.network.publish('edits', encodeEnvelopes(page)).catch((error: unknown) => {
-        this.#options.log.debug('gossip failed; sync rounds will spread the edits', {
-          error: asMeshError(error).message,
-        })
+        const { message } = asMeshError(error)
+        this.#options.log.debug('gossip failed; sync rounds will spread the edits', { error: message })
       })
     }
   }
-
-  #scheduleTimer(): void {
-    const delayMs = this.#options.intervalMs * (0.8 + 0.4 * this.#options.random())
-    this.#cancelTimer = this.#options.clock.after(delayMs, () => {
-      const { connected } = this.#options.network
-      const peer = connected[Math.floor(this.#options.random() * connected.length)]
-      if (peer !== undefined) this.syncSoon(peer, 0)
-      this.#scheduleTimer()
-    })
-  }
-}
-
-/** As many envelopes from the front as fit into one message; at least one. */
-function fitPage<T extends WireEnvelope>(envelopes: readonly T[]): T[] {
-  let bytes = 0
-  const end = envelopes.findIndex((envelope, index) => {
-    bytes += encodedSize(envelope)
-    return index > 0 && bytes > PAGE_BYTES
-  })
-  return end === -1 ? [...envelopes] : envelopes.slice(0, end)
-}
-
-function pages(envelopes: readonly Envelope[]): Envelope[][] {
-  const result: Envelope[][] = []
-  for (let rest = [...envelopes]; rest.length > 0;) {
-    const page = fitPage(rest)
-    result.push(page)
-    rest = rest.slice(page.length)
-  }
-  return result
-}
-
-function take<T>(list: readonly T[], from: number, count: number): readonly T[] {
-  return list.slice(from, from + count)
 }

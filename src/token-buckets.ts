@@ -6,8 +6,8 @@ import type { Clock } from './ports.ts'
 const KEYS_MAX = 4096
 
 interface Bucket {
-  tokens: number
-  updatedMs: number
+  readonly tokens: number
+  readonly updatedMs: number
 }
 
 export class TokenBuckets {
@@ -23,16 +23,28 @@ export class TokenBuckets {
     this.#perSecond = perSecond
   }
 
-  /** Takes a token of this key. False when there is none. */
-  take(key: string): boolean {
-    const now = this.#clock.monotonic()
-    const bucket = this.#buckets.get(key) ?? { tokens: this.#burst, updatedMs: now }
-    const refilled = bucket.tokens + ((now - bucket.updatedMs) / 1000) * this.#perSecond
-    const tokens = Math.min(this.#burst, refilled)
+  /** Whether this key has a token now. Takes none. */
+  has(key: string): boolean {
+    return this.#tokens(key) >= 1
+  }
+
+  /**
+   * Takes tokens of this key. False, and none taken, when there is not even one; a cost above what is left leaves a debt, so
+   * that work may be paid for once its size is known.
+   */
+  take(key: string, cost = 1): boolean {
+    const tokens = this.#tokens(key)
     const hasToken = tokens >= 1
     this.#buckets.delete(key)
-    this.#buckets.set(key, { tokens: hasToken ? tokens - 1 : tokens, updatedMs: now })
+    this.#buckets.set(key, { tokens: hasToken ? tokens - cost : tokens, updatedMs: this.#clock.monotonic() })
     if (this.#buckets.size > KEYS_MAX) this.#buckets.delete(this.#buckets.keys().next().value as string)
     return hasToken
+  }
+
+  #tokens(key: string): number {
+    const bucket = this.#buckets.get(key)
+    if (bucket === undefined) return this.#burst
+    const elapsedMs = this.#clock.monotonic() - bucket.updatedMs
+    return Math.min(this.#burst, bucket.tokens + (elapsedMs / 1000) * this.#perSecond)
   }
 }

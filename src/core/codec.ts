@@ -10,6 +10,8 @@ const KEY_BYTES = 32
 const SIGNATURE_BYTES = 64
 const SIGNED_BYTES = KEY_BYTES + SIGNATURE_BYTES
 const HEADER_BYTES = 4 + 1
+/** Envelopes in one list; a longer one is refused unread, since each item costs far more than its five bytes of framing. */
+export const LIST_MAX = 1024
 
 /** Bytes that one envelope takes in a list. */
 export function encodedSize(wire: WireEnvelope): number {
@@ -28,7 +30,7 @@ export function encodeEnvelopes(wires: readonly WireEnvelope[]): Uint8Array {
   return Buffer.concat(parts)
 }
 
-/** @throws MeshError `envelope_invalid` when the framing is not right to the last byte. */
+/** @throws MeshError `envelope_invalid` when the framing is not right to the last byte, `too_large` over a limit. */
 export function decodeEnvelopes(data: Uint8Array): WireEnvelope[] {
   const buffer = Buffer.from(data.buffer, data.byteOffset, data.byteLength)
   const wires: WireEnvelope[] = []
@@ -39,6 +41,7 @@ export function decodeEnvelopes(data: Uint8Array): WireEnvelope[] {
     return buffer.subarray(at - length, at)
   }
   while (at < buffer.length) {
+    if (wires.length === LIST_MAX) throw new MeshError('too_large', `a list of over ${LIST_MAX} envelopes`)
     const header = take(HEADER_BYTES)
     const textLength = header.readUInt32BE(0)
     const sigCount = header.readUInt8(4)

@@ -40,7 +40,7 @@ interface Cached {
 export class Summary {
   readonly #history: History
   readonly #chains = new Map<Chain, Cached>()
-  #digest: { readonly key: string; readonly value: string } | undefined
+  #overview: { readonly key: string; readonly chains: readonly ChainSummary[]; readonly digest: string } | undefined
 
   constructor(history: History) {
     this.#history = history
@@ -48,25 +48,12 @@ export class Summary {
 
   /** Digest over all chains and the mesh; equal exactly when two nodes hold the same envelopes with the same signers. */
   digest(): string {
-    const key = `${this.#history.size}/${this.#history.cosignatures}`
-    if (this.#digest?.key !== key) {
-      const chains = this.chains().map(({ workspace, author, hash }) => [workspace, author, hash])
-      this.#digest = { key, value: sha256(canonical([this.#history.genesis?.id ?? '', chains])) }
-    }
-    return this.#digest.value
+    return this.#current().digest
   }
 
   /** All chains, sorted by workspace and author. */
-  chains(): ChainSummary[] {
-    return [...this.#history.chains()]
-      .map((chain) => ({
-        workspace: chain.workspace,
-        author: chain.author,
-        count: chain.ids.length,
-        highestN: chain.highestN,
-        hash: this.#hash(chain),
-      }))
-      .toSorted((a, b) => compare(a.workspace, b.workspace) || compare(a.author, b.author))
+  chains(): readonly ChainSummary[] {
+    return this.#current().chains
   }
 
   /** The items of a chain with n in from..to, in the order of n and id. */
@@ -77,16 +64,32 @@ export class Summary {
     return items.slice(lowerBound(items, from), lowerBound(items, to + 1))
   }
 
-  /** Splits from..to into at most `parts` ranges of equal length and summarises each. */
+  /** Summarises each of the parts that `splitRange` makes of from..to. */
   ranges(workspace: string, author: string, from: number, to: number, parts: number): RangeSummary[] {
-    const length = Math.max(1, Math.ceil((to - from + 1) / parts))
-    const starts = Array.from({ length: Math.ceil((to - from + 1) / length) }, (_, index) => from + index * length)
-    return starts.map((start) => this.range(workspace, author, start, Math.min(to, start + length - 1)))
+    return splitRange(from, to, parts).map((part) => this.range(workspace, author, part.from, part.to))
   }
 
   range(workspace: string, author: string, from: number, to: number): RangeSummary {
+    const chain = this.#history.chain(workspace, author)
     const items = this.items(workspace, author, from, to)
-    return { from, to, count: items.length, hash: hashOf(items) }
+    const isWhole = chain !== undefined && items.length === chain.ids.length
+    return { from, to, count: items.length, hash: isWhole ? this.#hash(chain) : hashOf(items) }
+  }
+
+  /** Asked for with every request of a peer, so computed once for each state of the history. */
+  #current(): { readonly chains: readonly ChainSummary[]; readonly digest: string } {
+    const key = `${this.#history.size}/${this.#history.cosignatures}`
+    if (this.#overview?.key !== key) {
+      const chains = [...this.#history.chains()].map((chain) => this.#summarise(chain)).toSorted(byName)
+      const hashes = chains.map(({ workspace, author, hash }) => [workspace, author, hash])
+      this.#overview = { key, chains, digest: sha256(canonical([this.#history.genesis?.id ?? '', hashes])) }
+    }
+    return this.#overview
+  }
+
+  #summarise(chain: Chain): ChainSummary {
+    const { workspace, author, ids, highestN } = chain
+    return { workspace, author, count: ids.length, highestN, hash: this.#hash(chain) }
   }
 
   #hash(chain: Chain): string {
@@ -112,6 +115,17 @@ export class Summary {
     const envelope = this.#history.get(id) as Envelope
     return { n: envelope.body.type === 'genesis' ? 0 : envelope.body.n, item: syncItem(envelope), id }
   }
+}
+
+/** At most `parts` ranges of equal length (the last may be shorter) that cover from..to. Both sides of a comparison split alike. */
+export function splitRange(from: number, to: number, parts: number): { readonly from: number; readonly to: number }[] {
+  const length = Math.max(1, Math.ceil((to - from + 1) / parts))
+  const starts = Array.from({ length: Math.ceil((to - from + 1) / length) }, (_, index) => from + index * length)
+  return starts.map((start) => ({ from: start, to: Math.min(to, start + length - 1) }))
+}
+
+function byName(a: ChainSummary, b: ChainSummary): number {
+  return compare(a.workspace, b.workspace) || compare(a.author, b.author)
 }
 
 function hashOf(items: readonly Item[]): string {

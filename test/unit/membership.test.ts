@@ -1,0 +1,93 @@
+import { describe, expect, test } from 'vitest'
+import type { Envelope } from '../../src/core/envelope.ts'
+import { MeshState } from '../../src/core/state.ts'
+import { Membership } from '../../src/membership.ts'
+import { keyOf, TestMesh } from '../support/authors.ts'
+
+const [own, peer, listed, stranger] = ['own', 'peer', 'listed', 'stranger'].map((name) => keyOf(name).publicKey)
+
+function membershipOf(make: (mesh: TestMesh) => readonly Envelope[], zones: readonly string[] = []) {
+  const mesh = new TestMesh()
+  const state = new MeshState()
+  for (const envelope of [...mesh.founding, ...make(mesh)]) state.add(envelope)
+  return new Membership({
+    state,
+    own: own!,
+    listed: [{ key: listed!, addresses: ['10.0.0.1:9102'] }],
+    zones,
+  })
+}
+
+describe('admission', () => {
+  test('granted and listed keys may connect, others may not', () => {
+    const membership = membershipOf((mesh) => [mesh.grant(peer!, 'node'), mesh.grant(stranger!, 'editor')])
+    expect([peer, listed, stranger].map((key) => membership.allows(key!))).toEqual([true, true, false])
+  })
+
+  test('a revoked key may not, though listed, until it is granted anew', () => {
+    const revoked = (mesh: TestMesh) => [mesh.grant(listed!, 'node'), mesh.revoke(`key/${listed}`)]
+    expect(membershipOf(revoked).allows(listed!)).toBe(false)
+    expect(membershipOf(revoked).dialTargets(new Map())).toEqual([])
+    const byGrant = membershipOf((mesh) => {
+      const grant = mesh.grant(listed!, 'node')
+      return [grant, mesh.revoke(`grant/${grant.id}`), mesh.grant(listed!, 'node', { zones: ['eu'] })]
+    })
+    expect(byGrant.allows(listed!)).toBe(true)
+  })
+
+  test('the revocations of a peer are those of its grants as a node', () => {
+    let revocation = ''
+    const membership = membershipOf((mesh) => {
+      const grant = mesh.grant(peer!, 'node')
+      const editor = mesh.grant(peer!, 'editor')
+      const revoke = mesh.revoke(`grant/${grant.id}`)
+      revocation = revoke.id
+      return [grant, editor, revoke, mesh.revoke(`grant/${editor.id}`)]
+    })
+    expect(membership.revocationsOf(peer!).map(({ id }) => id)).toEqual([revocation])
+  })
+})
+
+test('whom to dial: listed first and marked so, with all addresses known, never itself or strangers', () => {
+  const membership = membershipOf((mesh) => [mesh.grant(peer!, 'node'), mesh.grant(own!, 'node')])
+  const heard = new Map([
+    [peer!, ['10.0.0.2:9102']],
+    [listed!, ['10.0.0.9:9102', '10.0.0.1:9102']],
+    [own!, ['10.0.0.3:9102']],
+    [stranger!, ['10.0.0.4:9102']],
+  ])
+  expect(membership.dialTargets(heard)).toEqual([
+    { key: listed, addresses: ['10.0.0.1:9102', '10.0.0.9:9102'], listed: true },
+    { key: peer, addresses: ['10.0.0.2:9102'], listed: false },
+  ])
+})
+
+describe('this node’s place', () => {
+  test.each<
+    [what: string, granted: string[] | undefined, configured: string[], zones: string[], complaint: RegExp | undefined]
+  >([
+    ['without a grant', undefined, [], [], /no grant/],
+    ['of its grant alone', ['eu', 'us'], [], ['eu', 'us'], undefined],
+    ['narrowed by the configuration', ['eu'], ['eu.west'], ['eu.west'], undefined],
+    ['that the configuration would widen', ['eu'], ['eu', 'us'], ['eu'], /mesh\.zone us is outside/],
+  ])('%s', (_, granted, configured, zones, complaint) => {
+    const make = (mesh: TestMesh) => (granted === undefined ? [] : [mesh.grant(own!, 'node', { zones: granted })])
+    const membership = membershipOf(make, configured)
+    expect(membership.zones()).toEqual(zones)
+    if (complaint === undefined) expect(membership.complaints()).toEqual([])
+    else expect(membership.complaints().join()).toMatch(complaint)
+  })
+
+  test('is lost with the grant', () => {
+    const membership = membershipOf((mesh) => [mesh.grant(own!, 'node'), mesh.revoke(`key/${own}`)])
+    expect(membership.isRevoked).toBe(true)
+    expect(membership.complaints().join()).toContain('revoked')
+    expect([membership.zones(), membership.workspaces()]).toEqual([[], []])
+  })
+
+  test('is alone while nobody else is granted', () => {
+    expect(membershipOf((mesh) => [mesh.grant(own!, 'node')]).isAlone).toBe(true)
+    expect(membershipOf((mesh) => [mesh.grant(own!, 'node'), mesh.grant(peer!, 'node')]).isAlone).toBe(false)
+    expect(membershipOf(() => []).isAlone).toBe(false)
+  })
+})
