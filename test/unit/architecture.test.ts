@@ -1,9 +1,10 @@
 /**
  * The direction rule of ARCHITECTURE.md, where lint cannot say it: which room of src may import from which, what pure
- * code may import from outside, and that each file opens by saying what it owns. Reads source text, runs none of it.
+ * code may import from outside, that each file opens by saying what it owns, and that ARCHITECTURE.md names only what
+ * exists. Reads source text, runs none of it.
  */
 
-import { readdirSync, readFileSync } from 'node:fs'
+import { existsSync, readdirSync, readFileSync } from 'node:fs'
 import { dirname, join, posix } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { expect, test } from 'vitest'
@@ -23,6 +24,7 @@ const RANKS: Readonly<Record<string, number>> = {
   nginx: 3,
   node: 4,
   cli: 4,
+  quickstart: 4,
   'mesh-node': 5,
   meshctl: 5,
 }
@@ -158,4 +160,65 @@ test('every source file opens with a comment on what it owns', () => {
     .filter(([, text]) => !/^(#!.*\n)?\/\*\*(\n \*)? \S/.test(text))
     .map(([file]) => file)
   expect(silent).toEqual([])
+})
+
+// ---------------------------------------------------------------------------------------------- ARCHITECTURE.md
+
+const isTopLevel = (folder: string): boolean => /^(src|test|scripts|docs|charts|examples|keys)\//.test(folder)
+
+/** Whether the text declares a function, class, constant, type, kind of resource, or member of a class by this name. */
+function declares(text: string, name: string): boolean {
+  const topLevel = new RegExp(`^(?:export )?(?:async )?(?:function\\*?|class|const|interface|type) ${name}\\b`, 'm')
+  const member = new RegExp(`^  (?:readonly |static |async |get )*${name}(?:<[^>]*>)?[(:?]`, 'm')
+  return topLevel.test(text) || member.test(text) || text.includes(`  kind: '${name}',`)
+}
+
+/**
+ * What a page in Markdown names and the project does not have: files, declared names (`signEnvelope`, `LIMITS`), members
+ * (`Replica.submit`), and a name that is said to be in a file (`slice` (`src/core/slice.ts`)) and is in another.
+ */
+function missingFrom(page: string, sources: Sources, exists: (path: string) => boolean): string[] {
+  const texts = [...sources.values()]
+  const isDeclared = (name: string): boolean => {
+    const [owner, member] = name.split('.') as [string, string | undefined]
+    return texts.some((text) => declares(text, owner) && (member === undefined || declares(text, member)))
+  }
+  const codes = [...page.matchAll(/`([^`\n]+)`/g)].map(([, code]) => code as string)
+  const paths = codes.filter((code) => isTopLevel(code) && !exists(code))
+  const names = codes.filter((code) => /^[A-Za-z]\w+(\.\w+)?$/.test(code) && !PROGRAMS.has(code) && !isDeclared(code))
+  const placed = page.matchAll(/`([\w.]+)`(?:\s+and\s+`([\w.]+)`)?\s+(?:in\s+|\()`(src\/[^`]+\.ts)`/g)
+  const misplaced = [...placed].flatMap(([, first, second, file]) =>
+    [first, second].flatMap((name) => {
+      const text = sources.get(file as string) ?? ''
+      const isThere = name === undefined || name.split('.').every((part) => declares(text, part))
+      return isThere ? [] : [`${name} in ${file}`]
+    }),
+  )
+  return [...new Set([...paths, ...names, ...misplaced])]
+}
+
+const PROGRAMS: ReadonlySet<string> = new Set(['meshctl', 'nginx'])
+
+test('every file and function that ARCHITECTURE.md names exists', () => {
+  const page = readFileSync(join(PROJECT, 'ARCHITECTURE.md'), 'utf8')
+  const sources = new Map([...sourcesUnder('src'), ...sourcesUnder('scripts')])
+  expect(missingFrom(page, sources, (path) => existsSync(join(PROJECT, path)))).toEqual([])
+  expect(page.match(/`src\/[^`]+`/g)?.length).toBeGreaterThan(10)
+})
+
+test.each([
+  ['`src/gone.ts`', 'src/gone.ts'],
+  ['`src/core/slise.ts` cuts', 'src/core/slise.ts'],
+  ['`sliced` is a function', 'sliced'],
+  ['`Replica.submitted` takes it', 'Replica.submitted'],
+  ['`slice` (`src/replica.ts`)', 'slice in src/replica.ts'],
+  ['`slice` and `submit` in `src/core/slice.ts`', 'submit in src/core/slice.ts'],
+])('%s is missed', (page, missing) => {
+  const sources = new Map([
+    ['src/core/slice.ts', 'export function slice(resources: Iterable<ResourceState>) {}'],
+    ['src/replica.ts', 'export class Replica {\n  async submit(envelopes: readonly string[]) {}\n}'],
+  ])
+  expect(missingFrom(page, sources, (path) => sources.has(path))).toEqual([missing])
+  const right = '`Replica.submit` in `src/replica.ts`, `slice` (`src/core/slice.ts`), `meshctl apply`, `core <- ports`'
+  expect(missingFrom(right, sources, (path) => sources.has(path))).toEqual([])
 })

@@ -1,0 +1,196 @@
+/**
+ * Keeps the documentation true: links resolve, YAML and commands are accepted by the product's own parsers, quoted messages
+ * are ones that it can say, and the two reference pages are made from the code. After a change of settings or metrics:
+ * npm run test:unit -- docs -u
+ */
+
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { dirname, join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { describe, expect, test } from 'vitest'
+import { parseSources } from '../../src/cli/documents.ts'
+import { describeConfig, loadConfig } from '../../src/config.ts'
+import { createMetrics } from '../../src/metrics.ts'
+import { ROUTE_PATHS } from '../../src/api/routes.ts'
+import { meshctl } from '../support/cli.ts'
+
+const PROJECT = dirname(dirname(dirname(fileURLToPath(import.meta.url))))
+const read = (file: string): string => readFileSync(join(PROJECT, file), 'utf8')
+const markdownIn = (folder: string): string[] =>
+  readdirSync(join(PROJECT, folder))
+    .filter((name) => name.endsWith('.md'))
+    .map((name) => join(folder, name))
+const PAGES = [...markdownIn('.'), ...markdownIn('docs'), ...markdownIn('keys')]
+const REGENERATE = 'Made from the code by `npm run test:unit -- docs -u`; do not edit.'
+
+/** The fenced blocks of a page by language. */
+function blocksOf(page: string, language: string): string[] {
+  const blocks = [...read(page).matchAll(/^```(\w*)\n(.*?)^```$/gms)]
+  return blocks.filter(([, tag]) => tag === language).map(([, , text]) => text as string)
+}
+
+const withoutBlocks = (text: string): string => text.replaceAll(/^```.*?^```$/gms, '')
+
+// ---------------------------------------------------------------------------------------------- links
+
+/** As the usual renderers make anchors of headings. */
+function anchorsOf(page: string): Set<string> {
+  const headings = [...withoutBlocks(read(page)).matchAll(/^#+ (.*)$/gm)].map(([, text]) => text as string)
+  const slug = (text: string): string =>
+    text
+      .toLowerCase()
+      .replaceAll(/[^\p{L}\p{N} _-]/gu, '')
+      .replaceAll(' ', '-')
+  return new Set(headings.map(slug))
+}
+
+test.each(PAGES)('every relative link of %s leads somewhere', (page) => {
+  const links = [...withoutBlocks(read(page)).matchAll(/\]\(([^)\s]+)\)/g)].map(([, link]) => link as string)
+  const broken = links.filter((link) => {
+    if (/^https?:/.test(link)) return false
+    const [path = '', anchor] = link.split('#')
+    const target = path === '' ? page : join(dirname(page), path)
+    return !existsSync(join(PROJECT, target)) || (anchor !== undefined && !anchorsOf(target).has(anchor))
+  })
+  expect(broken).toEqual([])
+})
+
+// ---------------------------------------------------------------------------------------------- YAML
+
+/** YAML blocks, and what shell blocks write into YAML files. */
+function yamlOf(page: string): string[] {
+  const written = blocksOf(page, 'sh').flatMap((text) => [...text.matchAll(/<<'YAML'\n(.*?)^YAML$/gms)])
+  return [...blocksOf(page, 'yaml'), ...written.map(([, text]) => text as string)]
+}
+
+test.each(PAGES)('every resource in %s is one', (page) => {
+  for (const text of yamlOf(page).filter((block) => /^kind:/m.test(block))) {
+    expect(parseSources([{ name: page, text }]).length).toBeGreaterThan(0)
+  }
+})
+
+test.each(PAGES)('every configuration in %s is one', (page) => {
+  const directory = mkdtempSync(join(tmpdir(), 'nxmesh-docs-'))
+  try {
+    for (const text of yamlOf(page).filter((block) => /^data_dir:/m.test(block))) {
+      const file = join(directory, 'config.yaml')
+      writeFileSync(file, text.replaceAll(/\b(MESH_ID|KEY_[A-Z])\b/g, 'ab'.repeat(32)))
+      expect(loadConfig({ file, env: {} }).dataDir).not.toBe('')
+    }
+  } finally {
+    rmSync(directory, { recursive: true })
+  }
+})
+
+// ---------------------------------------------------------------------------------------------- commands
+
+/** Command lines of shell blocks, and of code in the text that begins with the program's name. */
+function commandsOf(page: string): string[] {
+  const shell = [...blocksOf(page, 'sh'), ...blocksOf(page, '')].join('\n')
+  const lines = shell.replaceAll(/<<'YAML'\n.*?^YAML$/gms, '').split('\n')
+  const inline = [...withoutBlocks(read(page)).matchAll(/`([^`\n]+)`/g)].map(([, code]) => code as string)
+  return [...lines, ...inline]
+    .flatMap((line) => line.replace(/(^|\s)# .*/, '').split(/&&|\|(?!\|)|;/))
+    .map((one) => one.trim())
+}
+
+/** The words of a simple shell command; what a substitution would give is a placeholder. */
+function wordsOf(command: string): string[] {
+  const words = command.replaceAll(/\$\([^)]*\)/g, 'X').match(/(?:"[^"]*"|'[^']*'|[^\s"'])+/g) ?? []
+  const redirection = words.findIndex((word) => /^\d?[<>]/.test(word))
+  return (redirection === -1 ? words : words.slice(0, redirection)).map((word) => word.replaceAll(/["']/g, ''))
+}
+
+const MESHCTL = /^(?:\w+=\S+ )*(?:npm run -s meshctl -- |meshctl )(?!VERB)/
+
+test.each(PAGES)('every meshctl command of %s has a verb and options that exist', async (page) => {
+  const commands = commandsOf(page).filter((command) => MESHCTL.test(command) && !command.includes('help VERB'))
+  for (const command of commands) {
+    const argv = wordsOf(command.replace(MESHCTL, ''))
+    // The line is parsed as it is; --help keeps the verb from running.
+    const { code, err } = await meshctl([...argv, '--help'], { cwd: PROJECT })
+    expect([command, code, err]).toEqual([command, 0, ''])
+  }
+})
+
+test('every npm script that a page names exists, and the README has commands to look at', () => {
+  const { scripts } = JSON.parse(read('package.json')) as { scripts: Record<string, string> }
+  const named = PAGES.flatMap((page) => [...read(page).matchAll(/\bnpm run (?:-s |--silent )?([a-z0-9:-]+)/g)])
+  expect(named.filter(([, name]) => scripts[name as string] === undefined).map(([text]) => text)).toEqual([])
+  expect(commandsOf('README.md').filter((command) => MESHCTL.test(command)).length).toBeGreaterThan(10)
+})
+
+// ---------------------------------------------------------------------------------------------- messages
+
+test('every message that operations.md explains is one that the product can say', () => {
+  const sources = readdirSync(join(PROJECT, 'src'), { recursive: true, encoding: 'utf8' })
+    .filter((name) => name.endsWith('.ts'))
+    .map((name) => read(join('src', name)))
+    .join('\n')
+  const tables = [...read('docs/operations.md').matchAll(/^\| (?:reason|it says) .*\n\|[ -|]+\n((?:\|.*\n)+)/gm)]
+  expect(tables.length).toBeGreaterThan(3)
+  const cells = tables
+    .flatMap(([, rows]) => (rows as string).trimEnd().split('\n'))
+    .map((row) => row.split('|')[1] ?? '')
+  // What nginx says is nginx's.
+  const quoted = cells.filter((cell) => !cell.includes('(nginx)')).flatMap((cell) => [...cell.matchAll(/`([^`]+)`/g)])
+  const unknown = quoted.filter(([, message]) => {
+    const parts = (message as string).split('…').map((part) => part.trim())
+    return !parts.every((part) => sources.includes(part))
+  })
+  expect(unknown.map(([, message]) => message)).toEqual([])
+})
+
+// ---------------------------------------------------------------------------------------------- reference pages
+
+describe('made from the code', () => {
+  test('docs/configuration.md', async () => {
+    const settings = describeConfig().map(({ name, env, type, default: value, description }) =>
+      [`## \`${name}\``, description, `- ${type}; default \`${value}\`\n- \`${env}\``].join('\n\n'),
+    )
+    const page = [
+      '# Configuration',
+      'Every setting of `mesh-node`, as `mesh-node --help` prints them. [config.example.yaml](../config.example.yaml) is the same as a file to start from; `mesh-node check -c FILE` checks one.',
+      'YAML < environment < flags (`--nginx.mode=attach`). An empty value is the default. In the environment lists are comma-separated, `mesh.labels` is `name=value,name=value`, and `nodes` is `PUBLIC_KEY@host:port+host:port,...`. An unknown setting is an error that names the nearest known one.',
+      REGENERATE,
+      ...settings,
+    ]
+    await expect(`${page.join('\n\n')}\n`).toMatchFileSnapshot(join(PROJECT, 'docs/configuration.md'))
+  })
+
+  test('docs/metrics.md', async () => {
+    const metrics = await createMetrics({ routes: ROUTE_PATHS }).registry.getMetricsAsJSON()
+    const [own, process] = [true, false].map((isOwn) =>
+      metrics
+        .filter(({ name }) => name.startsWith('nxmesh_') === isOwn)
+        .toSorted((a, b) => (a.name < b.name ? -1 : 1))
+        .map((metric) => `- \`${metric.name}\` (${String(metric.type)}${labelsOf(metric)}): ${metric.help}`),
+    ) as [string[], string[]]
+    const page = [
+      '# Metrics',
+      'What `GET /metrics` serves, in the text format of Prometheus. Base units; `_total` on counters alone; every combination of labels is there from the start, as 0. What to alert on is in [operations.md](operations.md#logs).',
+      REGENERATE,
+      '## Of the node',
+      own.join('\n'),
+      '## Of the process',
+      process.join('\n'),
+    ]
+    expect(own.length).toBeGreaterThan(20)
+    await expect(`${page.join('\n\n')}\n`).toMatchFileSnapshot(join(PROJECT, 'docs/metrics.md'))
+  })
+})
+
+/** Label names with their values; those of routes and of the runtime are too many to list. */
+function labelsOf({ name, values }: { name: string; values: readonly { labels: object }[] }): string {
+  if (!name.startsWith('nxmesh_')) return ''
+  const found = new Map<string, Set<string>>()
+  for (const { labels } of values) {
+    for (const [label, value] of Object.entries(labels)) {
+      if (label !== 'le') found.set(label, (found.get(label) ?? new Set()).add(String(value)))
+    }
+  }
+  return [...found]
+    .map(([label, set]) => `; ${label}: ${label === 'route' ? 'of the API' : [...set].join(', ')}`)
+    .join('')
+}
