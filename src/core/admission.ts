@@ -42,12 +42,7 @@ export function admit(envelope: Envelope, lookup: Lookup): Admission {
   if (targetId !== undefined && target?.type !== 'grant') return refused('target does not name a grant')
   const linkError = chainError(envelope, lookup) ?? dependencyError(envelope, lookup) ?? keepError(envelope, lookup)
   if (linkError !== undefined) return refused(linkError)
-  const denied = denial(
-    body,
-    Object.keys(envelope.sigs),
-    exercised as GrantBody | GenesisBody,
-    target as GrantBody | undefined,
-  )
+  const denied = denial(body, Object.keys(envelope.sigs), exercised, target as GrantBody | undefined)
   return denied === undefined ? READY : refused(denied.message)
 }
 

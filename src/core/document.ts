@@ -5,7 +5,7 @@
  */
 
 import * as Automerge from '@automerge/automerge'
-import { canonical, sha256, type Json } from './canonical.ts'
+import { canonical, sha256 } from './canonical.ts'
 import type { Op, Value } from './envelope.ts'
 
 /** What one edit does to this resource, with the verdict on the edit. */
@@ -54,6 +54,11 @@ export interface ResourceState {
 
 const EXISTENCE = '$'
 
+const BRANCHES_MAX = 16
+
+const CHUNK_TYPE_OFFSET = 8
+const PLAIN_CHANGE = 1
+
 interface AppliedStep {
   readonly step: Step
   /** Nearest accepted edits at or before this one: itself when accepted, else those of its deps. */
@@ -62,27 +67,42 @@ interface AppliedStep {
   readonly parents: readonly string[]
 }
 
+/** A value that one edit gave one field, under the counter of its operation. */
+interface Write {
+  readonly field: string
+  readonly edit: string
+  readonly counter: number
+}
+
+/** What an accepted edit became: one Automerge change. */
 interface DerivedChange {
   readonly hash: string
   /** Highest operation counter in this change's past and itself. */
   readonly maxOp: number
+  readonly writes: readonly Write[]
+  /** Writes that its author saw and that this change replaces or deletes. */
+  readonly overwrites: readonly Write[]
 }
 
-/** An operation that is visible in the document: which edit wrote it, under which Lamport counter. */
-interface VisibleOp {
-  readonly value: Value
-  readonly edit: string
-  readonly counter: number
-  readonly opId: string
-}
+/** Writes that are visible at some point of history, by field. */
+type Visible = Map<string, Set<Write>>
 
 /** The live document of one resource. Holds memory outside the JavaScript heap until `free`. */
 export class ResourceDocument {
   readonly #path: string
-  readonly #doc: Automerge.Doc<unknown>
+  readonly #doc: Automerge.Doc<Record<string, string>>
   readonly #steps = new Map<string, AppliedStep>()
   readonly #changes = new Map<string, DerivedChange>()
-  readonly #editOfHash = new Map<string, string>()
+  /** Changes that Automerge has not seen yet: one call with many costs far less than many calls with one. */
+  #pending: Automerge.Change[] = []
+  /** Accepted edits that no accepted edit follows. */
+  readonly #heads = new Set<string>()
+  /** Accepted edits that delete the resource. */
+  readonly #deletes: string[] = []
+  /** What is visible at the heads, so that the next change knows what it overwrites without asking Automerge. */
+  readonly #latest: Visible = new Map()
+  /** What is visible at the tips of the branches that grew last, so that each edit of a long one is not a walk back. */
+  readonly #branches = new Map<string, Visible>()
 
   constructor(path: string) {
     this.#path = path
@@ -94,54 +114,50 @@ export class ResourceDocument {
   add(step: Step): void {
     if (this.#steps.has(step.id)) return
     const parents = this.#imagesOf(step.deps)
-    if (!step.accepted) {
-      this.#steps.set(step.id, { step, images: parents, parents })
-      return
-    }
-    this.#applyChange(step, parents)
-    this.#steps.set(step.id, { step, images: [step.id], parents })
+    this.#steps.set(step.id, { step, images: step.accepted ? [step.id] : parents, parents })
+    if (step.accepted) this.#derive(step, parents)
   }
 
   /** What is visible now. */
   read(): ResourceState {
-    const backend = Automerge.getBackend(this.#doc)
-    const live = this.#visible(EXISTENCE)
+    const backend = this.#backend()
+    const live = this.#read(EXISTENCE)
     const exists = live.length > 0
-    const counted = this.#descendantsOf(live.map((op) => op.edit))
+    const counted = this.#descendantsOf(live.map((write) => write.edit))
+    // Whoever deletes the resource means all that they see of it. Their change deletes `$` alone: what stood on that one
+    // counts no more, and a thousand concurrent deletes do not become a thousand times its fields.
+    const deleted = this.#pastOf(this.#deletes)
     const fields = new Map<string, Value>()
     const conflicts = new Map<string, readonly FieldWrite[]>()
     const lost: FieldWrite[] = []
     for (const field of backend.keys('_root').toSorted()) {
       if (field === EXISTENCE) continue
-      const ops = this.#visible(field)
-      const counting = ops.filter((op) => counted.has(op.edit))
+      const writes = this.#read(field)
+      const counting = writes.filter((write) => counted.has(write.edit))
       const winner = counting[0]
       if (winner !== undefined) fields.set(field, winner.value)
-      if (counting.length > 1)
-        conflicts.set(
-          field,
-          counting.map((op) => this.#write(field, op)),
-        )
-      for (const op of ops) if (!counted.has(op.edit)) lost.push(this.#write(field, op))
+      if (counting.length > 1) conflicts.set(field, counting)
+      for (const write of writes) if (!counted.has(write.edit) && !deleted.has(write.edit)) lost.push(write)
     }
     const created = live
-      .map((op) => this.#step(op.edit))
+      .map((write) => this.#step(write.edit))
       .toSorted((a, b) => a.at - b.at || (a.id < b.id ? -1 : 1))
       .map(({ at, id, by }) => ({ at, edit: id, by }))[0]
-    const heads = backend
-      .getHeads()
-      .map((hash) => this.#editOfHash.get(hash) as string)
-      .toSorted()
     return {
       path: this.#path,
       exists,
       fields,
       conflicts,
       lost,
-      heads,
+      heads: [...this.#heads].toSorted(),
       created,
       hash: stateHashOf(this.#path, exists, fields, conflicts),
     }
+  }
+
+  /** The document as an Automerge file. Equal edits give equal heads and changes in it, whatever their order of arrival. */
+  save(): Uint8Array {
+    return this.#backend().save()
   }
 
   /** Gives back the document's memory; the object must not be used afterwards. */
@@ -149,23 +165,34 @@ export class ResourceDocument {
     Automerge.free(this.#doc)
   }
 
-  #imagesOf(deps: readonly string[]): string[] {
+  #imagesOf(deps: readonly string[]): readonly string[] {
+    const [first, ...others] = deps
+    if (first === undefined) return deps
+    // Shared with the dep, so that a long chain of void edits does not copy it again and again.
+    if (others.length === 0) return this.#applied(first).images
     return [...new Set(deps.flatMap((dep) => this.#applied(dep).images))].toSorted()
   }
 
-  #applyChange(step: Step, parents: readonly string[]): void {
-    const backend = Automerge.getBackend(this.#doc)
+  #derive(step: Step, parents: readonly string[]): void {
     const deps = parents.map((parent) => this.#change(parent))
-    const hashes = deps.map((dep) => dep.hash).toSorted()
-    const startOp = 1 + Math.max(0, ...deps.map((dep) => dep.maxOp))
-    // Reading at the current heads is much cheaper than reading in the past, and is the common case.
-    const isLatest = canonical(backend.getHeads().toSorted()) === canonical(hashes)
-    const at = isLatest ? undefined : hashes
-    const ops = this.#expandDelete(step.ops, at).flatMap((op) => {
-      const pred = this.#visible(op[1], at).map((visible) => visible.opId)
-      if (op[0] === 'set') return [{ action: 'set', obj: '_root', key: op[1], value: canonical(op[2] as Json), pred }]
-      return pred.length === 0 ? [] : [{ action: 'del', obj: '_root', key: op[1], pred }]
-    })
+    const startOp = 1 + deps.reduce((highest, dep) => Math.max(highest, dep.maxOp), 0)
+    const visible = this.#visibleAt(parents)
+    const writes: Write[] = []
+    const overwrites: Write[] = []
+    const ops: Automerge.DecodedChange['ops'] = []
+    for (const op of step.ops) {
+      const [action, field] = op
+      const replaced = [...(visible.get(field) ?? [])].toSorted(byPrecedence)
+      if (action === 'del' && field === EXISTENCE) this.#deletes.push(step.id)
+      // Deleting what is not there is no operation.
+      if (action === 'del' && replaced.length === 0) continue
+      if (action === 'set') writes.push({ field, edit: step.id, counter: startOp + ops.length })
+      // One by one: a call with a hundred thousand arguments exhausts the stack.
+      for (const write of replaced) overwrites.push(write)
+      const pred = replaced.map(({ counter, edit }) => `${counter}@${edit}`)
+      const value = action === 'set' ? { value: canonical(op[2]) } : {}
+      ops.push({ action, obj: '_root', key: field, ...value, pred })
+    }
     const change = Automerge.encodeChange({
       // The id of the edit is unique in a document, so actor and edit name each other.
       actor: step.id,
@@ -174,40 +201,72 @@ export class ResourceDocument {
       startOp,
       time: 0,
       message: null,
-      deps: hashes,
+      deps: deps.map((dep) => dep.hash).toSorted(),
       ops,
     })
-    backend.applyChanges([change])
-    const hash = Automerge.decodeChange(change).hash
-    this.#changes.set(step.id, { hash, maxOp: startOp + ops.length - 1 })
-    this.#editOfHash.set(hash, step.id)
+    const derived = { hash: hashOfChange(change), maxOp: startOp + ops.length - 1, writes, overwrites }
+    this.#changes.set(step.id, derived)
+    this.#pending.push(change)
+    for (const parent of parents) this.#heads.delete(parent)
+    this.#heads.add(step.id)
+    for (const view of new Set([this.#latest, visible])) {
+      see(view, derived)
+      forget(view, derived)
+    }
+    if (visible !== this.#latest) this.#remember(step.id, visible)
   }
 
-  /** Deleting the resource deletes every field that its author could see. */
-  #expandDelete(ops: readonly Op[], at: string[] | undefined): readonly Op[] {
-    const isDelete = ops.some((op) => op[0] === 'del' && op[1] === EXISTENCE)
-    if (!isDelete) return ops
-    return Automerge.getBackend(this.#doc)
-      .keys('_root', at)
-      .toSorted()
-      .map((field) => ['del', field] as const)
+  #takeBranch([tip, ...others]: readonly string[]): Visible | undefined {
+    if (tip === undefined || others.length > 0) return undefined
+    const branch = this.#branches.get(tip)
+    this.#branches.delete(tip)
+    return branch
   }
 
-  /** The visible operations of a field, at given change hashes or now: the winner first. */
-  #visible(field: string, at?: string[]): VisibleOp[] {
+  #remember(tip: string, visible: Visible): void {
+    this.#branches.set(tip, visible)
+    if (this.#branches.size > BRANCHES_MAX) this.#branches.delete(this.#branches.keys().next().value as string)
+  }
+
+  /** What is visible to who has seen the given accepted edits and all before them. The caller goes on to change it. */
+  #visibleAt(edits: readonly string[]): Visible {
+    if (edits.length === this.#heads.size && edits.every((edit) => this.#heads.has(edit))) return this.#latest
+    const branch = this.#takeBranch(edits)
+    if (branch !== undefined) return branch
+    const changes = [...this.#pastOf(edits)].map((edit) => this.#change(edit))
+    const visible: Visible = new Map()
+    for (const change of changes) see(visible, change)
+    for (const change of changes) forget(visible, change)
+    return visible
+  }
+
+  /** The Automerge document with all changes in it. */
+  #backend(): ReturnType<typeof Automerge.getBackend> {
+    const backend = Automerge.getBackend(this.#doc)
+    backend.applyChanges(this.#pending)
+    this.#pending = []
+    return backend
+  }
+
+  /** The visible writes of a field: the winner first. */
+  #read(field: string): FieldWrite[] {
     return Automerge.getBackend(this.#doc)
-      .getAll('_root', field, at)
+      .getAll('_root', field)
       .map((entry) => {
         const [, text, opId] = entry as [string, string, string]
-        const separator = opId.indexOf('@')
-        return {
-          value: JSON.parse(text) as Value,
-          edit: opId.slice(separator + 1),
-          counter: Number(opId.slice(0, separator)),
-          opId,
-        }
+        const [counter, edit] = opId.split('@') as [string, string]
+        return { counter: Number(counter), edit, value: JSON.parse(text) as Value }
       })
-      .toSorted((a, b) => b.counter - a.counter || (a.edit < b.edit ? 1 : -1))
+      .toSorted(byPrecedence)
+      .map(({ edit, value }) => ({ field, value, edit, by: this.#step(edit).by }))
+  }
+
+  /** The given accepted edits and all accepted edits before them. */
+  #pastOf(edits: Iterable<string>): Set<string> {
+    const past = new Set(edits)
+    // A set's iteration reaches what is added on the way.
+    for (const edit of past) for (const parent of this.#applied(edit).parents) past.add(parent)
+    return past
   }
 
   /** The given accepted edits and all accepted edits after them. */
@@ -218,10 +277,6 @@ export class ResourceDocument {
       if (step.accepted && parents.some((parent) => found.has(parent))) found.add(id)
     }
     return found
-  }
-
-  #write(field: string, op: VisibleOp): FieldWrite {
-    return { field, value: op.value, edit: op.edit, by: this.#step(op.edit).by }
   }
 
   #applied(id: string): AppliedStep {
@@ -239,6 +294,36 @@ export class ResourceDocument {
   }
 }
 
+/**
+ * The hash of a change: SHA-256 over its chunk without magic number and checksum (Automerge's binary format). Decoding
+ * would tell too, which takes longer than making the change; only large changes, which are compressed, need it.
+ */
+function hashOfChange(change: Automerge.Change): string {
+  const isPlain = change[CHUNK_TYPE_OFFSET] === PLAIN_CHANGE
+  return isPlain ? sha256(change.subarray(CHUNK_TYPE_OFFSET)) : Automerge.decodeChange(change).hash
+}
+
+/** Automerge's order of concurrent writes, the winner first. */
+function byPrecedence(a: Pick<Write, 'counter' | 'edit'>, b: Pick<Write, 'counter' | 'edit'>): number {
+  return b.counter - a.counter || (a.edit < b.edit ? 1 : -1)
+}
+
+function see(visible: Visible, change: DerivedChange): void {
+  for (const write of change.writes) {
+    const writes = visible.get(write.field)
+    if (writes === undefined) visible.set(write.field, new Set([write]))
+    else writes.add(write)
+  }
+}
+
+function forget(visible: Visible, change: DerivedChange): void {
+  for (const write of change.overwrites) {
+    const writes = visible.get(write.field)
+    writes?.delete(write)
+    if (writes?.size === 0) visible.delete(write.field)
+  }
+}
+
 function stateHashOf(
   path: string,
   exists: boolean,
@@ -246,5 +331,5 @@ function stateHashOf(
   conflicts: ReadonlyMap<string, readonly FieldWrite[]>,
 ): string {
   const conflicting = [...conflicts].map(([field, writes]) => [field, writes.map((write) => [write.value, write.edit])])
-  return sha256(canonical([path, exists, [...fields], conflicting] as unknown as Json))
+  return sha256(canonical([path, exists, [...fields], conflicting]))
 }

@@ -212,6 +212,7 @@ export function signEnvelope<B extends Body>(body: B, keys: readonly KeyPair[]):
 // ---------------------------------------------------------------------------------------------- parsing
 
 const HEX = /^[0-9a-f]+$/
+const QUOTED_MAX = 200
 
 export function isHex(value: unknown, length: number): value is string {
   return typeof value === 'string' && value.length === length && HEX.test(value)
@@ -480,7 +481,12 @@ function isObject(value: unknown): value is Record<string, unknown> {
 }
 
 function invalid(field: string, message: string): MeshError {
-  return new MeshError('envelope_invalid', `${field}: ${message}`, { field })
+  return new MeshError('envelope_invalid', clip(`${field}: ${message}`), { field: clip(field) })
+}
+
+/** What a stranger wrote is quoted in errors, but not at any length. */
+function clip(text: string): string {
+  return text.length <= QUOTED_MAX ? text : `${text.slice(0, QUOTED_MAX)}…`
 }
 
 function isTarget(value: string): boolean {

@@ -20,12 +20,33 @@ export interface Chain {
   readonly forks: number
 }
 
-interface MutableChain extends Chain {
-  ids: string[]
-  highestN: number
-  heads: string[]
-  forks: number
-  readonly positions: Set<number>
+class GrowingChain implements Chain {
+  readonly workspace: string
+  readonly author: string
+  readonly ids: string[] = []
+  highestN = 0
+  forks = 0
+  // A thief may fork a chain ten thousand times: adding must not cost more with each.
+  readonly #heads = new Set<string>()
+  readonly #positions = new Set<number>()
+
+  constructor(workspace: string, author: string) {
+    this.workspace = workspace
+    this.author = author
+  }
+
+  get heads(): readonly string[] {
+    return [...this.#heads].toSorted()
+  }
+
+  extend(id: string, n: number, prev: readonly string[]): void {
+    this.ids.push(id)
+    if (this.#positions.has(n)) this.forks += 1
+    this.#positions.add(n)
+    this.highestN = Math.max(this.highestN, n)
+    for (const followed of prev) this.#heads.delete(followed)
+    this.#heads.add(id)
+  }
 }
 
 /** What admission needs to look up. */
@@ -38,7 +59,7 @@ const NONE: readonly string[] = []
 export class History implements Lookup {
   readonly #envelopes = new Map<string, Envelope>()
   readonly #positions = new Map<string, number>()
-  readonly #chains = new Map<string, MutableChain>()
+  readonly #chains = new Map<string, GrowingChain>()
   readonly #byResource = new Map<string, string[]>()
   readonly #revocations = new Map<string, string[]>()
   readonly #grants = new Map<string, string[]>()
@@ -105,7 +126,7 @@ export class History implements Lookup {
   }
 
   /** Paths of all resources that an edit ever touched. */
-  resourcePaths(): Iterable<string> {
+  resourcePaths(): IterableIterator<string> {
     return this.#byResource.keys()
   }
 
@@ -148,20 +169,8 @@ export class History implements Lookup {
 
   #extendChain(id: string, body: EditBody | GrantBody | RevokeBody): void {
     const key = chainKey(body.ws, body.by)
-    const chain: MutableChain = this.#chains.get(key) ?? {
-      workspace: body.ws,
-      author: body.by,
-      ids: [],
-      highestN: 0,
-      heads: [],
-      forks: 0,
-      positions: new Set(),
-    }
-    chain.ids.push(id)
-    if (chain.positions.has(body.n)) chain.forks += 1
-    chain.positions.add(body.n)
-    chain.highestN = Math.max(chain.highestN, body.n)
-    chain.heads = [...chain.heads.filter((head) => !body.prev.includes(head)), id].toSorted()
+    const chain = this.#chains.get(key) ?? new GrowingChain(body.ws, body.by)
+    chain.extend(id, body.n, body.prev)
     this.#chains.set(key, chain)
   }
 }

@@ -38,8 +38,14 @@ interface Authority {
 
 const ROOT_AUTHORITY: Authority = { rank: ROOT_RANK, ws: '*', zones: ['*'], kinds: ['*'] }
 
-function authorityOf(grant: GrantBody): Authority {
-  return { rank: RANKS[grant.role], ws: grant.ws, zones: grant.zones, kinds: grant.kinds }
+function authorityOf(source: GrantBody | GenesisBody): Authority {
+  if (source.type === 'genesis') return ROOT_AUTHORITY
+  return { rank: RANKS[source.role], ws: source.ws, zones: source.zones, kinds: source.kinds }
+}
+
+/** What the author of an envelope signed in workspace `ws` reaches: that workspace, however wide the exercised grant is. */
+function authorityIn(ws: string, exercised: GrantBody | GenesisBody): Authority {
+  return { ...authorityOf(exercised), ws }
 }
 
 /**
@@ -54,7 +60,7 @@ export function denial(
   exercised: GrantBody | GenesisBody,
   target?: GrantBody,
 ): Denial | undefined {
-  const authority = exercised.type === 'genesis' ? ROOT_AUTHORITY : authorityOf(exercised)
+  const authority = authorityOf(exercised)
   if (exercised.type === 'genesis') {
     const stranger = signers.find((signer) => !exercised.roots.includes(signer))
     if (stranger !== undefined) return { code: 'root', message: `${stranger} is not a root key of this mesh` }
@@ -68,7 +74,7 @@ export function denial(
   if (body.type === 'edit') return editDenial(body, exercised as GrantBody, authority)
   if (authority.rank < GRANTING_RANK) return { code: 'role', message: 'this role may not grant or revoke' }
   const subject = body.type === 'grant' ? body : target
-  return subject === undefined ? undefined : authorityDenial(authority, authorityOf(subject))
+  return subject === undefined ? undefined : authorityDenial(authorityIn(body.ws, exercised), authorityOf(subject))
 }
 
 function editDenial(body: EditBody, grant: GrantBody, authority: Authority): Denial | undefined {
@@ -121,6 +127,10 @@ function kindCovers(kinds: readonly string[], kind: string): boolean {
 export class Policy {
   readonly #history: History
   readonly #verdicts = new Map<string, Verdict>()
+  /** Accepted revocations by the grant that they take away. */
+  readonly #revocations = new Map<string, readonly Envelope<RevokeBody>[]>()
+
+  readonly #kept = new Map<string, Uint8Array>()
 
   constructor(history: History) {
     this.#history = history
@@ -129,13 +139,15 @@ export class Policy {
   /** Drops remembered verdicts; to be called when a revocation or a co-signature was added. */
   forget(): void {
     this.#verdicts.clear()
+    this.#revocations.clear()
   }
 
   /** Whether an admitted envelope counts. */
   verdict(envelope: Envelope): Verdict {
     const known = this.#verdicts.get(envelope.id)
     if (known !== undefined) return known
-    const verdict = this.#decide(envelope)
+    // The history's copy has the signatures that were merged since the caller got its own.
+    const verdict = this.#decide(this.#history.get(envelope.id) ?? envelope)
     this.#verdicts.set(envelope.id, verdict)
     return verdict
   }
@@ -150,7 +162,7 @@ export class Policy {
     return this.#history
       .grantsOf(subject)
       .map((id) => this.#history.get(id) as Envelope<GrantBody>)
-      .filter((grant) => this.verdict(grant).accepted && this.#revocationsOf(grant).length === 0)
+      .filter((grant) => this.verdict(grant).accepted && this.revocationsOf(grant).length === 0)
   }
 
   /** Whether a key had a grant as a node and has lost all of them. */
@@ -160,8 +172,17 @@ export class Policy {
   }
 
   /** Accepted revocations that take the given grant away, whatever they keep. */
-  revocationsOf(grant: Envelope<GrantBody>): Envelope<RevokeBody>[] {
-    return this.#revocationsOf(grant)
+  revocationsOf(grant: Envelope<GrantBody>): readonly Envelope<RevokeBody>[] {
+    const known = this.#revocations.get(grant.id)
+    if (known !== undefined) return known
+    const targets = [`grant/${grant.id}`, `key/${grant.body.subject}`]
+    const revocations = targets
+      .flatMap((target) => this.#history.revocationsOf(target))
+      .toSorted()
+      .map((id) => this.#history.get(id) as Envelope<RevokeBody>)
+      .filter((revocation) => this.#outranks(revocation.body, grant.body) && this.verdict(revocation).accepted)
+    this.#revocations.set(grant.id, revocations)
+    return revocations
   }
 
   #decide(envelope: Envelope): Verdict {
@@ -172,7 +193,7 @@ export class Policy {
     if (!this.verdict(grant).accepted) {
       return denied('grant_void', `the exercised grant ${grant.id} is itself not accepted`)
     }
-    const revocation = this.#revocationsOf(grant).find((candidate) => !this.#keeps(candidate, envelope))
+    const revocation = this.revocationsOf(grant).find((candidate) => !this.#keeps(candidate, envelope))
     if (revocation === undefined) return ACCEPTED
     return denied('revoked', `the grant was revoked by ${revocation.body.by} (revocation ${revocation.id})`)
   }
@@ -183,46 +204,45 @@ export class Policy {
     return signed >= threshold ? ACCEPTED : denied('threshold', `${signed} of ${threshold} root signatures`)
   }
 
-  #revocationsOf(grant: Envelope<GrantBody>): Envelope<RevokeBody>[] {
-    const targets = [`grant/${grant.id}`, `key/${grant.body.subject}`]
-    return targets
-      .flatMap((target) => this.#history.revocationsOf(target))
-      .toSorted()
-      .map((id) => this.#history.get(id) as Envelope<RevokeBody>)
-      .filter((revocation) => this.#outranks(revocation.body, grant.body) && this.verdict(revocation).accepted)
-  }
-
   /** Rank and scope first: only then does asking for the verdict lead upwards. */
   #outranks(revocation: RevokeBody, grant: GrantBody): boolean {
     const exercised = this.#history.get(revocation.grant)?.body as GrantBody | GenesisBody
-    const authority = exercised.type === 'genesis' ? ROOT_AUTHORITY : authorityOf(exercised)
-    // A revocation signed in one workspace reaches that workspace, however wide the revoker's own grant is.
-    const narrowed = { ...authority, ws: revocation.ws === '*' ? authority.ws : revocation.ws }
-    return authorityDenial(narrowed, authorityOf(grant)) === undefined
+    return authorityDenial(authorityIn(revocation.ws, exercised), authorityOf(grant)) === undefined
   }
 
   /** Whether an envelope is among those a revocation keeps: its heads and all before them in their author's chain. */
   #keeps(revocation: Envelope<RevokeBody>, envelope: Envelope): boolean {
-    return this.#keptBy(revocation).has(envelope.id)
+    const position = this.#history.positionOf(envelope.id)
+    // What is not admitted yet is before nothing.
+    return position !== undefined && isSet(this.#keptBy(revocation), position)
   }
 
-  readonly #kept = new Map<string, ReadonlySet<string>>()
-
-  #keptBy(revocation: Envelope<RevokeBody>): ReadonlySet<string> {
+  /** Positions that a revocation keeps, one bit each: a mesh may hold thousands of revocations of long chains. */
+  #keptBy(revocation: Envelope<RevokeBody>): Uint8Array {
     // The past of an admitted envelope is immutable, so the closure is computed once.
     const known = this.#kept.get(revocation.id)
     if (known !== undefined) return known
-    const kept = new Set<string>()
+    const end = (this.#history.positionOf(revocation.id) ?? this.#history.size) + 1
+    const kept = new Uint8Array(Math.ceil(end / 8))
     const queue = [...revocation.body.keep]
     for (let id = queue.pop(); id !== undefined; id = queue.pop()) {
-      if (kept.has(id)) continue
-      kept.add(id)
+      const position = this.#history.positionOf(id)
+      if (position === undefined || isSet(kept, position)) continue
+      kept[position >>> 3] = byteAt(kept, position) | (1 << (position & 7))
       const body = this.#history.get(id)?.body
       if (body !== undefined && body.type !== 'genesis') queue.push(...body.prev)
     }
     this.#kept.set(revocation.id, kept)
     return kept
   }
+}
+
+function byteAt(bits: Uint8Array, position: number): number {
+  return bits[position >>> 3] ?? 0
+}
+
+function isSet(bits: Uint8Array, position: number): boolean {
+  return (byteAt(bits, position) & (1 << (position & 7))) !== 0
 }
 
 function denied(code: Denial['code'], message: string): Verdict {

@@ -1,0 +1,401 @@
+/**
+ * What must hold for every history, each property a function that throws with what differs. Run over 300 histories by
+ * test/unit/core-properties.test.ts and over as many as asked for by scripts/props.ts.
+ */
+
+import assert from 'node:assert/strict'
+import * as Automerge from '@automerge/automerge'
+import { admit } from '../../src/core/admission.ts'
+import { canonical, type Json } from '../../src/core/canonical.ts'
+import { ResourceDocument, type Step } from '../../src/core/document.ts'
+import type { EditBody, Envelope } from '../../src/core/envelope.ts'
+import { MeshState } from '../../src/core/state.ts'
+import {
+  CLASSES,
+  FULL_STEPS,
+  diceFrom,
+  editOf,
+  generateHistory,
+  parseAll,
+  type Dice,
+  type GeneratedHistory,
+  type HistoryClass,
+} from './histories.ts'
+import { judge, type OracleView } from './oracle.ts'
+
+/** How a history is brought into a state. */
+interface ReplayOptions {
+  /** Called after each envelope that was added. */
+  readonly onAdded?: (state: MeshState) => void
+  /** Goes on from this state. */
+  readonly into?: MeshState
+}
+
+/**
+ * Brings envelopes in, in the given order, as a replica does: what waits for others is tried again when something was added.
+ * Throws when one is refused, or when some still wait at the end.
+ */
+export function replay(envelopes: Iterable<Envelope>, options: ReplayOptions = {}): MeshState {
+  const state = options.into ?? new MeshState()
+  let waiting: Envelope[] = []
+  const offer = (envelope: Envelope): boolean => {
+    const admission = admit(envelope, state.history)
+    if (admission.outcome === 'refused') assert.fail(`refused ${describe(envelope)}: ${admission.reason}`)
+    if (admission.outcome === 'waiting') return false
+    state.add(envelope)
+    options.onAdded?.(state)
+    return true
+  }
+  for (const envelope of envelopes) {
+    if (!offer(envelope)) {
+      waiting.push(envelope)
+      continue
+    }
+    for (let before = -1; before !== waiting.length && waiting.length > 0;) {
+      before = waiting.length
+      waiting = waiting.filter((candidate) => !offer(candidate))
+    }
+  }
+  assert.equal(waiting.length, 0, 'envelopes wait for what is not in the history')
+  return state
+}
+
+function describe({ id, body }: Envelope): string {
+  return `${body.type} ${id.slice(0, 8)}`
+}
+
+/** Everything two nodes must agree on: state hash, each resource, each verdict with its words. */
+export function outcome(state: MeshState): unknown {
+  return {
+    hash: state.hash(),
+    resources: [...state.history.resourcePaths()].toSorted().map((path) => state.resource(path)),
+    verdicts: state.history.order.toSorted().map((id) => [id, state.policy.verdict(state.history.get(id) as Envelope)]),
+    forks: [...state.history.chains()]
+      .map(({ workspace, author, heads, forks, highestN }) => ({ workspace, author, heads, forks, highestN }))
+      .toSorted((a, b) => (a.workspace + a.author < b.workspace + b.author ? -1 : 1)),
+  }
+}
+
+/** Reads something at random, so that incremental computation has something to keep. */
+function glance(state: MeshState, dice: Dice): void {
+  if (dice.chance(0.05)) state.hash()
+  else if (dice.chance(0.2)) for (const path of dice.some([...state.history.resourcePaths()], 0.4)) state.resource(path)
+}
+
+// ---------------------------------------------------------------------------------------------- the properties
+
+/** Checks all properties of one history. @throws AssertionError that names the property. */
+export function checkHistory(history: GeneratedHistory): OracleView {
+  const parts = parseAll(history)
+  const dice = diceFrom(history.seed ^ 0x5eed)
+  const central = replay(parts)
+  const expected = outcome(central)
+  const same = (state: MeshState, property: string): void => assert.deepEqual(outcome(state), expected, property)
+
+  const repeated = dice.shuffle([...parts, ...dice.some(parts, 0.3)])
+  same(replay(repeated), 'any order and duplication gives the same state and verdicts')
+  same(readAllTheWhile(parts, dice), 'incremental equals rebuild')
+  same(healed(parts, dice), 'partition and heal equals central replay')
+  intrudersAreKeptOut(history, central)
+  documentsAreEqual(central, dice)
+  const view = judge(central.history.order.map((id) => central.history.get(id) as Envelope))
+  agreesWithOracle(central, view)
+  revocationTakesOnlyWhatIsIts(central, view)
+  return view
+}
+
+/** Two halves of the mesh see different envelopes, read in between, then give each other what they lack. */
+function healed(parts: readonly Envelope[], dice: Dice): MeshState {
+  const cut = 8 + dice.below(Math.max(1, parts.length - 8))
+  const shared = parts.slice(0, cut)
+  const halves = [new MeshState(), new MeshState()] as const
+  for (const state of halves) replay(shared, { into: state, onAdded: (reached) => glance(reached, dice) })
+  const [left, right] = halves
+  // Only what has its ancestors on its own side arrives there; the rest waits for the heal.
+  for (const part of parts.slice(cut)) {
+    const state = dice.chance(0.5) ? left : right
+    if (admit(part, state.history).outcome === 'ready') {
+      state.add(part)
+      glance(state, dice)
+    }
+  }
+  replay(dice.shuffle(parts), { into: left })
+  replay(dice.shuffle(parts), { into: right })
+  return dice.pick([left, right])
+}
+
+/** Reads between the adds. Who rereads exactly what `takeChanges` names sees what a reader of everything sees. */
+function readAllTheWhile(parts: readonly Envelope[], dice: Dice): MeshState {
+  const seen = new Map<string, string>()
+  const reread = (state: MeshState): void => {
+    for (const path of state.takeChanges()) seen.set(path, state.resource(path)?.hash ?? '')
+  }
+  const state = replay(dice.shuffle(parts), {
+    onAdded: (reached) => {
+      if (dice.chance(0.1)) reread(reached)
+      glance(reached, dice)
+    },
+  })
+  reread(state)
+  const now = [...state.history.resourcePaths()].map((path) => [path, state.resource(path)?.hash] as const)
+  assert.deepEqual(seen, new Map(now), 'takeChanges names every change')
+  return state
+}
+
+/** One resource, built in two causal orders: the same Automerge changes, which load again and show the same winners. */
+function documentsAreEqual(state: MeshState, dice: Dice): void {
+  const path = dice.pick(['', ...state.history.resourcePaths()])
+  const ids = state.history.editsOf(path)
+  if (ids.length === 0) return
+  const build = (order: readonly string[]): { changes: string[]; heads: string[] } => {
+    const document = new ResourceDocument(path)
+    for (const id of order) {
+      document.add(stepOf(state, id, path))
+      if (dice.chance(0.2)) document.read()
+    }
+    const read = document.read()
+    assert.deepEqual(read, state.resource(path), 'a document alone shows what the state shows')
+    const loaded = Automerge.load<unknown>(document.save())
+    document.free()
+    for (const [field, value] of read.fields) {
+      // Where a value that a delete hides is still in the document, Automerge alone does not know that it is hidden.
+      const backend = Automerge.getBackend(loaded)
+      if (backend.getAll('_root', field).length > (read.conflicts.get(field)?.length ?? 1)) continue
+      const winner = backend.get('_root', field)
+      assert.equal(winner, canonical(value as Json), 'Automerge has the same winner')
+    }
+    const hashes = Automerge.getAllChanges(loaded).map((change) => Automerge.decodeChange(change).hash)
+    const result = { changes: hashes.map(String).toSorted(), heads: Automerge.getHeads(loaded).toSorted() }
+    Automerge.free(loaded)
+    return result
+  }
+  const shuffled: string[] = []
+  for (let left = dice.shuffle(ids); left.length > 0;) {
+    const isFree = (id: string): boolean => stepOf(state, id, path).deps.every((dep) => shuffled.includes(dep))
+    shuffled.push(...left.filter(isFree))
+    left = left.filter((id) => !shuffled.includes(id))
+  }
+  assert.deepEqual(build(shuffled), build(ids), 'equal edits give equal Automerge documents')
+}
+
+function stepOf(state: MeshState, id: string, path: string): Step {
+  const edit = state.history.get(id) as Envelope<EditBody>
+  const [, deps, ops] = editOf(edit, path)
+  return { id, by: edit.body.by, at: edit.body.at, deps, ops, accepted: state.policy.verdict(edit).accepted }
+}
+
+function intrudersAreKeptOut({ intruders }: GeneratedHistory, state: MeshState): void {
+  for (const { envelope, why } of intruders) {
+    assert.equal(admit(envelope, state.history).outcome, 'refused', `${why} is refused`)
+  }
+}
+
+function agreesWithOracle(state: MeshState, view: OracleView): void {
+  for (const id of state.history.order) {
+    const verdict = state.policy.verdict(state.history.get(id) as Envelope)
+    assert.equal(verdict.accepted, view.accepted.has(id), `the verdict on ${id} is the oracle’s`)
+  }
+  assert.deepEqual([...state.history.resourcePaths()].toSorted(), view.paths)
+  for (const path of view.paths) {
+    const resource = state.resource(path)
+    assert.ok(resource)
+    const plain = {
+      exists: resource.exists,
+      fields: Object.fromEntries(resource.fields),
+      conflicts: Object.fromEntries(
+        [...resource.conflicts].map(([field, writes]) => [field, writes.map((write) => write.edit)]),
+      ),
+      lost: resource.lost.map(({ field, edit }) => `${field} ${edit}`).toSorted(),
+      heads: resource.heads,
+      created: resource.created?.edit,
+    }
+    assert.deepEqual(plain, view.resource(path), `${path} is what the oracle sees`)
+  }
+}
+
+/** With and without one revocation, only its target’s envelopes and what rests on them differ; so do their resources alone. */
+function revocationTakesOnlyWhatIsIts(state: MeshState, view: OracleView): void {
+  const revocation = [...view.effectiveRevocations].toSorted()[0]
+  if (revocation === undefined) return
+  const all = state.history.order.map((id) => state.history.get(id) as Envelope)
+  // What names the revocation cannot stand without it: its author's later envelopes, and what names those.
+  const gone = new Set([revocation])
+  for (const envelope of all) if (namesOf(envelope).some((id) => gone.has(id))) gone.add(envelope.id)
+  const without = new MeshState()
+  for (const envelope of all) if (!gone.has(envelope.id)) without.add(envelope)
+
+  const touched = new Set(gone)
+  for (let before = 0; before !== touched.size;) {
+    before = touched.size
+    const targets = new Set([...touched].map((id) => state.history.get(id)?.body).map((body) => targetOf(body)))
+    for (const { id, body } of all) {
+      if (body.type === 'genesis' || body.grant === body.mesh) continue
+      const isOfTarget = targets.has(`grant/${body.grant}`) || targets.has(`key/${body.by}`)
+      if (isOfTarget || touched.has(body.grant)) touched.add(id)
+    }
+  }
+  const flipped = [...without.history.order].filter((id) => {
+    const envelope = state.history.get(id) as Envelope
+    return without.policy.verdict(envelope).accepted !== state.policy.verdict(envelope).accepted
+  })
+  assert.deepEqual(
+    flipped.filter((id) => !touched.has(id)),
+    [],
+    'a revocation changes the verdict on its target’s envelopes and on what rests on them alone',
+  )
+  const moved = new Set([...flipped, ...gone])
+  for (const path of view.paths) {
+    if (state.history.editsOf(path).some((id) => moved.has(id))) continue
+    assert.equal(without.resource(path)?.hash, state.resource(path)?.hash, `${path} does not change with a revocation`)
+  }
+}
+
+function targetOf(body: Envelope['body'] | undefined): string | undefined {
+  return body?.type === 'revoke' ? body.target : undefined
+}
+
+function namesOf({ body }: Envelope): readonly string[] {
+  if (body.type === 'genesis') return []
+  const own = [body.grant, ...body.prev]
+  if (body.type === 'edit') return [...own, ...body.edits.flatMap(([, deps]) => deps)]
+  return body.type === 'revoke' ? [...own, ...body.keep, body.target.replace(/^grant\//, '')] : own
+}
+
+// ---------------------------------------------------------------------------------------------- runs
+
+/** How much of each class a run holds. */
+export type Tally = Record<HistoryClass, number>
+
+/** Which share of a run's histories must hold a class. Measured over 5,000 histories and set well below what was found. */
+const SHARE_AT_LEAST: Tally = {
+  fork: 0.9,
+  revokeGrant: 0.6,
+  revokeKey: 0.6,
+  revokeBare: 0.6,
+  revokeKeeping: 0.5,
+  nestedRevoked: 0.2,
+  revived: 0.05,
+  coSigned: 0.25,
+  conflict: 0.6,
+  deleteVersusEdit: 0.5,
+  recreated: 0.5,
+  multiResource: 0.9,
+  voidInChain: 0.4,
+  voidGrant: 0.2,
+  robot: 0.3,
+}
+/** Which classes a history holds. @throws AssertionError when it is not a history worth checking at all. */
+export function classify(history: GeneratedHistory, view: OracleView): Set<HistoryClass> {
+  const { envelopes } = history
+  const byId = new Map(envelopes.map((envelope) => [envelope.id, envelope]))
+  const isAccepted = (id: string): boolean => view.accepted.has(id)
+  const edits = envelopes.filter((envelope): envelope is Envelope<EditBody> => envelope.body.type === 'edit')
+  if (history.steps >= FULL_STEPS) {
+    assert.ok(edits.length >= 30, `a history has thirty edits, and this one ${edits.length}`)
+    assert.ok(new Set(edits.map((edit) => edit.body.by)).size >= 3, 'a history has three authors of edits')
+  }
+  const found = new Set<HistoryClass>()
+  const note = (name: HistoryClass, holds: boolean): void => {
+    if (holds) found.add(name)
+  }
+  const places = envelopes.flatMap(({ body }) => (body.type === 'genesis' ? [] : [`${body.ws} ${body.by} ${body.n}`]))
+  note('fork', new Set(places).size < places.length)
+  note('coSigned', history.parts.length > envelopes.length)
+  note(
+    'multiResource',
+    edits.some((edit) => edit.body.edits.length > 1),
+  )
+  note(
+    'robot',
+    edits.some((edit) => isAccepted(edit.id) && roleOf(byId, edit) === 'robot'),
+  )
+  for (const { id, body } of envelopes) {
+    if (body.type === 'grant') note('voidGrant', !isAccepted(id))
+    if (body.type !== 'revoke') continue
+    // A revocation that is void itself has taken nothing, and given back what it would have taken.
+    note('revived', !isAccepted(id))
+    if (!view.effectiveRevocations.has(id)) continue
+    note(body.target.startsWith('key/') ? 'revokeKey' : 'revokeGrant', true)
+    note(body.keep.length > 0 ? 'revokeKeeping' : 'revokeBare', true)
+  }
+  note(
+    'nestedRevoked',
+    edits.some((edit) => !isAccepted(edit.id) && !isAccepted(edit.body.grant)),
+  )
+  for (const path of view.paths) {
+    const resource = view.resource(path)
+    note('conflict', Object.keys(resource.conflicts).length > 0)
+    note('deleteVersusEdit', resource.lost.length > 0)
+    const own = edits.flatMap((edit) =>
+      edit.body.edits.filter(([touched]) => touched === path).map((entry) => ({ id: edit.id, entry })),
+    )
+    const isDelete = (id: string): boolean =>
+      own.some((one) => one.id === id && one.entry[2].some((op) => op[0] === 'del' && op[1] === '$'))
+    note(
+      'recreated',
+      own.some(
+        ({ id, entry }) =>
+          isAccepted(id) && entry[2].some((op) => op[0] === 'set' && op[1] === '$') && entry[1].some(isDelete),
+      ),
+    )
+    note(
+      'voidInChain',
+      own.some(({ id, entry }) => isAccepted(id) && entry[1].some((dep) => !isAccepted(dep))),
+    )
+  }
+  return found
+}
+
+function roleOf(byId: ReadonlyMap<string, Envelope>, edit: Envelope<EditBody>): string | undefined {
+  const grant = byId.get(edit.body.grant)?.body
+  return grant?.type === 'grant' ? grant.role : undefined
+}
+
+/** A property failed. Says how to see it again. */
+export class PropertyFailure extends Error {
+  readonly seed: number
+  readonly steps: number
+
+  constructor(seed: number, steps: number, cause: unknown) {
+    const reason = cause instanceof Error ? cause.message : String(cause)
+    super(`${reason}\nreplay: npm run props -- --histories 1 --seed ${seed} --steps ${steps}`, { cause })
+    this.name = 'PropertyFailure'
+    this.seed = seed
+    this.steps = steps
+  }
+}
+
+/** Checks one seed. @throws PropertyFailure with the shortest prefix of the history that fails too. */
+export function checkSeed(seed: number, steps: number = FULL_STEPS): Set<HistoryClass> {
+  try {
+    const history = generateHistory(seed, steps)
+    return classify(history, checkHistory(history))
+  } catch (error) {
+    for (let shorter = 0; shorter < steps; shorter += 1) {
+      try {
+        const history = generateHistory(seed, shorter)
+        classify(history, checkHistory(history))
+      } catch (smaller) {
+        throw new PropertyFailure(seed, shorter, smaller)
+      }
+    }
+    throw new PropertyFailure(seed, steps, error)
+  }
+}
+
+/** The classes that too few histories of a run hold: such a run proves too little. */
+export function tooThin(tally: Tally, count: number): string[] {
+  return CLASSES.filter((name) => tally[name] < Math.floor(count * SHARE_AT_LEAST[name])).map(
+    (name) =>
+      `${name}: ${tally[name]} of ${count} histories, and ${Math.floor(count * SHARE_AT_LEAST[name])} are needed`,
+  )
+}
+
+/** Checks as many seeds, from the first one on. @throws PropertyFailure at the first failure. */
+export function checkSeeds(first: number, count: number, steps: number = FULL_STEPS): Tally {
+  const tally = Object.fromEntries(CLASSES.map((name) => [name, 0])) as Tally
+  for (let index = 0; index < count; index += 1) {
+    for (const name of checkSeed(first + index, steps)) tally[name] += 1
+  }
+  return tally
+}
