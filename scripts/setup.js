@@ -138,7 +138,8 @@ async function installPackages(reason, world) {
     '--no-fund',
   ]
   const code = await run('npm', ['ci', ...flags], env, world)
-  if (code !== 0) throw new SetupError(`npm ci failed (exit code ${code}); its own words are above. Put it right and try again.`)
+  if (code !== 0)
+    throw new SetupError(`npm ci failed (exit code ${code}); its own words are above. Put it right and try again.`)
 
   finishInstallation(world, stamp)
   const node = join(world.project, NODE_LINK)

@@ -126,12 +126,12 @@ async function main(): Promise<void> {
   const log = createLog({ level: config.logLevel, format: config.logFormat, stream: process.stderr, now: Date.now })
   const stopped = untilSignalled()
   const node = new MeshNode({ config, key, log, founding })
+  await quick?.checkPorts(config)
   await node.start({ signal: stopped })
   try {
     await quick?.welcome({
       config,
-      apiPort: node.apiPort as number,
-      isUntouched: node.replica.state.history.resourcePaths().next().done === true,
+      node,
       signal: stopped,
       write: (text) => process.stdout.write(text),
     })
@@ -147,7 +147,8 @@ try {
   process.exit(0)
 } catch (error) {
   const { code, message, details, stack } = asMeshError(error)
-  const place = details.field === undefined ? '' : ` (${details.field})`
+  const { field } = details
+  const place = field === undefined || message.includes(field) ? '' : ` (${field})`
   process.stderr.write(`mesh-node: ${message}${place}\n`)
   if (details.hint !== undefined) process.stderr.write(`  ${details.hint}\n`)
   if (code === 'internal') process.stderr.write(`${stack}\n`)

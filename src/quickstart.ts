@@ -4,9 +4,10 @@
  */
 
 import { existsSync } from 'node:fs'
-import { mkdir, rename, rm, writeFile } from 'node:fs/promises'
-import { hostname } from 'node:os'
-import { join } from 'node:path'
+import { mkdir, realpath, rename, rm, stat, writeFile } from 'node:fs/promises'
+import { createServer } from 'node:net'
+import { hostname, userInfo } from 'node:os'
+import { dirname, join, resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { stringify } from 'yaml'
 import { createKeyFile, loadKey } from './adapters/identity.ts'
@@ -14,25 +15,40 @@ import { systemClock } from './adapters/clock.ts'
 import type { Config } from './config.ts'
 import { INIT_FILES } from './cli/keys.ts'
 import { run } from './cli/run.ts'
+import { sha256 } from './core/canonical.ts'
 import { isName } from './core/names.ts'
 import { MeshError } from './errors.ts'
+import type { Health } from './health.ts'
+import { listenersOn, titleOf, workingDirectoryOf } from './nginx/proc.ts'
 
 const EXAMPLES = fileURLToPath(new URL('../examples', import.meta.url))
 /** Where meshctl looks for the API and the key when it is told nothing. */
 const DEFAULT_DIRECTORY = 'data'
+/** How long nginx may take to serve what the last run left, before the welcome says that it does not. */
+const SERVING_TIMEOUT_MS = 60_000
+const POLL_MS = 50
+
+/** What the welcome asks of the node that has just started. */
+export interface StartedNode {
+  /** Whether no edit was ever made in this mesh. */
+  readonly isUntouched: boolean
+  readonly apiPort: number | undefined
+  isConverged(): boolean
+  health(): Health
+}
 
 export interface Welcome {
   readonly config: Config
-  readonly apiPort: number
-  /** Whether no edit was ever made in this mesh. */
-  readonly isUntouched: boolean
+  readonly node: StartedNode
   readonly signal: AbortSignal
   readonly write: (text: string) => unknown
 }
 
 export interface Quickstart {
   readonly configFile: string
-  /** Applies the example site when the mesh is untouched, and prints what to try next. */
+  /** To be asked before the node starts. @throws MeshError `port_in_use`, naming the port and how to take another. */
+  checkPorts(config: Config): Promise<void>
+  /** Applies the example site when the mesh is untouched, waits until nginx serves, and prints what to try next. */
   welcome(options: Welcome): Promise<void>
 }
 
@@ -43,45 +59,112 @@ export async function quickstart(directory: string): Promise<Quickstart> {
   const ownerKey = join(directory, 'mesh', INIT_FILES.owner)
   return {
     configFile,
-    async welcome({ config, apiPort, isUntouched, signal, write }) {
-      const api = `http://127.0.0.1:${apiPort}`
+    checkPorts,
+    async welcome({ config, node, signal, write }) {
+      const api = apiUrl(config.httpBindAddress, node.apiPort ?? config.httpBindPort)
       const example = join(EXAMPLES, 'welcome.yaml')
-      if (isUntouched) await meshctl(['apply', '-f', example, '--wait', '--api', api, '-k', ownerKey], signal)
-      if (!signal.aborted) write(whatNext(config, directory, api))
+      if (node.isUntouched) await meshctl(['apply', '-f', example, '--wait', '--api', api, '-k', ownerKey], signal)
+      await untilServing(node, signal)
+      if (!signal.aborted) write(whatNext(config, directory, api, node))
     },
   }
 }
 
+// ---------------------------------------------------------------------------------------------- founding
+
+/** Each piece is made aside and moved into place whole; the configuration comes last and says that all is there. */
 async function found(directory: string, configFile: string): Promise<void> {
-  await mkdir(directory, { recursive: true, mode: 0o700 })
-  const keyFile = join(directory, 'node.key')
-  const key = existsSync(keyFile) ? await loadKey({ file: keyFile, env: {} }) : await createKeyFile(keyFile)
-  const [drafts, mesh] = [join(directory, 'mesh.new'), join(directory, 'mesh')]
-  if (!existsSync(mesh)) {
-    await rm(drafts, { recursive: true, force: true })
-    const name = hostname().split('.')[0]?.toLowerCase() ?? ''
-    await meshctl([
-      'init',
-      '--dir',
-      drafts,
-      '--name',
-      'home',
-      '--node',
-      `${key.publicKey}=${isName(name) ? name : 'home'}`,
-    ])
-    await rename(drafts, mesh)
+  const [keyFile, mesh, drafts] = [join(directory, 'node.key'), join(directory, 'mesh'), join(directory, 'drafts')]
+  // nginx's workers, another user when this one is root, pass through on the way to their files.
+  await mkdir(directory, { recursive: true, mode: 0o711 })
+  await rm(drafts, { recursive: true, force: true })
+  await mkdir(drafts, { mode: 0o700 })
+  if (!existsSync(keyFile)) {
+    const draft = join(drafts, 'node.key')
+    await createKeyFile(draft)
+    await rename(draft, keyFile)
   }
+  if (!existsSync(mesh)) {
+    const { publicKey } = await loadKey({ file: keyFile, env: {} })
+    const host = hostname().split('.')[0]?.toLowerCase() ?? ''
+    const draft = join(drafts, 'mesh')
+    await meshctl(['init', '--dir', draft, '--name', 'home', '--node', `${publicKey}=${isName(host) ? host : 'home'}`])
+    await rename(draft, mesh)
+  }
+  const nginxDirectory = await reachableDirectory(directory)
   const config = {
     private_key_path: keyFile,
     data_dir: directory,
     bind_address: '127.0.0.1',
     mesh: { genesis_file: join(mesh, INIT_FILES.genesis) },
-    nginx: { mode: 'own', stop_on_exit: true },
+    nginx: {
+      mode: 'own',
+      stop_on_exit: true,
+      ...(nginxDirectory === undefined ? {} : { directory: nginxDirectory }),
+    },
   }
   const comment =
     '# Written by mesh-node, which was started without a configuration; config.example.yaml shows every setting.\n'
-  await writeFile(configFile, comment + stringify(config), { mode: 0o600 })
+  const draft = join(drafts, 'config.yaml')
+  await writeFile(draft, comment + stringify(config), { mode: 0o600 })
+  await rename(draft, configFile)
+  await rm(drafts, { recursive: true, force: true })
 }
+
+/**
+ * Where nginx's files lie when its workers cannot reach them in `directory`: as root they are another user, and /root, for
+ * one, lets nobody through. Undefined: they can.
+ */
+async function reachableDirectory(directory: string): Promise<string | undefined> {
+  if (userInfo().uid !== 0) return undefined
+  const path = await realpath(directory)
+  for (let above = path; above !== '/'; above = dirname(above)) {
+    const { mode } = await stat(above)
+    if ((mode & 0o001) === 0) return `/run/nxmesh-${sha256(path).slice(0, 12)}`
+  }
+  return undefined
+}
+
+// ---------------------------------------------------------------------------------------------- ports
+
+async function checkPorts({ httpBindAddress, httpBindPort, bindAddress, bindPort, nginx }: Config): Promise<void> {
+  const wanted = [
+    { port: httpBindPort, address: httpBindAddress, use: 'the API', setting: 'http_bind_port' },
+    { port: bindPort, address: bindAddress, use: 'other nodes', setting: 'bind_port' },
+    ...(nginx.mode === 'own'
+      ? [{ port: nginx.defaultHttpPort, address: '0.0.0.0', use: 'nginx', setting: 'nginx.default_http_port' }]
+      : []),
+  ]
+  for (const { port, address, use, setting } of wanted) {
+    const taken = await whoHas(port, address, resolve(nginx.directory))
+    if (taken === undefined) continue
+    const variable = `NXMESH_${setting.replace('.', '_').toUpperCase()}`
+    throw new MeshError('port_in_use', `port ${port}, which is for ${use}, is taken by ${taken}`, {
+      field: setting,
+      value: String(port),
+      hint: `Stop that (see: ss -ltnp 'sport = :${port}'), or take another port: ${variable}=${port + 1} npm start`,
+    })
+  }
+}
+
+/** Who listens on a port; undefined when it is free, or kept by the nginx that an earlier run in `own` could not stop. */
+async function whoHas(port: number, address: string, own: string): Promise<string | undefined> {
+  if (port === 0) return undefined
+  const code = await new Promise<string | undefined>((resolve) => {
+    const server = createServer()
+    server.once('error', (error: NodeJS.ErrnoException) => resolve(error.code))
+    server.listen({ port, host: address, exclusive: true }, () => server.close(() => resolve(undefined)))
+  })
+  // What else may be wrong with a port, whoever needs it says better.
+  if (code !== 'EADDRINUSE') return undefined
+  const pids = await listenersOn(port)
+  const directories = await Promise.all(pids.map(workingDirectoryOf))
+  if (directories.includes(own)) return undefined
+  const [pid] = pids
+  return pid === undefined ? 'another process' : `process ${pid} (${titleOf(pid).trim().slice(0, 80)})`
+}
+
+// ---------------------------------------------------------------------------------------------- welcome
 
 /** Runs one command of meshctl in this process, quietly. @throws MeshError with what it said when it fails. */
 async function meshctl(argv: readonly string[], signal: AbortSignal = new AbortController().signal): Promise<void> {
@@ -100,17 +183,40 @@ async function meshctl(argv: readonly string[], signal: AbortSignal = new AbortC
   if (code !== 0 && !signal.aborted) throw new MeshError('not_applied', errors.join('').trim())
 }
 
-function whatNext(config: Config, directory: string, api: string): string {
-  const port = config.nginx.defaultHttpPort
-  const isDefault = directory === DEFAULT_DIRECTORY && config.httpBindPort === 3000
-  const options = isDefault ? '' : ` --api ${api} -k ${join(directory, 'mesh', INIT_FILES.owner)}`
+/** Returns when nginx runs what is desired, something is known to stand in the way, or the time is over. */
+async function untilServing(node: StartedNode, signal: AbortSignal): Promise<void> {
+  const deadline = systemClock.monotonic() + SERVING_TIMEOUT_MS
+  while (!signal.aborted && systemClock.monotonic() < deadline) {
+    const isDecided = node.isConverged() || node.health().status === 'Degraded'
+    if (isDecided) return
+    await systemClock.sleep(POLL_MS)
+  }
+}
+
+/** The API as this machine reaches it. */
+function apiUrl(bindAddress: string, port: number): string {
+  const wildcards: Readonly<Record<string, string>> = { '0.0.0.0': '127.0.0.1', '::': '::1' }
+  const address = wildcards[bindAddress] ?? bindAddress
+  return `http://${address.includes(':') ? `[${address}]` : address}:${port}`
+}
+
+function whatNext({ nginx }: Config, directory: string, api: string, node: StartedNode): string {
+  const site = `http://127.0.0.1:${nginx.defaultHttpPort}/`
+  const key = resolve(directory, 'mesh', INIT_FILES.owner)
+  const options = directory === DEFAULT_DIRECTORY ? '' : ` --api ${api} -k ${shellWord(key)}`
+  const { status, msg } = node.health()
+  const trouble = status === 'Running' ? '' : `\nNot all is well (${status}): ${msg}\n`
   return `
-A mesh of one runs in ${directory}/. nginx serves http://127.0.0.1:${port}/, the API is at ${api}/health. Try next:
+A mesh of one runs in ${directory}/. nginx serves ${site}, the API is at ${api}/health. Try next:
 
-  curl -s http://127.0.0.1:${port}/
+  curl -s ${site}
   npm run -s meshctl -- status${options}
-  npm run -s meshctl -- apply -f examples/hello.yaml --wait${options} && curl -s -H 'Host: hello.example.com' http://127.0.0.1:${port}/
-
+  npm run -s meshctl -- apply -f examples/hello.yaml --wait${options} && curl -s -H 'Host: hello.example.com' ${site}
+${trouble}
 Ctrl-C stops the node and its nginx; the next start goes on where this one stopped.
 `
+}
+
+function shellWord(text: string): string {
+  return /^[\w@%+=:,./-]+$/.test(text) ? text : `'${text.replaceAll("'", `'\\''`)}'`
 }
