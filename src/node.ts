@@ -71,7 +71,7 @@ export interface NodeOptions {
 }
 
 const SETTLED_MARK = 'settled'
-const SAVE_PEERS_INTERVAL_MS = 60_000
+const TICK_MS = 5_000
 
 /** One node of the mesh. */
 export class MeshNode implements Startable {
@@ -89,6 +89,7 @@ export class MeshNode implements Startable {
   readonly #api: ApiServer | undefined
   #receipt: Receipt | undefined
   #hasSettled = false
+  #peersChanged = false
   #started: Startable[] = []
   #cancelTick: () => void = () => undefined
 
@@ -239,7 +240,8 @@ export class MeshNode implements Startable {
     if (!nginx.running) errors.push(`nginx does not run${error === null ? '' : `: ${error.message}`}`)
     else if (error !== null && outcome !== 'held') warnings.push(error.message)
     else if (error !== null) (this.isSettled ? warnings : pending).push(error.message)
-    if (problemCount > 0) warnings.push(`${problemCount} resources are not served as they stand; see meshctl status`)
+    if (problemCount > 0)
+      warnings.push(`not served as written: ${problemCount} of this node’s resources; see meshctl status`)
   }
 
   // -------------------------------------------------------------------------------------------- building
@@ -278,7 +280,7 @@ export class MeshNode implements Startable {
       clock,
       random,
       log: this.#log.child('nginx'),
-      settled: () => this.isSettled && !this.#membership.isRevoked,
+      holdReason: (served) => this.#holdReason(served),
       onReceipt: (receipt) => this.#onReceipt(receipt),
       hooks: {
         onApply: ({ outcome, phases }) => {
@@ -297,6 +299,15 @@ export class MeshNode implements Startable {
     })
   }
 
+  #holdReason(served: number): string | undefined {
+    if (this.#membership.isRevoked) return 'this node’s grant was revoked: what it serves stays as it is'
+    if (!this.isSettled) return 'nothing is applied before the first complete exchange with a peer'
+    const isStranger = this.#membership.workspaces().length === 0
+    return isStranger && served > 0
+      ? 'this node has no grant: what it serves stays as it is until it has one'
+      : undefined
+  }
+
   #buildApi(): ApiServer {
     const { config, metrics, replica, status } = {
       config: this.#config,
@@ -310,6 +321,7 @@ export class MeshNode implements Startable {
       receipt: () => this.#receipt,
       health: () => this.health(),
       converged: () => this.isConverged(),
+      mayTakeEdits: () => !this.#membership.isRevoked,
       metrics,
       clock: this.#adapters.clock,
       log: this.#log.child('api'),
@@ -395,7 +407,9 @@ export class MeshNode implements Startable {
 
   #onRecord(record: StatusRecord, previous: StatusRecord | undefined): void {
     this.sync.compare(record.node, record.digest)
-    if (record.addresses.join() !== previous?.addresses.join()) this.#dialPeers()
+    if (record.addresses.join() === previous?.addresses.join()) return
+    this.#peersChanged = true
+    this.#dialPeers()
   }
 
   #onReceipt(receipt: Receipt): void {
@@ -471,8 +485,9 @@ export class MeshNode implements Startable {
   }
 
   #scheduleTick(): void {
-    this.#cancelTick = this.#adapters.clock.after(SAVE_PEERS_INTERVAL_MS, () => {
-      void this.status.savePeers()
+    this.#cancelTick = this.#adapters.clock.after(TICK_MS, () => {
+      if (this.#peersChanged) void this.status.savePeers()
+      this.#peersChanged = false
       this.#dialPeers()
       this.#scheduleTick()
     })

@@ -29,10 +29,10 @@ export interface Receipt {
   readonly applied: string | null
   /** What a boot would start from. */
   readonly lastGood: string | null
-  /** held: not tried, because the mesh has not settled or too much would go. Null before the first attempt. */
+  /** held: not tried, because this node may not or too much would go. Null before the first attempt. */
   readonly outcome: Outcome | 'held' | null
   /** The last phase of that attempt. */
-  readonly phase: Phase | 'boot' | 'settle' | 'shrink' | 'render'
+  readonly phase: Phase | 'boot' | 'hold' | 'shrink' | 'render'
   /** What stands in the way now; null when nothing does. */
   readonly error: ApplyError | null
   readonly problems: readonly Problem[]
@@ -79,8 +79,11 @@ export interface ReconcilerOptions {
   readonly clock: Clock
   readonly random: Random
   readonly log: Log
-  /** Whether the mesh has settled: before that an empty slice may only mean that nothing has arrived yet. */
-  readonly settled: () => boolean
+  /**
+   * Why nothing new may be applied now, in words for people; undefined when it may. Before the mesh has settled an empty
+   * slice may only mean that nothing has arrived yet. `served`: the sites of the last good generation.
+   */
+  readonly holdReason: (served: number) => string | undefined
   readonly onReceipt: (receipt: Receipt) => void
   readonly hooks?: ReconcilerHooks
   /** End nginx when the daemon stops. Default: leave it serving. */
@@ -258,17 +261,19 @@ export class Reconciler implements Startable {
     this.#retryAt = Number.POSITIVE_INFINITY
     const slice = this.#options.desired()
     this.#target = slice.target
-    if (!this.#options.settled()) {
-      this.#hold(
-        'settle',
-        'the mesh has not settled: nothing is applied before the first complete exchange with a peer',
-      )
+    const reason = this.#options.holdReason(this.#servedSites().length)
+    if (reason !== undefined) {
+      this.#hold('hold', reason)
       return
     }
     const shrink = this.#shrinks(slice)
     if (shrink !== undefined) {
-      const confirmation = `reload: { confirmShrink: ${sitesKey(slice)} }`
-      this.#hold('shrink', shrink, `if this is meant, apply a ZoneSettings with ${confirmation}; else restore the sites`)
+      const confirmation = `reload: { confirmShrink: '${sitesKey(slice)}' }`
+      this.#hold(
+        'shrink',
+        shrink,
+        `if this is meant, apply a ZoneSettings with ${confirmation}; else restore the sites`,
+      )
       return
     }
     this.#phase = 'render'
@@ -327,9 +332,13 @@ export class Reconciler implements Startable {
     if (JSON.stringify(this.#capabilities) !== before) this.wake()
   }
 
+  #servedSites(): readonly Unit[] {
+    return this.#options.applier.lastGood?.units.filter(({ kind }) => kind === 'site') ?? []
+  }
+
   /** Why this slice drops too much to be applied without a person's word. */
   #shrinks(slice: Slice): string | undefined {
-    const served = this.#options.applier.lastGood?.units.filter(({ kind }) => kind === 'site') ?? []
+    const served = this.#servedSites()
     const present = new Set([...slice.resources, ...slice.problems].map(({ path }) => path))
     const dropped = served.filter(({ path }) => !present.has(path))
     if (served.length < SHRINK_GUARD_SITES || dropped.length * 2 <= served.length) return undefined
@@ -337,7 +346,7 @@ export class Reconciler implements Startable {
     return `the slice drops ${dropped.length} of the ${served.length} sites that are served; the last good generation stays`
   }
 
-  #hold(phase: 'settle' | 'shrink', message: string, hint?: string): void {
+  #hold(phase: 'hold' | 'shrink', message: string, hint?: string): void {
     this.#outcome = 'held'
     this.#phase = phase
     this.#applyError = { code: 'not_applied', message, ...(hint === undefined ? {} : { hint }) }

@@ -5,7 +5,14 @@
 
 import { admit } from './core/admission.ts'
 import { toWire } from './core/codec.ts'
-import { envelopeId, parseBody, parseEnvelope, type Envelope, type WireEnvelope } from './core/envelope.ts'
+import {
+  envelopeId,
+  parseBody,
+  parseEnvelope,
+  type Envelope,
+  type GrantBody,
+  type WireEnvelope,
+} from './core/envelope.ts'
 import type { Lookup } from './core/history.ts'
 import { MeshState } from './core/state.ts'
 import { asMeshError, MeshError, type ErrorCode } from './errors.ts'
@@ -335,6 +342,10 @@ export class Replica implements Startable {
       this.#overQuota.add(body.by)
       return deny(`the author has stored ${storedBytes} bytes, and the limit is ${limit}`, false)
     }
+    const isGrant = body.type === 'grant' && source === 'api'
+    if (isGrant && this.state.policy.revocationsOf(envelope as Envelope<GrantBody>).length > 0) {
+      return deny('the key was revoked, so a grant would have no effect; make a new key', false)
+    }
     // A void edit from elsewhere is kept, since its verdict may flip; from an operator it is an error to be told.
     const isJudgeable = source === 'api' && this.state.history.has(body.grant)
     const verdict = isJudgeable ? this.state.policy.preview(envelope) : undefined
@@ -354,7 +365,9 @@ export class Replica implements Startable {
         this.#meshId ??= envelope.body.type === 'genesis' ? envelope.id : envelope.body.mesh
         if (!this.#restore(envelope)) parked.push(envelope)
       } catch (error) {
-        this.#noteCorrupt('envelope', asMeshError(error).message)
+        // A fault of this program must not pass for a fault of the disk, and cost data.
+        if (!(error instanceof MeshError)) throw error
+        this.#noteCorrupt('envelope', error.message)
       }
     }
     // An ancestor that was refilled later lies behind its descendants on disk.

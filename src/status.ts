@@ -401,7 +401,7 @@ const receiptSchema = z.object({
   error: errorSchema.nullable(),
   problems: z.array(problemSchema).max(32),
   problemCount: whole,
-  isolated: z.array(z.object({ path: text, reason: text })).max(32),
+  isolated: z.array(z.object({ path: text, reason: text, serves: short })).max(32),
   at: whole,
   durations: z.record(short, whole),
   drift: whole,

@@ -6,7 +6,7 @@
 
 import { createHmac, createSecretKey, type KeyObject } from 'node:crypto'
 import { mkdir, readdir, readFile, stat } from 'node:fs/promises'
-import { join } from 'node:path'
+import { dirname, join } from 'node:path'
 import { ClassicLevel } from 'classic-level'
 import { canonical, sha256 } from '../core/canonical.ts'
 import { envelopeId, isHex, type Signatures, type WireEnvelope } from '../core/envelope.ts'
@@ -162,6 +162,8 @@ export class LevelStore implements Store {
     signal?.throwIfAborted()
     let files: readonly string[]
     try {
+      // The directory around it is not the store's alone: the workers of nginx, another user, pass through it.
+      await mkdir(dirname(this.#directory), { recursive: true, mode: 0o711 })
       await mkdir(this.#directory, { recursive: true, mode: 0o700 })
       files = await readdir(this.#directory)
     } catch (error) {

@@ -49,6 +49,8 @@ export interface RouteContext {
   readonly receipt: () => Receipt | undefined
   readonly health: () => Health
   readonly converged: () => boolean
+  /** False for a node whose grant was revoked: what it took in would spread no further. */
+  readonly mayTakeEdits: () => boolean
   readonly metrics: Metrics
   readonly info: () => NodeInfo
   readonly events: EventStream
@@ -519,7 +521,12 @@ function storedEdit({ replica }: RouteContext, envelope: Envelope): z.infer<type
 
 // ---------------------------------------------------------------------------------------------- writing
 
-async function submit({ replica }: RouteContext, c: ApiContext): Promise<Response> {
+async function submit({ replica, mayTakeEdits }: RouteContext, c: ApiContext): Promise<Response> {
+  if (!mayTakeEdits()) {
+    throw new MeshError('denied', 'this node’s grant was revoked, so it takes no edits', {
+      hint: 'Give another node of the mesh with --api.',
+    })
+  }
   const mediaType = c.req.header('content-type')?.split(';')[0]?.trim().toLowerCase()
   if (mediaType !== 'application/json') {
     const error = new MeshError(

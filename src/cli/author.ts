@@ -202,7 +202,7 @@ export class Author {
       }
     }
     if (refused.length > 0) await chain.forget(this.#genesis.id, workspace, refused)
-    if (taken.length > 0) notice('this node did not have your latest edits yet; it got them first')
+    if (taken.length > 0) notice('this node lacked your latest edits; they were sent to it first')
     return taken
   }
 }

@@ -161,7 +161,7 @@ function instructions(directory: string, name: string, meshId: string): string {
 Founded the mesh ${name} (its id is above) in ${directory}/:
   owner.key          grants, revokes and edits. Keep it on your machine; give it with -k.
   recovery.key       can replace a lost or stolen owner. Move it offline now: a printed page, a safe.
-  next-recovery.key  alone can replace recovery.key. Keep it in another place than that one.
+  next-recovery.key  will alone be able to replace recovery.key. Keep it in another place than that one.
   genesis.json       holds no secret. The first node needs it; others get it from their peers.
 
 Next:

@@ -35,7 +35,7 @@ export function progressOf({ receipt, target }: NodeReceipt, paths?: ReadonlySet
   // What others broke on this node is their failure: the rest of the target is applied.
   const isAppliedElse = isolated.length > 0 && outcome === 'applied' && paths !== undefined
   if (isAppliedElse) return { state: 'applied' }
-  const isWaitingForMesh = outcome === 'held' && phase === 'settle'
+  const isWaitingForMesh = outcome === 'held' && phase === 'hold'
   if (error === null || isWaitingForMesh) return { state: 'pending', phase }
   return { state: 'failed', reasons: [error.hint === undefined ? error.message : `${error.message} (${error.hint})`] }
 }

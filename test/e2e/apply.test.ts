@@ -546,7 +546,7 @@ test('from resources to proven nginx: edits, a bad one, nginx killed, a hand edi
     clock: systemClock,
     random: () => 0.5,
     log: silentLog(),
-    settled: () => true,
+    holdReason: () => undefined,
     onReceipt: (receipt) => (last = receipt),
     settings: { watchIntervalMs: 50, driftIntervalMs: 500 },
   })

@@ -118,6 +118,7 @@ export async function startApiNode({
     receipt: () => node.receipt,
     health: () => node.health,
     converged: () => node.converged,
+    mayTakeEdits: () => true,
     metrics,
     clock: systemClock,
     log,

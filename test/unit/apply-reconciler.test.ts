@@ -94,7 +94,7 @@ async function scene(
     clock,
     random: () => 0.5,
     log: silentLog(),
-    settled: () => true,
+    holdReason: () => undefined,
     onReceipt: (receipt) => receipts.push(receipt),
     ...overrides,
   })
@@ -154,11 +154,11 @@ test('wake-ups without a pause are not put off for ever, and never run two appli
 
 test('nothing is applied before the mesh has settled', async () => {
   let settled = false
-  await using setup = await scene({ settled: () => settled })
+  await using setup = await scene({ holdReason: () => (settled ? undefined : 'not settled') })
   const { clock, applier, reconciler, last } = setup
   await clock.advance(10_000)
   expect(applier.requests).toEqual([])
-  expect(last()).toMatchObject({ outcome: 'held', phase: 'settle', error: { code: 'not_applied' } })
+  expect(last()).toMatchObject({ outcome: 'held', phase: 'hold', error: { code: 'not_applied' } })
   settled = true
   reconciler.wake()
   await clock.advance(0)
@@ -192,7 +192,7 @@ test('a slice that drops over half of the sites waits for a person’s word', as
   expect(applier.requests).toEqual([])
   expect(last()).toMatchObject({ outcome: 'held', phase: 'shrink', target: EMPTY.target })
   expect(last().error?.message).toContain('drops 3 of the 4 sites')
-  expect(last().error?.hint).toContain(`confirmShrink: ${sitesKey(desired())}`)
+  expect(last().error?.hint).toContain(`confirmShrink: '${sitesKey(desired())}'`)
   confirmed = sitesKey(desired())
   reconciler.wake()
   await clock.advance(1_000)

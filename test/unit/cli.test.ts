@@ -231,7 +231,7 @@ describe('apply --wait', () => {
     await waitFor(() => edits().length === 1, { what: 'the edit' })
     own({
       outcome: 'held',
-      phase: 'settle',
+      phase: 'hold',
       applied: OLD_GENERATION,
       error: { code: 'not_applied', message: 'not settled' },
     })
@@ -473,7 +473,7 @@ describe('the chain file', () => {
       stdin: SITE.replace('a.example', 'c.example'),
     })
     expect(changed.code).toBe(0)
-    expect(changed.err).toContain('did not have your latest edits')
+    expect(changed.err).toContain('lacked your latest edits')
     expect(changed.out).toMatch(/~ change/)
     const { history } = lagging.replica.state
     expect(history.chain('default', KEYS.owner.publicKey)).toMatchObject({ highestN: 3, forks: 0 })

@@ -7,7 +7,7 @@ const HISTORIES = 300
 const FIRST_SEED = Number(process.env['NXMESH_SEED'] ?? 1)
 
 describe('any history', () => {
-  test(`holds its properties: ${HISTORIES} from seed ${FIRST_SEED} (NXMESH_SEED replays)`, { timeout: 120_000 }, () => {
+  test(`holds its properties: ${HISTORIES} from seed ${FIRST_SEED} (NXMESH_SEED replays)`, { timeout: 300_000 }, () => {
     console.log(`core properties: ${HISTORIES} histories from seed ${FIRST_SEED}`)
     const tally = checkSeeds(FIRST_SEED, HISTORIES)
     expect(tooThin(tally, HISTORIES)).toEqual([])
