@@ -168,26 +168,28 @@ test('nothing is applied before the mesh has settled', async () => {
 
 /** A ZoneSettings document. */
 function settings(confirmShrink: string) {
-  return { apiVersion: 'nxmesh/v1', kind: 'ZoneSettings', metadata: { name: 'settings' }, spec: { reload: { confirmShrink } } }
+  return {
+    apiVersion: 'nxmesh/v1',
+    kind: 'ZoneSettings',
+    metadata: { name: 'settings' },
+    spec: { reload: { confirmShrink } },
+  }
 }
 
 test('a slice that drops over half of the sites waits for a person’s word', async () => {
   const units: Unit[] = ['a', 'b', 'c', 'd'].map((name) => site(name, '/drain', { port: 80 }))
   const lastGood = { digest: 'b'.repeat(64), main: '', objects: new Map(), units }
-  let confirmed: string | undefined
+  let confirmed = ''
   let present = 1
   const confirmation = (key: string) =>
     sliceOf(statesOf(JSON.stringify(settings(key))), { zones: ['eu'], workspaces: ['*'], labels: {} }).resources
   const desired = (): Slice => ({
     ...EMPTY,
-    resources: confirmed === undefined ? [] : confirmation(confirmed),
+    resources: confirmed === '' ? [] : confirmation(confirmed),
     // A site with a problem is there: it keeps its last good text.
     problems: units.slice(0, present).map(({ path }) => ({ path, code: 'schema', message: '' })),
   })
-  await using setup = await scene(
-    { desired },
-    (applier) => (applier.lastGood = lastGood),
-  )
+  await using setup = await scene({ desired }, (applier) => (applier.lastGood = lastGood))
   const { clock, applier, reconciler, last } = setup
   expect(applier.requests).toEqual([])
   expect(last()).toMatchObject({ outcome: 'held', phase: 'shrink', target: EMPTY.target })
