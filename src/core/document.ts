@@ -48,7 +48,10 @@ export interface ResourceState {
   readonly heads: readonly string[]
   /** The oldest live creation, by claimed time and then id. */
   readonly created: { readonly at: number; readonly edit: string; readonly by: string } | undefined
-  /** SHA-256 over path, fields and conflicts; equal wherever the accepted edits are equal. */
+  /**
+   * SHA-256 over path, creation (which decides between clashing resources), fields and conflicts; equal wherever the
+   * accepted edits are equal.
+   */
   readonly hash: string
 }
 
@@ -151,7 +154,7 @@ export class ResourceDocument {
       lost,
       heads: [...this.#heads].toSorted(),
       created,
-      hash: stateHashOf(this.#path, exists, fields, conflicts),
+      hash: stateHashOf(this.#path, created, fields, conflicts),
     }
   }
 
@@ -326,10 +329,10 @@ function forget(visible: Visible, change: DerivedChange): void {
 
 function stateHashOf(
   path: string,
-  exists: boolean,
+  created: ResourceState['created'],
   fields: ReadonlyMap<string, Value>,
   conflicts: ReadonlyMap<string, readonly FieldWrite[]>,
 ): string {
   const conflicting = [...conflicts].map(([field, writes]) => [field, writes.map((write) => [write.value, write.edit])])
-  return sha256(canonical([path, exists, [...fields], conflicting]))
+  return sha256(canonical([path, created?.edit ?? '', [...fields], conflicting]))
 }

@@ -5,7 +5,7 @@
 
 import { spawn, type ChildProcess } from 'node:child_process'
 import { randomBytes, randomInt } from 'node:crypto'
-import { mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
+import { chmod, mkdir, mkdtemp, readFile, realpath, rm, writeFile } from 'node:fs/promises'
 import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -14,10 +14,22 @@ import { stringify } from 'yaml'
 import { toWire } from '../../src/core/codec.ts'
 import { keyPairFromSeed, type Envelope, type KeyPair } from '../../src/core/envelope.ts'
 import { foundMesh } from '../../src/core/founding.ts'
+import { allPids, titleOf, workingDirectoryOf } from '../../src/nginx/proc.ts'
+import { http, type HttpAnswer } from './http.ts'
 import { Link } from './link.ts'
 import { waitFor } from './wait.ts'
 
-const REPOSITORY = fileURLToPath(new URL('../..', import.meta.url))
+export const REPOSITORY = fileURLToPath(new URL('../..', import.meta.url))
+
+/** Daemons that start at once: more would only slow each other down. */
+const STARTS_AT_ONCE = 3
+/** A start on a machine that does many other things. */
+const START_TIMEOUT_MS = 90_000
+/** A daemon that has not ended by then hangs. */
+const STOP_TIMEOUT_MS = 30_000
+/** Characters of a log that are kept, and that a report shows. */
+const LOG_MAX = 100_000
+const REPORT_MAX = 4_000
 
 export interface MemberOptions {
   readonly name: string
@@ -28,6 +40,8 @@ export interface MemberOptions {
   readonly founder?: boolean
   /** Whether it is granted as a node; default true. */
   readonly granted?: boolean
+  /** Real nginx; default: what the fleet says. */
+  readonly nginx?: boolean
   /** Laid over its configuration file. */
   readonly config?: Readonly<Record<string, unknown>>
 }
@@ -51,6 +65,8 @@ export class Member {
   readonly httpPort: number
   #process: ChildProcess | undefined
   #stderr = ''
+  /** What former lives wrote. */
+  #past = ''
 
   constructor(name: string, directory: string, ports: readonly [number, number, number]) {
     this.name = name
@@ -71,6 +87,14 @@ export class Member {
     return join(this.directory, 'config.yaml')
   }
 
+  get keyFile(): string {
+    return join(this.directory, 'node.key')
+  }
+
+  get nginxDirectory(): string {
+    return join(this.dataDirectory, 'nginx')
+  }
+
   /** What the daemon has written to stderr since it was last started. */
   get stderr(): string {
     return this.#stderr
@@ -86,19 +110,19 @@ export class Member {
 
   /** Starts the daemon without waiting for it. */
   spawn(env: Readonly<Record<string, string>> = {}): ChildProcess {
+    this.#past = `${this.#past}${this.#stderr}`.slice(-REPORT_MAX)
     this.#stderr = ''
-    const child = spawn(
-      process.execPath,
-      ['src/mesh-node.ts', '-c', this.configFile, '-k', join(this.directory, 'node.key')],
-      {
-        cwd: REPOSITORY,
-        stdio: ['ignore', 'ignore', 'pipe'],
-        env: { ...process.env, ...env },
-      },
-    )
+    const child = spawn(process.execPath, ['src/mesh-node.ts', '-c', this.configFile, '-k', this.keyFile], {
+      cwd: REPOSITORY,
+      stdio: ['ignore', 'ignore', 'pipe'],
+      env: { ...process.env, ...env },
+    })
     child.stderr?.on('data', (data: Buffer) => {
       // The tail is what a failed test shows; a daemon that runs for hours must not fill the memory.
-      this.#stderr = (this.#stderr + data.toString()).slice(-100_000)
+      this.#stderr = (this.#stderr + data.toString()).slice(-LOG_MAX)
+    })
+    child.on('exit', (code, signal) => {
+      if (this.#process === child) this.#stderr += `--- ended with ${code ?? signal}\n`
     })
     this.#process = child
     return child
@@ -108,21 +132,53 @@ export class Member {
   async start(env: Readonly<Record<string, string>> = {}): Promise<void> {
     const child = this.spawn(env)
     await waitFor(
-      async () => {
-        if (child.exitCode !== null) throw new Error(`${this.name} ended with ${child.exitCode}`)
-        return (await this.get('/v1/node')) !== undefined
-      },
-      { timeoutMs: 60_000, what: () => `${this.name} answers at ${this.api}; it wrote:\n${this.#stderr.slice(-3000)}` },
+      // One that has ended will not answer, so there is nothing to wait for.
+      async () => child.exitCode !== null || (await this.get('/v1/node')) !== undefined,
+      { timeoutMs: START_TIMEOUT_MS, everyMs: 50, what: () => `${this.name} answers at ${this.api}\n${this.report()}` },
     )
+    if (child.exitCode !== null) throw new Error(`${this.name} ended instead of starting\n${this.report()}`)
   }
 
-  /** Ends the daemon; SIGTERM is an orderly stop. */
+  /**
+   * Ends the daemon; SIGTERM is an orderly stop.
+   * @throws Error when it does not end by itself in 30 s; then it is killed.
+   */
   async stop(signal: 'SIGTERM' | 'SIGKILL' = 'SIGTERM'): Promise<void> {
     const child = this.#process
     if (child === undefined || !this.isRunning) return
     const ended = new Promise<void>((resolve) => child.once('exit', () => resolve()))
+    let hangs = false
+    const impatience = setTimeout(() => {
+      hangs = true
+      child.kill('SIGKILL')
+    }, STOP_TIMEOUT_MS)
     child.kill(signal)
     await ended
+    clearTimeout(impatience)
+    if (hangs) throw new Error(`${this.name} did not end on ${signal} within ${STOP_TIMEOUT_MS} ms\n${this.report()}`)
+  }
+
+  /** Waits until the daemon has ended by itself; its exit code. */
+  async exited(): Promise<number | null> {
+    const child = this.#process
+    await waitFor(() => !this.isRunning, {
+      timeoutMs: START_TIMEOUT_MS,
+      everyMs: 20,
+      what: () => `${this.name} ends by itself\n${this.report()}`,
+    })
+    return child?.exitCode ?? null
+  }
+
+  /** The end of what it wrote, in this life and the ones before, and of nginx's error log. For failed tests. */
+  async logs(): Promise<string> {
+    const nginx = await readFile(join(this.nginxDirectory, 'logs', 'error.log'), 'utf8').catch(() => '')
+    return `${this.report()}${nginx === '' ? '' : `--- nginx of ${this.name}\n${nginx.slice(-REPORT_MAX / 4)}`}`
+  }
+
+  /** The daemon's part of `logs`. */
+  report(): string {
+    const state = this.isRunning ? `pid ${this.pid}` : 'not running'
+    return `--- ${this.name} (${state})\n${`${this.#past}${this.#stderr}`.slice(-REPORT_MAX)}`
   }
 
   /** The parsed answer of a GET; throws when it is not a success. */
@@ -130,6 +186,33 @@ export class Member {
     const response = await fetch(`${this.api}${path}`, { signal: AbortSignal.timeout(10_000) })
     if (!response.ok) throw new Error(`${this.name} ${path}: ${response.status} ${await response.text()}`)
     return (await response.json()) as T
+  }
+
+  /** GET / of a host at this member's nginx, over a connection of its own. */
+  async visit(host: string, path = '/'): Promise<HttpAnswer> {
+    return await http(`http://127.0.0.1:${this.httpPort}`, path, { headers: { host } })
+  }
+
+  /** The value of a metric: the sum over all its series whose labels contain the given ones; 0 when there is none. */
+  async metric(name: string, labels: Readonly<Record<string, string>> = {}): Promise<number> {
+    const { text } = await http(this.api, '/metrics')
+    const wanted = Object.entries(labels).map(([label, value]) => `${label}="${value}"`)
+    return text
+      .split('\n')
+      .filter((line) => line.startsWith(`${name}{`) || line.startsWith(`${name} `))
+      .filter((line) => wanted.every((label) => line.includes(label)))
+      .reduce((sum, line) => sum + Number(line.slice(line.lastIndexOf(' ') + 1)), 0)
+  }
+
+  /** The live nginx master of this member, by its pid file. */
+  async nginxMaster(): Promise<number | undefined> {
+    const pid = Number(await readFile(join(this.nginxDirectory, 'nginx.pid'), 'utf8').catch(() => '0'))
+    return pid > 1 && titleOf(pid).includes(this.nginxDirectory) ? pid : undefined
+  }
+
+  /** Every nginx process of this member, orphans too. */
+  async nginxProcesses(): Promise<number[]> {
+    return await nginxProcesses(this.nginxDirectory)
   }
 
   /** Pushes signed envelopes. */
@@ -145,15 +228,17 @@ export class Member {
 
 export class Fleet {
   readonly directory: string
-  readonly members: readonly Member[]
+  readonly members: Member[]
   readonly root: KeyPair
   readonly owner: KeyPair
   readonly founding: readonly Envelope[]
   readonly ownerKeyFile: string
+  readonly #options: FleetOptions
   readonly #links: ReadonlyMap<string, Link>
 
   private constructor(
     parts: Pick<Fleet, 'directory' | 'members' | 'root' | 'owner' | 'founding'>,
+    options: FleetOptions,
     links: ReadonlyMap<string, Link>,
   ) {
     this.directory = parts.directory
@@ -162,12 +247,15 @@ export class Fleet {
     this.owner = parts.owner
     this.founding = parts.founding
     this.ownerKeyFile = join(parts.directory, 'owner.key')
+    this.#options = options
     this.#links = links
   }
 
   /** Writes everything down; starts nothing but the links. */
   static async create(options: FleetOptions): Promise<Fleet> {
     const directory = await mkdtemp(join(tmpdir(), 'nxmesh-fleet-'))
+    // nginx's workers may be another user, and have to get at their files.
+    await chmod(directory, 0o711)
     const ports = await freePorts(options.members.length * 3)
     const members = options.members.map(
       ({ name }, index) =>
@@ -193,11 +281,23 @@ export class Fleet {
       at: Date.now(),
     })
     const links = options.links === true ? await linkAll(members) : new Map<string, Link>()
-    const fleet = new Fleet({ directory, members, root, owner, founding }, links)
+    const fleet = new Fleet({ directory, members, root, owner, founding }, options, links)
     await writeFile(fleet.ownerKeyFile, Buffer.from(owner.seed).toString('hex'), { mode: 0o600 })
     await writeFile(join(directory, 'genesis.json'), JSON.stringify({ envelopes: founding.map(toWire) }))
-    for (const [index, member] of options.members.entries()) await fleet.#configure(member, index, options)
+    for (const [index, member] of options.members.entries()) await fleet.#configure(member, index)
     return fleet
+  }
+
+  /**
+   * Another member, configured and not started. The founding does not grant it: that is for the test to do, or not. A fleet
+   * with links gives it none.
+   */
+  async add(options: Omit<MemberOptions, 'zones' | 'granted'>): Promise<Member> {
+    const ports = await freePorts(3)
+    const member = new Member(options.name, join(this.directory, options.name), ports as [number, number, number])
+    this.members.push(member)
+    await this.#configure(options, this.members.length - 1)
+    return member
   }
 
   member(name: string): Member {
@@ -210,8 +310,21 @@ export class Fleet {
     return this.founding[0]!.id
   }
 
+  /** Starts every member, in their order and few at once. */
   async start(): Promise<void> {
-    await Promise.all(this.members.map((member) => member.start()))
+    const waiting = [...this.members]
+    const startNext = async (): Promise<void> => {
+      const member = waiting.shift()
+      if (member === undefined) return
+      await member.start()
+      await startNext()
+    }
+    await Promise.all(Array.from({ length: STARTS_AT_ONCE }, startNext))
+  }
+
+  /** The ends of all logs, for a failed test. */
+  async logs(): Promise<string> {
+    return (await Promise.all(this.members.map((member) => member.logs()))).join('\n')
   }
 
   /** Cuts every link between the two sides. */
@@ -223,12 +336,17 @@ export class Fleet {
     for (const link of this.#links.values()) link.heal()
   }
 
-  /** Ends all daemons and their nginx, by the pids in their pid files, and removes the folder. */
+  /**
+   * Ends all daemons and their nginx, and removes the folder.
+   * @throws Error when a daemon did not stop in order; everything is gone all the same.
+   */
   async stop(): Promise<void> {
-    await Promise.all(this.members.map((member) => member.stop('SIGTERM')))
+    const stops = await Promise.allSettled(this.members.map((member) => member.stop('SIGTERM')))
     await Promise.all([...this.#links.values()].map((link) => link.stop()))
-    await Promise.all(this.members.map((member) => endNginx(join(member.dataDirectory, 'nginx'))))
+    await Promise.all(this.members.map((member) => endNginx(member.nginxDirectory)))
     await rm(this.directory, { recursive: true, force: true, maxRetries: 5 })
+    const hung = stops.find((stop) => stop.status === 'rejected')
+    if (hung !== undefined) throw hung.reason
   }
 
   #between(one: readonly string[], other: readonly string[]): Link[] {
@@ -236,10 +354,11 @@ export class Fleet {
     return pairs.map((pair) => this.#links.get(pair)).filter((link) => link !== undefined)
   }
 
-  async #configure(options: MemberOptions, index: number, fleet: FleetOptions): Promise<void> {
+  async #configure(options: MemberOptions, index: number): Promise<void> {
     const member = this.members[index]!
+    const fleet = this.#options
     await mkdir(member.directory, { recursive: true })
-    await writeFile(join(member.directory, 'node.key'), Buffer.from(member.key.seed).toString('hex'), { mode: 0o600 })
+    await writeFile(member.keyFile, Buffer.from(member.key.seed).toString('hex'), { mode: 0o600 })
     const dials = options.dials ?? this.members.slice(0, index).map(({ name }) => name)
     const isFounder = options.founder ?? index === 0
     const config = {
@@ -248,6 +367,7 @@ export class Fleet {
       http_bind_port: member.apiPort,
       data_dir: member.dataDirectory,
       log_level: 'INFO',
+      log_format: 'text',
       mesh: {
         id: this.meshId,
         ...(isFounder ? { genesis_file: join(this.directory, 'genesis.json') } : {}),
@@ -259,7 +379,7 @@ export class Fleet {
         endpoints: [`127.0.0.1:${this.#links.get(`${member.name} ${name}`)?.port ?? this.member(name).meshPort}`],
       })),
       nginx:
-        fleet.nginx === true
+        (options.nginx ?? fleet.nginx) === true
           ? { mode: 'own', default_http_port: member.httpPort, worker_processes: 2 }
           : { mode: 'off' },
     }
@@ -267,15 +387,37 @@ export class Fleet {
   }
 }
 
-/** Ends the nginx of one working directory, if its pid file names a live master that runs there. */
+/** Ends every nginx process of one working directory, workers without a master too. */
 export async function endNginx(directory: string): Promise<void> {
-  const pid = Number(await readFile(join(directory, 'nginx.pid'), 'utf8').catch(() => '0'))
-  const commandLine = await readFile(`/proc/${pid}/cmdline`, 'utf8').catch(() => '')
-  if (pid <= 1 || !commandLine.includes(directory)) return
-  process.kill(pid, 'SIGTERM')
-  await waitFor(async () => (await readFile(`/proc/${pid}/cmdline`, 'utf8').catch(() => '')) === '', {
-    what: `nginx ${pid} of ${directory} ends`,
-  })
+  for (const signal of ['SIGTERM', 'SIGKILL'] as const) {
+    // Workers whose master lives are its to end; killing one would only make it start another.
+    const pids = await nginxProcesses(directory)
+    const masters = pids.filter((pid) => titleOf(pid).startsWith('nginx: master'))
+    for (const pid of masters.length > 0 ? masters : pids) kill(pid, signal)
+    const isGone = async (): Promise<boolean> => (await nginxProcesses(directory)).length === 0
+    const what = `the nginx of ${directory} ends on ${signal}`
+    const hasEnded = await waitFor(isGone, { timeoutMs: 5000, everyMs: 20, what }).catch(() => false)
+    if (hasEnded) return
+  }
+  throw new Error(`nginx processes of ${directory} do not end: ${(await nginxProcesses(directory)).join(' ')}`)
+}
+
+/** nginx processes that were started in this directory. */
+async function nginxProcesses(directory: string): Promise<number[]> {
+  const path = await realpath(directory).catch(() => undefined)
+  if (path === undefined) return []
+  const candidates = (await allPids()).filter((pid) => titleOf(pid).startsWith('nginx: '))
+  const directories = await Promise.all(candidates.map((pid) => workingDirectoryOf(pid)))
+  return candidates.filter((_, index) => directories[index] === path)
+}
+
+/** Sends a signal to a process that may have ended. */
+export function kill(pid: number, signal: NodeJS.Signals): void {
+  try {
+    process.kill(pid, signal)
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'ESRCH') throw error
+  }
 }
 
 /**

@@ -17,6 +17,9 @@ export interface HttpCall {
   readonly body?: string
 }
 
+/** Who accepts and never answers must not hold up a test until its own end. */
+const TIMEOUT_MS = 60_000
+
 /** @param base `http://127.0.0.1:port` or `unix:/path`. */
 export async function http(
   base: string,
@@ -27,7 +30,8 @@ export async function http(
     ? { socketPath: base.slice(5) }
     : { host: new URL(base).hostname, port: new URL(base).port }
   return await new Promise((resolve, reject) => {
-    const request = httpRequest({ ...place, path, method, headers, agent: false }, (response) => {
+    const signal = AbortSignal.timeout(TIMEOUT_MS)
+    const request = httpRequest({ ...place, path, method, headers, agent: false, signal }, (response) => {
       const chunks: Buffer[] = []
       response.on('data', (chunk: Buffer) => chunks.push(chunk))
       response.on('error', reject)

@@ -10,6 +10,8 @@ export interface WaitOptions {
   readonly timeoutMs?: number
   /** What is waited for, for the error: `node 3 sees the edit`. May be computed at the time of failure. */
   readonly what: string | (() => string)
+  /** Time between two looks, ms. Default 5; more where a look costs another process something. */
+  readonly everyMs?: number
 }
 
 /** Resolves with the first truthy result of `condition`; rejects after the deadline. A throwing condition counts as false. */
@@ -27,8 +29,9 @@ export async function waitFor<T>(condition: () => T | Promise<T>, options: WaitO
     }
     if (performance.now() > deadline) {
       const what = typeof options.what === 'string' ? options.what : options.what()
-      throw new Error(`waited ${timeoutMs} ms in vain for: ${what}`, { cause: last })
+      const reason = last instanceof Error ? `; the last look failed: ${last.message}` : ''
+      throw new Error(`waited ${timeoutMs} ms in vain for: ${what}${reason}`, { cause: last })
     }
-    await sleep(5)
+    await sleep(options.everyMs ?? 5)
   }
 }
