@@ -63,6 +63,8 @@ export class Member {
   readonly meshPort: number
   readonly apiPort: number
   readonly httpPort: number
+  /** What it is started with. */
+  keyFile: string
   #process: ChildProcess | undefined
   #stderr = ''
   /** What former lives wrote. */
@@ -71,6 +73,7 @@ export class Member {
   constructor(name: string, directory: string, ports: readonly [number, number, number]) {
     this.name = name
     this.directory = directory
+    this.keyFile = join(directory, 'node.key')
     ;[this.meshPort, this.apiPort, this.httpPort] = ports
     this.key = keyPairFromSeed(randomBytes(32))
   }
@@ -85,10 +88,6 @@ export class Member {
 
   get configFile(): string {
     return join(this.directory, 'config.yaml')
-  }
-
-  get keyFile(): string {
-    return join(this.directory, 'node.key')
   }
 
   get nginxDirectory(): string {

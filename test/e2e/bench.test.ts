@@ -1,0 +1,103 @@
+/**
+ * Each benchmark runs to its end with tiny sizes and prints one JSON object of the promised shape. Speed is not judged here:
+ * the machine of a test run is shared. That an edit sets off no storm of status records is, because it is no matter of speed.
+ */
+
+import { execFile } from 'node:child_process'
+import { fileURLToPath } from 'node:url'
+import { expect, test } from 'vitest'
+
+const ENTRY = fileURLToPath(new URL('../bench/main.ts', import.meta.url))
+
+interface Printed {
+  readonly code: number
+  readonly stdout: string
+  readonly stderr: string
+}
+
+function bench(...args: readonly string[]): Promise<Printed> {
+  return new Promise((resolve) => {
+    execFile(process.execPath, [ENTRY, ...args], { timeout: 110_000 }, (error, stdout, stderr) => {
+      resolve({ code: error === null ? 0 : Number(error.code ?? -1), stdout, stderr })
+    })
+  })
+}
+
+async function result(
+  ...args: readonly string[]
+): Promise<{ rows: Record<string, never>[]; aims: { name: string }[] }> {
+  const { code, stdout, stderr } = await bench(...args, '--json')
+  expect(code, stderr).toBe(0)
+  const found = JSON.parse(stdout) as { rows: Record<string, never>[]; aims: { name: string }[] }
+  expect(found).toMatchObject({
+    bench: args[0],
+    machine: { cores: expect.any(Number), node: process.version },
+    notes: expect.any(Array),
+    options: expect.any(Object),
+    tookSeconds: expect.any(Number),
+  })
+  return found
+}
+
+const FIGURES = { count: expect.any(Number), p50: expect.any(Number), p99: expect.any(Number), max: expect.any(Number) }
+
+test('propagation compares the ways of spreading, and edits set off no status records', async () => {
+  const args = ['--nodes', '3', '--edits', '6', '--burst', '6', '--settle-ms', '200', '--pause-ms', '5', '--peers', '2']
+  const { rows, aims } = await result('propagation', ...args)
+  expect(rows.map(({ way }) => way)).toEqual(['push', 'gossipsub', 'bare-gossipsub'])
+  for (const row of rows) {
+    const shape = { nodes: 3, late: 0, deliveryMs: { ...FIGURES, count: 12 }, toAllMs: { ...FIGURES, count: 6 } }
+    expect(row).toMatchObject({ ...shape, cpuMsPerDelivery: expect.any(Number) })
+  }
+  for (const row of rows.slice(0, 2)) {
+    expect(row).toMatchObject({ burst: { edits: 6, toAllMs: expect.any(Number) } })
+    expect(row['statusRecordsPerEdit']).toBeLessThan(2)
+  }
+  expect(aims).toEqual([expect.objectContaining({ name: 'cpu_per_delivery_3_nodes_ms' })])
+})
+
+test('join reaches the same state fresh, resumed and after a small difference, in few bytes', async () => {
+  const args = ['--edits', '60', '--resources', '20', '--missing', '5', '--rounds', '1']
+  const { rows, aims } = await result('join', ...args)
+  expect(rows.map(({ join, lacked }) => [join, lacked])).toEqual([
+    ['fresh', 67],
+    ['resumed', expect.any(Number)],
+    ['small difference', 5],
+  ])
+  for (const row of rows) {
+    expect(row).toMatchObject({ storedMs: expect.any(Number), materialisedMs: expect.any(Number) })
+    expect(row['receivedBytes']).toBeGreaterThan(row['editBytes'] as never)
+  }
+  expect(aims).toHaveLength(2)
+})
+
+test('memory measures idle daemons and one with resources', async () => {
+  const { rows, aims } = await result('memory', '--resources', '20', '--settle-ms', '100')
+  expect(rows).toHaveLength(4)
+  for (const row of rows) expect(row).toMatchObject({ rssMiB: expect.any(Number), pssMiB: expect.any(Number) })
+  expect(aims).toHaveLength(2)
+})
+
+test('apply measures nginx beside the product', async () => {
+  const { rows, aims } = await result('apply', '--sites', '3', '--rounds', '1', '--pause-ms', '400')
+  const figures = { totalMs: FIGURES, nginxTestMs: FIGURES, nginxReloadMs: FIGURES, overheadMs: FIGURES }
+  expect(rows).toEqual([
+    expect.objectContaining({
+      sites: 3,
+      ...figures,
+      waits: { drainMs: 0, bakeMs: 0, coalescingAtMostMs: expect.any(Number) },
+    }),
+  ])
+  expect(aims).toEqual([expect.objectContaining({ name: 'overhead_3_sites_ms' })])
+})
+
+test('what cannot be run is an error that says what can', async () => {
+  expect(await bench('speed')).toMatchObject({
+    code: 2,
+    stdout: '',
+    stderr: expect.stringContaining('propagation, join'),
+  })
+  expect(await bench('join', '--edits', 'many')).toMatchObject({ code: 2, stdout: '' })
+  expect(await bench('join', '--edit', '3')).toMatchObject({ code: 2, stdout: '' })
+  expect(await bench('--help')).toMatchObject({ code: 0, stdout: expect.stringContaining('npm run -s bench -- join') })
+})
