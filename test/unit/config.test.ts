@@ -94,7 +94,8 @@ describe('the settings', () => {
   })
 
   test('come from YAML, then the environment, then flags', () => {
-    const text = 'bind_port: 1\nhttp_bind_port: 2\nlog_level: WARN\nnginx: { test_timeout_seconds: 1, max_draining_workers: 2 }'
+    const text =
+      'bind_port: 1\nhttp_bind_port: 2\nlog_level: WARN\nnginx: { test_timeout_seconds: 1, max_draining_workers: 2 }'
     const env = {
       NXMESH_HTTP_BIND_PORT: '3',
       NXMESH_LOG_LEVEL: 'DEBUG',
