@@ -145,7 +145,7 @@ const schema = z.strictObject({
   http_bind_address: address()
     .default('127.0.0.1')
     .describe(
-      'The address of the API, /health and /metrics. Readers need no token yet: think before opening it beyond loopback.',
+      'The address of the API, /health and /metrics. Until there are tokens, callers from beyond loopback get /health and /metrics alone.',
     ),
   http_bind_port: port().default(3000).describe('The port of the API. 0: any free one.'),
   network_id: text(64)

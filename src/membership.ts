@@ -51,10 +51,11 @@ export class Membership {
     return this.#nodeGrants(key).find(({ body }) => body.name !== undefined)?.body.name
   }
 
-  /** Whether this is the only node that the mesh has. */
+  /** Whether this is the only node that the mesh has, as far as policy and configuration know. */
   get isAlone(): boolean {
+    const { own, listed } = this.#options
     const nodes = this.grantedNodes()
-    return nodes.size === 1 && nodes.has(this.#options.own)
+    return nodes.size === 1 && nodes.has(own) && listed.every(({ key }) => key === own)
   }
 
   /** Whether this node had a grant and lost it: it serves on, and applies nothing new. */

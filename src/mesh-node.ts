@@ -76,6 +76,13 @@ function help(): string {
   return `${USAGE}\nSettings: YAML < environment < flags.\n\n${settings.join('\n')}\n`
 }
 
+/** What stands in for a configuration must know where it will lie and whose key the node will have. */
+async function quickstartWith(flags: Readonly<Record<string, string>>): Promise<Quickstart> {
+  const { env } = process
+  const directory = flags['data_dir'] || env['NXMESH_DATA_DIR'] || 'data'
+  return await quickstart(directory, { file: flags['private_key_path'] || env['NXMESH_PRIVATE_KEY_PATH'], env })
+}
+
 /** The envelopes of the file that `meshctl init` wrote. */
 async function readFounding(config: Config): Promise<WireEnvelope[]> {
   const file = config.mesh.genesisFile
@@ -114,8 +121,7 @@ async function main(): Promise<void> {
   if (wants === 'version') return void process.stdout.write(`${VERSION}\n`)
   if (command === 'check' && configFile === undefined) throw new MeshError('usage', 'check needs -c FILE')
 
-  const quick: Quickstart | undefined =
-    configFile === undefined ? await quickstart(process.env['NXMESH_DATA_DIR'] ?? 'data') : undefined
+  const quick = configFile === undefined ? await quickstartWith(flags) : undefined
   const config = loadConfig({ file: configFile ?? quick?.configFile, env: process.env, flags })
   const publicKeys = config.nodes.map((node) => node.publicKey)
   const key = await loadKey({ file: config.privateKeyPath, env: process.env, publicKeys })

@@ -14,7 +14,7 @@ import { lookupAddresses } from './adapters/resolver.ts'
 import { LevelStore } from './adapters/store.ts'
 import type { Config } from './config.ts'
 import type { Envelope, KeyPair, WireEnvelope } from './core/envelope.ts'
-import { slice, type Slice } from './core/slice.ts'
+import { slice, targetOf, type SliceNode } from './core/slice.ts'
 import { healthOf, type Health } from './health.ts'
 import type { Log } from './log.ts'
 import { createMetrics, LABELS, type Metrics } from './metrics.ts'
@@ -72,6 +72,8 @@ export interface NodeOptions {
 
 const SETTLED_MARK = 'settled'
 const TICK_MS = 5_000
+/** A node that has just started is not to be called cut off. */
+const FIRST_CONNECTION_MS = 30_000
 
 /** One node of the mesh. */
 export class MeshNode implements Startable {
@@ -89,6 +91,12 @@ export class MeshNode implements Startable {
   readonly #api: ApiServer | undefined
   #receipt: Receipt | undefined
   #hasSettled = false
+  #hasExchanged = false
+  #hasConnected = false
+  #isEmptyAtStart = true
+  /** Whether the store knew nothing at start while nginx served sites; undefined until the reconciler has looked. */
+  #lostStore: boolean | undefined
+  #startedMs = 0
   #peersChanged = false
   #started: Startable[] = []
   #cancelTick: () => void = () => undefined
@@ -138,7 +146,7 @@ export class MeshNode implements Startable {
       status: this.status,
       isSettled: () => this.isSettled,
       onMesh: (id) => network.joinMesh(id),
-      onSettled: () => this.#settle(),
+      onSettled: () => this.#onExchanged(),
     })
     this.#reconciler = config.nginx.mode === 'off' ? undefined : this.#buildReconciler()
     this.#api = adapters.serveApi ? this.#buildApi() : undefined
@@ -148,11 +156,14 @@ export class MeshNode implements Startable {
   /** Starts every part; when one fails, those before it are stopped again. @throws MeshError */
   async start(options: { readonly signal?: AbortSignal } = {}): Promise<void> {
     if (this.#started.length > 0) return
-    const { network, store } = this.#adapters
+    const { network, store, clock } = this.#adapters
     try {
       await this.#startPart(this.replica, options)
       await this.#found()
-      this.#hasSettled = (await store.getMark(SETTLED_MARK)) !== undefined
+      this.#isEmptyAtStart = this.isUntouched
+      // With records lost, what is left must not pass for all there is.
+      this.#hasSettled = this.replica.corruptRecords === 0 && (await store.getMark(SETTLED_MARK)) !== undefined
+      this.#startedMs = clock.monotonic()
       // The port is taken before the status says where this node can be dialled.
       await this.#startPart({ start: () => this.#startNetwork(options), stop: () => network.stop() })
       await this.#startPart(this.sync)
@@ -206,7 +217,9 @@ export class MeshNode implements Startable {
     if (this.#reconciler === undefined) return this.isSettled
     const receipt = this.#receipt
     if (receipt === undefined || receipt.applied === null || receipt.error !== null) return false
-    return receipt.applied === receipt.desired && receipt.target === this.#desired().target
+    const { state } = this.replica
+    if (receipt.applied !== receipt.desired || receipt.problemCount > 0 || !state.isFresh) return false
+    return receipt.target === targetOf(state.resources(), this.#place())
   }
 
   health(): Health {
@@ -218,13 +231,16 @@ export class MeshNode implements Startable {
     if (this.replica.state.meshId === undefined) pending.push('no mesh yet: waiting for a peer that has the genesis')
     else if (!this.isSettled) pending.push('the first complete exchange with a peer is still to come')
     if (corruptRecords > 0)
-      warnings.push(`${corruptRecords} damaged records of the store were left out; peers refill them`)
+      warnings.push(`damaged records of the store were left out, and peers refill them: ${corruptRecords}`)
     for (const author of authorsOverQuota)
       warnings.push(`author ${author} has filled its share of the store; its edits are not taken`)
     const others = this.#membership.grantedNodes().size - 1
     const isAlone = this.#adapters.network.connected.length === 0
-    if (others > 0 && isAlone)
-      warnings.push(`no connection with any of the ${others} other nodes; edits made here wait`)
+    const isStarting = !this.#hasConnected && this.#adapters.clock.monotonic() - this.#startedMs < FIRST_CONNECTION_MS
+    if (others > 0 && isAlone) {
+      const place = isStarting ? pending : warnings
+      place.push(`no connection with any other node (${others} known); edits made here wait`)
+    }
     this.#describeNginx(errors, warnings, pending)
     return healthOf({ errors, warnings, pending })
   }
@@ -239,7 +255,7 @@ export class MeshNode implements Startable {
     const { nginx, error, outcome, problemCount } = receipt
     if (!nginx.running) errors.push(`nginx does not run${error === null ? '' : `: ${error.message}`}`)
     else if (error !== null && outcome !== 'held') warnings.push(error.message)
-    else if (error !== null) (this.isSettled ? warnings : pending).push(error.message)
+    else if (error !== null) (this.isSettled || this.#lostStore === true ? warnings : pending).push(error.message)
     if (problemCount > 0)
       warnings.push(`not served as written: ${problemCount} of this node’s resources; see meshctl status`)
   }
@@ -272,7 +288,7 @@ export class MeshNode implements Startable {
       maxDrainingWorkers: nginx.maxDrainingWorkers,
     } as const
     return new Reconciler({
-      desired: () => this.#desired(),
+      desired: async () => slice((await this.replica.fresh()).resources(), this.#place()),
       applier: new Applier({ layout, nginx: process, clock, random, settings }),
       nginx: process,
       layout,
@@ -301,6 +317,11 @@ export class MeshNode implements Startable {
 
   #holdReason(served: number): string | undefined {
     if (this.#membership.isRevoked) return 'this node’s grant was revoked: what it serves stays as it is'
+    this.#lostStore ??= this.#isEmptyAtStart && served > 0 && !this.#hasExchanged
+    if (this.#lostStore) {
+      this.#hasSettled = false
+      return 'the store knew no resource at start, yet sites are served: was it lost? They stay until a peer of nodes[] has refilled it'
+    }
     if (!this.isSettled) return 'nothing is applied before the first complete exchange with a peer'
     const isStranger = this.#membership.workspaces().length === 0
     return isStranger && served > 0
@@ -365,6 +386,7 @@ export class MeshNode implements Startable {
             : this.status.receive(parseStatusPayload(payload)),
         onRequest: (from, request) => this.sync.onRequest(from, request),
         onConnected: (peer) => {
+          this.#hasConnected = true
           this.status.found(peer)
           this.sync.syncSoon(peer, 0)
           this.#changed()
@@ -427,25 +449,33 @@ export class MeshNode implements Startable {
     this.#adapters.network.setKnownPeers(this.#membership.dialTargets(this.status.known()))
   }
 
-  #settle(): void {
-    if (this.#hasSettled) return
-    this.#hasSettled = true
+  /** A complete exchange with a peer: what it has, this node has. */
+  #onExchanged(): void {
+    if (this.#hasExchanged && this.#hasSettled) return
+    this.#hasExchanged = true
+    this.#lostStore = false
     this.#adapters.store.setMark(SETTLED_MARK, '1').catch((error: unknown) => {
       this.#log.warn('that this node has settled could not be stored', { error })
     })
+    this.#settle()
+  }
+
+  /** The only node has nobody to wait for, unless it sees that its own store has lost something. */
+  #settleWhenAlone(): void {
+    if (this.#membership.isAlone && this.replica.corruptRecords === 0 && this.#lostStore !== true) this.#settle()
+  }
+
+  #settle(): void {
+    if (this.#hasSettled) return
+    this.#hasSettled = true
     this.#reconciler?.wake()
     this.#changed()
   }
 
-  /** The only granted node has nobody to wait for. */
-  #settleWhenAlone(): void {
-    if (this.#membership.isAlone) this.#settle()
-  }
-
-  #desired(): Slice {
+  /** Which resources are for this node. */
+  #place(): SliceNode {
     const { labels } = this.#config.mesh
-    const node = { zones: this.#membership.zones(), workspaces: this.#membership.workspaces(), labels }
-    return slice(this.replica.state.resources(), node)
+    return { zones: this.#membership.zones(), workspaces: this.#membership.workspaces(), labels }
   }
 
   #describe(): OwnStatus | undefined {
@@ -467,15 +497,18 @@ export class MeshNode implements Startable {
   #measure(): void {
     const { replica, status } = this
     const metrics = this.#metrics
-    const resources = replica.state.resources()
     const peers = status.peers()
     const health = this.health().status
     metrics.pendingEdits.set(replica.pendingCount)
     metrics.pendingBytes.set(replica.pendingBytes)
     metrics.queuedEdits.set(replica.queuedCount)
     metrics.storedEdits.set(replica.state.history.size)
-    metrics.resources.set(resources.length)
-    metrics.conflicts.set(resources.filter(({ conflicts }) => conflicts.size > 0).length)
+    // A scrape must not wait for thousands of documents; the next one will find them.
+    if (replica.state.isFresh) {
+      const resources = replica.state.resources()
+      metrics.resources.set(resources.length)
+      metrics.conflicts.set(resources.filter(({ conflicts }) => conflicts.size > 0).length)
+    }
     for (const state of LABELS.state) metrics.peers.set({ state }, peers.filter((peer) => peer.state === state).length)
     metrics.connectedPeers.set(this.#adapters.network.connected.length)
     for (const one of LABELS.health) metrics.health.set({ status: one }, one === health ? 1 : 0)

@@ -51,6 +51,8 @@ export interface Store extends Startable {
    * @throws MeshError `store_unwritable`; then nothing was appended.
    */
   append(envelopes: readonly { readonly id: string; readonly wire: WireEnvelope }[]): Promise<void>
+  /** Removes envelopes that somebody else put into the store and that were refused. Unknown ids are no error. */
+  remove(ids: readonly string[]): Promise<void>
   /** A small durable value beside the envelopes: incarnation, last good generation, known peers. */
   getMark(name: string): Promise<string | undefined>
   /** Durable when it resolves. @throws MeshError `store_unwritable`. */

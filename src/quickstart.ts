@@ -10,7 +10,7 @@ import { hostname, userInfo } from 'node:os'
 import { dirname, join, resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { stringify } from 'yaml'
-import { createKeyFile, loadKey } from './adapters/identity.ts'
+import { createKeyFile, loadKey, type KeySource } from './adapters/identity.ts'
 import { systemClock } from './adapters/clock.ts'
 import type { Config } from './config.ts'
 import { INIT_FILES } from './cli/keys.ts'
@@ -19,7 +19,7 @@ import { sha256 } from './core/canonical.ts'
 import { isName } from './core/names.ts'
 import { MeshError } from './errors.ts'
 import type { Health } from './health.ts'
-import { listenersOn, titleOf, workingDirectoryOf } from './nginx/proc.ts'
+import { allPids, listenersOn, titleOf, workingDirectoryOf } from './nginx/proc.ts'
 
 const EXAMPLES = fileURLToPath(new URL('../examples', import.meta.url))
 /** Where meshctl looks for the API and the key when it is told nothing. */
@@ -52,10 +52,14 @@ export interface Quickstart {
   welcome(options: Welcome): Promise<void>
 }
 
-/** Prepares a mesh of one in `directory`, unless it holds one. What an interrupted start left half made is made again. */
-export async function quickstart(directory: string): Promise<Quickstart> {
+/**
+ * Prepares a mesh of one in `directory`, unless it holds one. What an interrupted start left half made is made again.
+ * @param key what the node will run with, as far as the environment and flags say: without either a key file is made.
+ * @throws MeshError `key_invalid`; `conflict` when an older mesh is still in use there.
+ */
+export async function quickstart(directory: string, key: KeySource): Promise<Quickstart> {
   const configFile = join(directory, 'config.yaml')
-  if (!existsSync(configFile)) await found(directory, configFile)
+  if (!existsSync(configFile)) await found(directory, configFile, key)
   const ownerKey = join(directory, 'mesh', INIT_FILES.owner)
   return {
     configFile,
@@ -73,34 +77,37 @@ export async function quickstart(directory: string): Promise<Quickstart> {
 // ---------------------------------------------------------------------------------------------- founding
 
 /** Each piece is made aside and moved into place whole; the configuration comes last and says that all is there. */
-async function found(directory: string, configFile: string): Promise<void> {
-  const [keyFile, mesh, drafts] = [join(directory, 'node.key'), join(directory, 'mesh'), join(directory, 'drafts')]
+async function found(directory: string, configFile: string, { file, env }: KeySource): Promise<void> {
+  const [mesh, drafts] = [join(directory, 'mesh'), join(directory, 'drafts')]
+  const keyFile = file || join(directory, 'node.key')
+  const isKeyGiven = Boolean(file || env['PRIVATE_KEY'])
   // nginx's workers, another user when this one is root, pass through on the way to their files.
   await mkdir(directory, { recursive: true, mode: 0o711 })
   await rm(drafts, { recursive: true, force: true })
   await mkdir(drafts, { mode: 0o700 })
-  if (!existsSync(keyFile)) {
+  if (!isKeyGiven && !existsSync(keyFile)) {
     const draft = join(drafts, 'node.key')
     await createKeyFile(draft)
     await rename(draft, keyFile)
   }
+  const ownDirectory = await reachableDirectory(directory)
   if (!existsSync(mesh)) {
-    const { publicKey } = await loadKey({ file: keyFile, env: {} })
+    const { publicKey } = await loadKey({ file: keyFile, env })
+    await clearOlderMesh(directory, ownDirectory ?? join(directory, 'nginx'))
     const host = hostname().split('.')[0]?.toLowerCase() ?? ''
     const draft = join(drafts, 'mesh')
     await meshctl(['init', '--dir', draft, '--name', 'home', '--node', `${publicKey}=${isName(host) ? host : 'home'}`])
     await rename(draft, mesh)
   }
-  const nginxDirectory = await reachableDirectory(directory)
   const config = {
-    private_key_path: keyFile,
+    ...(env['PRIVATE_KEY'] ? {} : { private_key_path: keyFile }),
     data_dir: directory,
     bind_address: '127.0.0.1',
     mesh: { genesis_file: join(mesh, INIT_FILES.genesis) },
     nginx: {
       mode: 'own',
       stop_on_exit: true,
-      ...(nginxDirectory === undefined ? {} : { directory: nginxDirectory }),
+      ...(ownDirectory === undefined ? {} : { directory: ownDirectory }),
     },
   }
   const comment =
@@ -109,6 +116,32 @@ async function found(directory: string, configFile: string): Promise<void> {
   await writeFile(draft, comment + stringify(config), { mode: 0o600 })
   await rename(draft, configFile)
   await rm(drafts, { recursive: true, force: true })
+}
+
+/** What nginx served for an older mesh would look like sites that this one has lost, and a node does not drop those. */
+async function clearOlderMesh(directory: string, nginxDirectory: string): Promise<void> {
+  const store = join(directory, 'store')
+  if (existsSync(store)) {
+    throw new MeshError('conflict', `${store} holds another mesh, and its configuration is not in ${directory}`, {
+      hint: `Start with that configuration (-c FILE), or take another directory: NXMESH_DATA_DIR=${directory}-2 npm start`,
+    })
+  }
+  const path = await realpath(nginxDirectory).catch(() => undefined)
+  if (path === undefined) return
+  const pids = (await allPids()).filter((pid) => titleOf(pid).startsWith('nginx: '))
+  const isInUse = await Promise.all(
+    pids.map(async (pid) => titleOf(pid).includes(` ${path}/`) || (await workingDirectoryOf(pid)) === path),
+  )
+  const inUse = pids.filter((_, index) => isInUse[index])
+  if (inUse.length > 0) {
+    // Workers end with their master; those that have lost theirs have to be ended one by one.
+    const masters = inUse.filter((pid) => titleOf(pid).startsWith('nginx: master'))
+    const ends = (masters.length > 0 ? masters : inUse).join(' ')
+    throw new MeshError('conflict', `the nginx of an older mesh still runs on ${path} (process ${ends})`, {
+      hint: `End it, then start again: kill -QUIT ${ends}`,
+    })
+  }
+  await rm(path, { recursive: true })
 }
 
 /**

@@ -71,7 +71,7 @@ export type ApplierPort = Pick<
 >
 
 export interface ReconcilerOptions {
-  readonly desired: () => Slice
+  readonly desired: () => Slice | Promise<Slice>
   readonly applier: ApplierPort
   readonly nginx: NginxProcess
   readonly layout: HostLayout
@@ -259,21 +259,11 @@ export class Reconciler implements Startable {
     const wakes = this.#wakes
     this.#wakes = undefined
     this.#retryAt = Number.POSITIVE_INFINITY
-    const slice = this.#options.desired()
+    const slice = await this.#options.desired()
     this.#target = slice.target
     const reason = this.#options.holdReason(this.#servedSites().length)
     if (reason !== undefined) {
       this.#hold('hold', reason)
-      return
-    }
-    const shrink = this.#shrinks(slice)
-    if (shrink !== undefined) {
-      const confirmation = `reload: { confirmShrink: '${sitesKey(slice)}' }`
-      this.#hold(
-        'shrink',
-        shrink,
-        `if this is meant, apply a ZoneSettings with ${confirmation}; else restore the sites`,
-      )
       return
     }
     this.#phase = 'render'
@@ -281,8 +271,22 @@ export class Reconciler implements Startable {
     const capabilities = this.#capabilities ?? (await this.#options.nginx.capabilities())
     const input = { slice, capabilities, host: layout, addresses }
     const { units, problems } = render(input)
-    const whole = assemble(units, input)
     this.#problems = problems
+    // Where a clash took a whole site away, it is dropped like one that was deleted.
+    const rendered = new Set(units.map(({ path }) => path))
+    const clashed = problems.filter(({ path, code }) => code === 'clash' && !rendered.has(path))
+    const remaining = without(slice, new Set(clashed.map(({ path }) => path)))
+    const shrink = this.#shrinks(remaining)
+    if (shrink !== undefined) {
+      const confirmation = `reload: { confirmShrink: '${sitesKey(remaining)}' }`
+      this.#hold(
+        'shrink',
+        shrink,
+        `if this is meant, apply a ZoneSettings with ${confirmation}; else restore the sites`,
+      )
+      return
+    }
+    const whole = assemble(units, input)
     this.#desired = whole.digest
     const { quietMs, maxWaitMs, drainMs, bakeSeconds } = settingsOf(slice)
     this.#pace = { quietMs, maxWaitMs }
@@ -432,6 +436,11 @@ export class Reconciler implements Startable {
 
 /** What an empty generation is made of. */
 const NOTHING: Slice = { resources: [], problems: [], target: '' }
+
+function without({ resources, problems, target }: Slice, paths: ReadonlySet<string>): Slice {
+  const stays = ({ path }: { readonly path: string }) => !paths.has(path)
+  return { resources: resources.filter(stays), problems: problems.filter(stays), target }
+}
 
 function sameUnits(a: readonly Unit[], b: readonly Unit[]): boolean {
   return a.length === b.length && a.every((unit, index) => unit === b[index])

@@ -170,6 +170,15 @@ export class Replica implements Startable {
     return this.#waiting.get(id) !== undefined
   }
 
+  /** The state with every resource materialised; lets others run in between, since thousands take seconds. */
+  async fresh(): Promise<MeshState> {
+    while (!this.state.isFresh) {
+      this.state.refresh(RESOURCES_A_TURN)
+      await nextTurn()
+    }
+    return this.state
+  }
+
   onStored(listener: StoredListener): () => void {
     this.#onStored.add(listener)
     return () => this.#onStored.delete(listener)
@@ -342,6 +351,10 @@ export class Replica implements Startable {
       this.#overQuota.add(body.by)
       return deny(`the author has stored ${storedBytes} bytes, and the limit is ${limit}`, false)
     }
+    if (source === 'api' && body.at > this.#options.clock.now() + CLAIMED_TIME_LEAD_MS) {
+      const reason = `at claims ${new Date(body.at).toISOString()}, over a day ahead of this node: is your clock right?`
+      return { code: 'input_invalid', reason, faulty: false }
+    }
     const isGrant = body.type === 'grant' && source === 'api'
     if (isGrant && this.state.policy.revocationsOf(envelope as Envelope<GrantBody>).length > 0) {
       return deny('the key was revoked, so a grant would have no effect; make a new key', false)
@@ -355,8 +368,9 @@ export class Replica implements Startable {
 
   async #replay(signal: AbortSignal | undefined): Promise<void> {
     let parked: Envelope[] = []
+    const refused: string[] = []
     const noteCorrupt = (record: CorruptRecord): void => this.#noteCorrupt(record.key, record.reason)
-    for await (const { wire, sealed } of this.#options.store.envelopes(noteCorrupt)) {
+    for await (const { id, wire, sealed } of this.#options.store.envelopes(noteCorrupt)) {
       signal?.throwIfAborted()
       try {
         // A lost genesis must not cost what rests on it: this node's own seal says which mesh it was.
@@ -367,9 +381,14 @@ export class Replica implements Startable {
       } catch (error) {
         // A fault of this program must not pass for a fault of the disk, and cost data.
         if (!(error instanceof MeshError)) throw error
-        this.#noteCorrupt('envelope', error.message)
+        const storedMesh = sealed ? meshOf(wire) : undefined
+        if (storedMesh !== undefined && storedMesh !== this.#meshId) throw foreignStore(storedMesh, this.#meshId)
+        this.#noteCorrupt(id, error.message)
       }
+      // What this node sealed itself stays, whatever is wrong with it now: another version may read it.
+      if (!sealed && !this.state.history.has(id) && !parked.some((envelope) => envelope.id === id)) refused.push(id)
     }
+    await this.#options.store.remove(refused)
     // An ancestor that was refilled later lies behind its descendants on disk.
     for (let before = -1; before !== parked.length;) {
       before = parked.length
@@ -496,11 +515,28 @@ function hasSigners(known: WireEnvelope, wire: WireEnvelope): boolean {
   return Object.keys(wire.sigs).every((key) => Object.hasOwn(known.sigs, key))
 }
 
-/** The mesh that an envelope names; undefined for a genesis. */
+/** The mesh that an envelope names; undefined for a genesis, and for what this version cannot read. */
 function meshOf({ bytes }: WireEnvelope): string | undefined {
-  const body = parseBody(bytes)
-  return body.type === 'genesis' ? undefined : body.mesh
+  try {
+    const body = parseBody(bytes)
+    return body.type === 'genesis' ? undefined : body.mesh
+  } catch {
+    return undefined
+  }
 }
+
+function foreignStore(stored: string, pinned: string | undefined): MeshError {
+  return new MeshError('config_invalid', `the store belongs to mesh ${stored}, and mesh.id names ${pinned}`, {
+    field: 'mesh.id',
+    hint: 'Correct mesh.id, or give this node another data_dir.',
+  })
+}
+
+/** An operator whose clock runs this far ahead is told; elsewhere claimed time is advisory and never judged. */
+const CLAIMED_TIME_LEAD_MS = 24 * 60 * 60 * 1000
+
+/** Resources materialised before others run: some tens of ms. */
+const RESOURCES_A_TURN = 32
 
 /** Lets timers, sockets and other work have their turn. */
 function nextTurn(): Promise<void> {

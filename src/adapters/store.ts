@@ -140,6 +140,18 @@ export class LevelStore implements Store {
     return this.#enqueue({ envelopes, size })
   }
 
+  async remove(ids: readonly string[]): Promise<void> {
+    const known = ids.flatMap((id) => {
+      const sequence = this.#sequences.get(id)
+      return sequence === undefined ? [] : [{ type: 'del', key: envelopeKey(sequence, id) } as const]
+    })
+    if (known.length === 0) return
+    for (const id of ids) this.#sequences.delete(id)
+    this.#missing += known.length
+    const missing = { type: 'put', key: MISSING, value: String(this.#missing) } as const
+    await this.#enqueue({ extra: [...known, missing], size: 0 })
+  }
+
   async getMark(name: string): Promise<string | undefined> {
     if (this.#started === undefined) throw notOpen(this.#directory)
     await this.#started

@@ -24,38 +24,30 @@ export function isLoopback(address: string | undefined): boolean {
   return family !== 0 && LOOPBACK.check(plain, family === 4 ? 'ipv4' : 'ipv6')
 }
 
-export interface AccessRules {
-  readonly bindAddress: string
-  /** Lets callers from elsewhere read, and only read. */
-  readonly allowRemoteReads: boolean
-}
-
-/** @throws MeshError `denied` when this caller may not have this. */
+/** `bindAddress`: what the node was told to listen on. @throws MeshError `denied` when this caller may not have this. */
 export function checkAccess(
   request: {
-    readonly method: string
     readonly path: string
     readonly host: string | undefined
     /** Whether a proxy says that it passes somebody else's request on. */
     readonly isForwarded: boolean
   },
   origin: Origin,
-  rules: AccessRules,
+  bindAddress: string,
 ): void {
   if (origin.transport === 'unix' || OPEN_PATHS.has(request.path)) return
-  if (!isAllowedHost(request.host, rules.bindAddress)) {
+  if (!isAllowedHost(request.host, bindAddress)) {
     throw new MeshError('denied', `the Host header ${JSON.stringify(request.host ?? '')} is not this node's address`, {
       field: 'host',
       hint: 'Name the node by IP address or as localhost: web pages of other names must not reach it (DNS rebinding).',
     })
   }
-  if (request.isForwarded && !rules.allowRemoteReads) {
+  if (request.isForwarded) {
     throw new MeshError('denied', 'the request came through a proxy, which hides whose it is', {
       hint: 'Until there are tokens, ask the node directly, on its own host.',
     })
   }
-  const isRead = request.method === 'GET' || request.method === 'HEAD'
-  if (isLoopback(origin.address) || (rules.allowRemoteReads && isRead)) return
+  if (isLoopback(origin.address)) return
   throw new MeshError('denied', 'this node answers only callers on its own host', {
     hint: 'Ask on the host itself (its api.sock), or forward the port: ssh -L 3000:127.0.0.1:3000 HOST.',
   })

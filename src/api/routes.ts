@@ -10,7 +10,7 @@ import { isHex, LIMITS, parseEnvelope, type Envelope, type WireEnvelope } from '
 import { isResourcePath, isWorkspace, parseResourcePath, resourcePath, type ResourceName } from '../core/names.ts'
 import { nearest } from '../core/resources/fields.ts'
 import { kindOf } from '../core/resources/index.ts'
-import { slice } from '../core/slice.ts'
+import { targetOf } from '../core/slice.ts'
 import { MeshError } from '../errors.ts'
 import type { Health } from '../health.ts'
 import type { Metrics } from '../metrics.ts'
@@ -186,7 +186,10 @@ export const ROUTES: readonly Route[] = [
       ...PAGING,
     ],
     answers: { 200: { description: 'a page of resources', schema: 'Resources' } },
-    handle: (c, context) => c.json(views.pageOf(matching(context, c), paging(c), views.resourceView)),
+    handle: async (c, context) => {
+      await context.replica.fresh()
+      return c.json(views.pageOf(matching(context, c), paging(c), views.resourceView))
+    },
   },
   {
     method: 'get',
@@ -223,9 +226,10 @@ export const ROUTES: readonly Route[] = [
     summary: 'What every node has applied, in its own words, beside what it should.',
     parameters: PAGING,
     answers: { 200: { description: 'a page of receipts', schema: 'Receipts' } },
-    handle: (c, context) => {
-      const targetOf = targets(context)
-      return c.json(views.pageOf(allNodes(context), paging(c), (node) => receiptView(context, node, targetOf)))
+    handle: async (c, context) => {
+      await context.replica.fresh()
+      const expected = targets(context)
+      return c.json(views.pageOf(allNodes(context), paging(c), (node) => receiptView(context, node, expected)))
     },
   },
   {
@@ -444,11 +448,11 @@ function isSelf({ info }: RouteContext, node: PeerView): boolean {
 function receiptView(
   context: RouteContext,
   node: PeerView,
-  targetOf: (node: PeerView) => string | null,
+  expected: (node: PeerView) => string | null,
 ): schemas.NodeReceipt {
   const { key, name, self, state, ageMs, zones, health } = views.peerView(node, isSelf(context, node))
   const receipt = (node.record?.receipt ?? null) as schemas.ReceiptView | null
-  return { key, name, self, state, ageMs, zones, health, target: targetOf(node), receipt }
+  return { key, name, self, state, ageMs, zones, health, target: expected(node), receipt }
 }
 
 /** The target of any node, from the state that this node has: the one rule that the node itself follows. */
@@ -461,7 +465,7 @@ function targets({ replica }: RouteContext): (node: PeerView) => string | null {
     const grants = state.policy.activeGrants(key).filter(({ body }) => body.role === 'node')
     const workspaces = [...new Set(grants.map(({ body }) => body.ws))].toSorted()
     const scope = JSON.stringify([record.zones, workspaces])
-    const target = known.get(scope) ?? slice(resources, { zones: record.zones, workspaces, labels: {} }).target
+    const target = known.get(scope) ?? targetOf(resources, { zones: record.zones, workspaces, labels: {} })
     known.set(scope, target)
     return target
   }

@@ -11,6 +11,7 @@ import { getRequestListener } from '@hono/node-server'
 import { Hono } from 'hono'
 import { canonical, type Json } from '../core/canonical.ts'
 import type { Envelope } from '../core/envelope.ts'
+import { PROXIED_HEADER } from '../core/names.ts'
 import { asMeshError, MeshError } from '../errors.ts'
 import type { Log } from '../log.ts'
 import type { Clock, Startable } from '../ports.ts'
@@ -29,8 +30,6 @@ export interface ApiServerOptions extends Omit<RouteContext, 'events'> {
   readonly port: number
   /** Unix socket that answers everything, for whoever may open it (mode 0660); undefined for none. */
   readonly socketPath: string | undefined
-  /** Lets callers from other hosts read everything. Off: they read health and metrics only. */
-  readonly allowRemoteReads?: boolean
 }
 
 /** Limits of the HTTP layer. Beyond them Node or this file answers 408, 413, 431, or closes the connection. */
@@ -45,6 +44,9 @@ export const HTTP_LIMITS = {
   /** How long stop() waits for requests in flight. */
   stopGraceMs: 2_000,
 } as const
+
+/** What shows that a proxy passes on another's request; a site cannot take the last one away. */
+const PROXY_HEADERS = ['forwarded', 'x-forwarded-for', PROXIED_HEADER.toLowerCase()]
 
 /** A socket path longer than this does not fit the kernel's sockaddr_un. */
 const SOCKET_PATH_MAX_BYTES = 107
@@ -181,11 +183,10 @@ export class ApiServer implements Startable {
       this.#options.metrics.observeHttp(c.get('route'), c.res.status, seconds)
     })
     app.use(async (c, next) => {
-      const { bindAddress, allowRemoteReads = false } = this.#options
-      const { method, path } = c.req
-      const { host, forwarded, 'x-forwarded-for': forwardedFor } = c.env.incoming.headers
-      const isForwarded = forwarded !== undefined || forwardedFor !== undefined
-      checkAccess({ method, path, host, isForwarded }, c.env.origin, { bindAddress, allowRemoteReads })
+      const { headers } = c.env.incoming
+      const { host } = headers
+      const isForwarded = PROXY_HEADERS.some((name) => headers[name] !== undefined)
+      checkAccess({ path: c.req.path, host, isForwarded }, c.env.origin, this.#options.bindAddress)
       await next()
     })
     for (const route of ROUTES) {

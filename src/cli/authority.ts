@@ -38,7 +38,7 @@ export const grantVerb: Verb = {
       type: 'string',
       multiple: true,
       value: 'HOSTS',
-      description: 'host names, or *.suffix, that sites by this key may claim',
+      description: 'host names, or *.suffix, that sites by this key may claim; recorded, not enforced yet',
     },
     enc: {
       type: 'string',

@@ -1,6 +1,6 @@
 /** The verbs that look and change nothing: status, peers, watch, log. */
 
-import type { EditView, NodeReceipt } from '../api/schemas.ts'
+import { RECEIPT, type EditView, type NodeReceipt } from '../api/schemas.ts'
 import { usage, type Cli, type Verb } from './cli.ts'
 import type { ApiClient, ServerEvent } from './client.ts'
 import { plain, quoted, short, span, table, toJson, toYaml, type Cell, type Paint } from './terminal.ts'
@@ -64,7 +64,10 @@ function generation(digest: string | null | undefined): string {
 
 function troubles(node: NodeReceipt, progress: Progress, { red, yellow }: Paint): string {
   const reasons = progress.state === 'failed' ? progress.reasons.map((reason) => quoted(reason)).join('') : ''
-  const health = (node.health?.reasons ?? []).filter((reason) => !reasons.includes(plain(reason)))
+  const health = (node.health?.reasons ?? [])
+    // The reader is at it.
+    .map((reason) => reason.replace(/; see meshctl status$/, ''))
+    .filter((reason) => !reasons.includes(plain(reason)))
   if (reasons === '' && health.length === 0) return ''
   const colour = reasons === '' ? yellow : red
   return `${colour(plain(nameOf(node)))}:\n${reasons}${health.map((reason) => quoted(reason)).join('')}`
@@ -138,10 +141,11 @@ export const watchVerb: Verb = {
     const client = await cli.client()
     const { signal, clock } = cli.host
     for (let hasConnected = false; ;) {
+      const news = newsOnly(cli)
       try {
         for await (const event of client.events()) {
           hasConnected = true
-          cli.out(eventLine(cli, event))
+          cli.out(news(event))
         }
       } catch (error) {
         if (signal.aborted) return undefined
@@ -154,10 +158,18 @@ export const watchVerb: Verb = {
   },
 }
 
-function eventLine(cli: Cli, { event, data }: ServerEvent): string {
-  if (cli.format === 'json') return toJson({ event, data }).replaceAll(/\n\s*/g, '').concat('\n')
-  const time = new Date(cli.host.clock.now()).toISOString().slice(11, 19)
-  return `${cli.paint.dim(time)} ${plain(event).padEnd(8)} ${plain(eventWords(event, data))}\n`
+/** The line of an event; none for one that says what the last of its kind, and of its node, said. JSON has them all. */
+function newsOnly(cli: Cli): (event: ServerEvent) => string {
+  const last = new Map<string, string>()
+  return ({ event, data }) => {
+    if (cli.format === 'json') return toJson({ event, data }).replaceAll(/\n\s*/g, '').concat('\n')
+    const words = eventWords(event, data)
+    const subject = event === 'peer' ? `peer ${words.slice(0, words.indexOf(' '))}` : event
+    if (words === '' || last.get(subject) === words) return ''
+    last.set(subject, words)
+    const time = new Date(cli.host.clock.now()).toISOString().slice(11, 19)
+    return `${cli.paint.dim(time)} ${plain(event).padEnd(8)} ${plain(words)}\n`
+  }
 }
 
 function eventWords(event: string, data: unknown): string {
@@ -171,15 +183,30 @@ function eventWords(event: string, data: unknown): string {
       return `${short(text('id'))} ${text('type')} by ${short(text('by'))} ${list('resources')} ${text('note')}`.trimEnd()
     case 'resource':
       return `${text('path')} ${fields['exists'] === true ? short(text('hash')) : 'deleted'}`
-    case 'peer':
-      return `${short(text('key'))} ${list('zones')} ${statusOf(fields['health'])}${fields['leaving'] === true ? ' leaving' : ''}`
+    case 'policy':
+      // Beside the edit that caused it, which has its own line.
+      return ''
+    case 'peer': {
+      const leaving = fields['leaving'] === true ? ' leaving' : ''
+      return `${short(text('key'))} ${list('zones')} ${statusOf(fields['health'])}${leaving}${troubleOf(fields['receipt'])}`
+    }
     case 'health':
       return `${text('status')}: ${text('msg')}`
     case 'receipt':
-      return `${text('outcome') || '-'} ${text('phase')}, applied ${generation(text('applied') || null)}`
+      return `${text('outcome') || '-'} ${text('phase')}, applied ${generation(text('applied') || null)}${troubleOf(data)}`
     default:
       return JSON.stringify(data)
   }
+}
+
+const TROUBLE = RECEIPT.pick({ error: true, isolated: true })
+
+/** The first line of what stands in the way: the error, else the first resource that is not served as written. */
+function troubleOf(receipt: unknown): string {
+  const { data } = TROUBLE.safeParse(receipt)
+  const [isolated] = data?.isolated ?? []
+  const text = data?.error?.message ?? (isolated === undefined ? '' : `${isolated.path}: ${isolated.reason}`)
+  return text === '' ? '' : `: ${text.split('\n')[0]}`
 }
 
 function statusOf(health: unknown): string {

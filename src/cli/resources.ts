@@ -375,7 +375,7 @@ async function editFields(cli: Cli, path: string, before: Current): Promise<Edit
     await writeFile(draft, shown, { mode: 0o600 })
     const code = await cli.host.runEditor(command, draft)
     if (code !== 0)
-      throw new MeshError('usage', `the editor ${command} ended with ${code}; nothing was changed`, {
+      throw new MeshError('input_invalid', `the editor ${command} ended with ${code}; nothing was changed`, {
         hint: `Your text is in ${draft}.`,
       })
     const saved = await readFile(draft, 'utf8')

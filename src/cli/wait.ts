@@ -24,20 +24,31 @@ export function progressOf({ receipt, target }: NodeReceipt, paths?: ReadonlySet
   if (target === null || receipt.target !== target) return { state: 'pending', phase: 'not taken up yet' }
   const own = (path: string): boolean => paths === undefined || paths.has(path)
   const reasons = [
-    ...receipt.problems.filter(({ path }) => own(path)).map(({ path, message }) => `${path}: ${message}`),
+    ...receipt.problems.filter(({ path }) => own(path)).map((problem) => `${problem.path}: ${withHint(problem)}`),
     ...receipt.isolated
       .filter(({ path }) => own(path))
       .map(({ path, reason, serves }) => `${path}: ${reason}${served(serves)}`),
   ]
   if (reasons.length > 0) return { state: 'failed', reasons }
-  const { error, applied, desired, outcome, phase, isolated } = receipt
+  const { error, applied, desired, outcome, phase, isolated, problems, problemCount } = receipt
+  const hidden = problemCount - problems.length - isolated.length
+  if (hidden > 0) {
+    return {
+      state: 'failed',
+      reasons: [`${hidden} more problems than the receipt shows: cannot tell whether this is one`],
+    }
+  }
   if (applied !== null && applied === desired && error === null) return { state: 'applied' }
   // What others broke on this node is their failure: the rest of the target is applied.
   const isAppliedElse = isolated.length > 0 && outcome === 'applied' && paths !== undefined
   if (isAppliedElse) return { state: 'applied' }
   const isWaitingForMesh = outcome === 'held' && phase === 'hold'
   if (error === null || isWaitingForMesh) return { state: 'pending', phase }
-  return { state: 'failed', reasons: [error.hint === undefined ? error.message : `${error.message} (${error.hint})`] }
+  return { state: 'failed', reasons: [withHint(error)] }
+}
+
+function withHint({ message, hint }: { readonly message: string; readonly hint?: string | undefined }): string {
+  return hint === undefined ? message : `${message} (${hint})`
 }
 
 /** What nginx serves in its place, where the node says so. */
@@ -71,20 +82,23 @@ export async function waitUntilApplied(cli: Cli, paths: readonly string[], timeo
   const started = clock.monotonic()
   const shown = new Map<string, string>()
   for (;;) {
-    const nodes = (await client.receipts()).filter(({ zones }) => paths.some((path) => concerns(path, zones)))
+    const all = await client.receipts()
+    const nodes = all.filter(({ zones }) => paths.some((path) => concerns(path, zones)))
     const live = nodes.filter(({ state }) => state === 'Ready')
     const isEarly = clock.monotonic() - started < FIRST_RECEIPT_MS
     const progress = live.map((node) => ({ node, progress: awaited(progressOf(node, wanted), isEarly) }))
     for (const each of progress) show(cli, each.node, each.progress, clock.monotonic() - started, shown)
     const failed = progress.filter((each) => each.progress.state === 'failed')
     const pending = progress.filter((each) => each.progress.state === 'pending')
-    if (pending.length === 0)
-      return conclude(
+    if (pending.length === 0) {
+      conclude(
         cli,
         nodes,
-        live,
         failed.map(({ node }) => nameOf(node)),
       )
+      if (live.length === 0) cli.note(nobodyIn(paths, all))
+      return
+    }
     if (clock.monotonic() - started > timeoutMs) {
       const names = pending.map(({ node }) => nameOf(node)).join(', ')
       throw new MeshError('not_applied', `not applied within ${span(timeoutMs)} by: ${plain(names)}`, {
@@ -99,22 +113,23 @@ function awaited(progress: Progress, isEarly: boolean): Progress {
   return progress.state === 'silent' && isEarly ? { state: 'pending', phase: 'no receipt yet' } : progress
 }
 
-function conclude(
-  cli: Cli,
-  nodes: readonly NodeReceipt[],
-  live: readonly NodeReceipt[],
-  failed: readonly string[],
-): void {
+function conclude(cli: Cli, nodes: readonly NodeReceipt[], failed: readonly string[]): void {
   for (const node of nodes.filter(({ state }) => state !== 'Ready')) {
     const heard = node.ageMs === null ? 'not heard of since this node started' : `last heard of ${span(node.ageMs)} ago`
     cli.note(`${cli.paint.yellow('-')} ${plain(nameOf(node))}: ${node.state}, ${heard}; not waited for`)
   }
   if (failed.length > 0) {
     throw new MeshError('not_applied', `stored, but not applied by: ${plain(failed.join(', '))}`, {
-      hint: 'These nodes go on serving their last good configuration. Correct the resource and apply again.',
+      hint: 'A last good version goes on being served; without one the resource is left out. Correct it and apply again.',
     })
   }
-  if (live.length === 0) cli.note('no live node is in these zones: nothing to wait for')
+}
+
+function nobodyIn(paths: readonly string[], nodes: readonly NodeReceipt[]): string {
+  const wanted = new Set(paths.map((path) => (parseResourcePath(path) as ResourceName).zone))
+  const inhabited = new Set(nodes.flatMap(({ zones }) => zones))
+  const list = (zones: ReadonlySet<string>): string => plain([...zones].toSorted().join(', ')) || 'no zone'
+  return `no live node is in ${list(wanted)}; nodes are in: ${list(inhabited)}`
 }
 
 /** One line for each change of a node's progress. */

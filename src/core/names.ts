@@ -7,6 +7,9 @@ const LABEL = '[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?'
 const NAME = new RegExp(`^${LABEL}$`)
 const ZONE = new RegExp(`^(?:\\*|${LABEL}(?:\\.${LABEL})*)$`)
 
+/** Marks what a site passed on, so that the API does not take it for a caller on this host. */
+export const PROXIED_HEADER = 'X-NxMesh-Proxied'
+
 const FIELD_PATH_MAX = 512
 const ZONE_MAX = 253
 
@@ -79,5 +82,6 @@ export function escapeSegment(segment: string): string {
 }
 
 export function unescapeSegment(segment: string): string {
+  if (!segment.includes('~')) return segment
   return segment.replaceAll('~1', '/').replaceAll('~0', '~')
 }

@@ -67,11 +67,13 @@ export function slice(resources: Iterable<ResourceState>, node: SliceNode): Slic
     if ('code' in result) problems.push(result)
     else if (isSelected(result.spec, node.labels)) sliced.push(result)
   }
-  return {
-    resources: sliced,
-    problems,
-    target: sha256(applying.map((state) => `${state.path} ${state.hash}\n`).join('')),
-  }
+  return { resources: sliced, problems, target: targetOf(applying, node) }
+}
+
+/** The target of a slice alone, without reading any field. */
+export function targetOf(resources: Iterable<ResourceState>, node: SliceNode): string {
+  const applying = [...resources].filter((state) => applies(state, node)).map(({ path, hash }) => `${path} ${hash}\n`)
+  return sha256(applying.toSorted().join(''))
 }
 
 function applies(state: ResourceState, node: SliceNode): boolean {

@@ -55,6 +55,18 @@ export class MeshState {
     return this.#resources.get(path)
   }
 
+  /** Whether every resource is materialised, so that reading all of them is quick. */
+  get isFresh(): boolean {
+    this.#refreshVerdicts()
+    return this.#stale.size === 0
+  }
+
+  /** Materialises at most `max` of the resources that changed, so that a caller can let others run in between. */
+  refresh(max: number): void {
+    this.#refreshVerdicts()
+    for (const path of this.#stale.values().take(max).toArray()) this.resource(path)
+  }
+
   /** All resources that exist, sorted by path. */
   resources(): ResourceState[] {
     return [...this.history.resourcePaths()]

@@ -630,9 +630,13 @@ export class Applier {
     const earlier = countAnswers(await this.#accessLog.beforeMark())
     const changed = sites.map(({ path }) => path)
     const since: AnswerCounts = new Map()
+    const master = await this.#nginx.master()
     const deadline = this.#clock.monotonic() + bakeMs
     while (this.#clock.monotonic() < deadline && signal?.aborted !== true) {
       await this.#clock.sleep(Math.min(BAKE_POLL_MS, deadline - this.#clock.monotonic()), signal).catch(() => undefined)
+      const now = await this.#nginx.master()
+      // Nobody else looks after nginx meanwhile. That it ended says nothing about the generation.
+      if (now === undefined || now !== master) return interrupted(now)
       countAnswers(await this.#accessLog.read(), since)
       const failure = bakeFailure(earlier, since, changed, this.#settings.bake)
       if (failure !== undefined) {
@@ -749,6 +753,12 @@ function unproven(generation: string, { reason }: Verification): MeshError {
 
 function unprovenBy(message: string, blamed: readonly Unit[]): Failure {
   return { error: { code: 'nginx_refused', message }, blamed, reached: true, mayRun: true }
+}
+
+/** nginx ended while it was watched, or is another one now. */
+function interrupted(master: number | undefined): Failure {
+  const message = master === undefined ? 'nginx ended while it was watched' : 'another nginx runs than was watched'
+  return { error: { code: 'nginx_failed', message }, blamed: [], reached: false, mayRun: true }
 }
 
 function described({ path, reason }: Damage): string {

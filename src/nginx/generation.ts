@@ -91,6 +91,8 @@ export class GenerationStore {
   /** Writes what is not on disk yet, durably. Afterwards the generation can be tested and linked. */
   async stage(generation: Generation): Promise<void> {
     const missing = [...generation.objects].filter(([digest]) => !this.#objects.has(digest))
+    // Somebody may have removed the directory since open().
+    if (missing.length > 0) await this.#disk.makeDirectory(join(this.#directory, 'objects'))
     await inParallel(missing, async ([digest, text]) => {
       await this.#disk.write(this.objectPath(digest), text)
     })
@@ -100,6 +102,7 @@ export class GenerationStore {
 
     const directory = join(this.#directory, 'generations', generation.digest)
     const part = `${directory}.tmp`
+    await this.#disk.makeDirectory(join(this.#directory, 'generations'))
     await this.#disk.remove(part)
     await this.#disk.makeDirectory(part)
     await this.#disk.write(join(part, 'nginx.conf'), generation.main)

@@ -3,7 +3,10 @@
  * Each is tried again by itself with growing, jittered pauses, since its cause may pass. Pure but for the clock given.
  */
 
+import { backoffMs } from '../backoff.ts'
 import type { Clock, Random } from '../ports.ts'
+
+export { backoffMs }
 
 export interface Refusal {
   readonly reason: string
@@ -48,10 +51,4 @@ export class Refusals {
   forget(digest: string): void {
     this.#byDigest.delete(digest)
   }
-}
-
-/** The pause before attempt number `attempts` + 1: doubling from the first, capped, jittered by a quarter either way. */
-export function backoffMs(attempts: number, firstMs: number, longestMs: number, random: Random): number {
-  const pause = Math.min(firstMs * 2 ** (attempts - 1), longestMs)
-  return Math.round(pause * (0.75 + random() * 0.5))
 }

@@ -3,6 +3,7 @@
  * which has settled the hosts, listeners and upstreams. Every value goes through quote.ts.
  */
 
+import { PROXIED_HEADER } from '../core/names.ts'
 import type { Route, SiteSpec } from '../core/resources/site.ts'
 import type { SliceResource } from '../core/slice.ts'
 import { block, directive, toText, when } from './lines.ts'
@@ -27,6 +28,7 @@ export const PROXY_HEADERS: readonly (readonly [name: string, value: string])[] 
   ['X-Forwarded-Proto', '$scheme'],
   ['X-Forwarded-Host', '$host'],
   ['X-Forwarded-Port', '$server_port'],
+  [PROXIED_HEADER, '1'],
 ]
 /** `upgrade` when the client asks to switch protocols, else empty; main-conf.ts defines it. */
 export const CONNECTION_VARIABLE = 'nxmesh_connection'
@@ -141,6 +143,7 @@ function proxyHeaderLines(route: Route & { action: 'proxy' }, spec: SiteSpec): r
     for (const [name, value] of sortedEntries(set)) put(name, template(value))
     for (const name of remove ?? []) put(name, '""')
   }
+  put(PROXIED_HEADER, '1')
   const own = [...headers.values()].map(([name, value]) => `proxy_set_header ${name} ${value};`)
   return own.join() === DEFAULT_HEADER_LINES.join() ? [] : own
 }

@@ -96,9 +96,10 @@ export function render({ slice, capabilities, host, addresses }: RenderInput): R
   }
   // An upstream with a problem of its own is there all the same: its last good unit may serve.
   const known = new Set([...slice.resources, ...slice.problems].map(({ path }) => path))
-  const claims = new Claims()
-  for (const site of slice.resources.filter(isSite).toSorted(olderFirst)) {
-    const { hosts, listeners, lost } = claims.claim(site, host.defaultHttpPort)
+  const sites = slice.resources.filter(isSite).toSorted(olderFirst)
+  const claims = new Claims(sites, host.defaultHttpPort)
+  for (const site of sites) {
+    const { hosts, listeners, lost } = claims.claim(site)
     problems.push(...lost)
     if (hosts.length > 0 && listeners.length > 0) add(siteUnit(site, hosts, listeners, known, capabilities, host))
   }
@@ -286,18 +287,29 @@ function listenersOf(spec: SiteSpec, defaultPort: number): Listener[] {
 }
 
 /**
- * Who owns which host on which listener, and which addresses of a port are in use. Asked by sites from the oldest to
+ * Who owns which host on which listener, and which ports are in use on all addresses. Asked by sites from the oldest to
  * the youngest; a site that cannot be rendered keeps what it claimed.
  */
 class Claims {
   /** Site paths by `listener host`. */
   private readonly owners = new Map<string, string>()
-  /** Site paths by listener, by port. */
-  private readonly ports = new Map<number, Map<string, string>>()
+  /** The oldest site on each listener for all addresses of a port. */
+  private readonly wildcards = new Map<string, string>()
+  private readonly defaultPort: number
 
-  claim(site: SliceResource<SiteSpec>, defaultPort: number) {
+  constructor(oldestFirst: readonly SliceResource<SiteSpec>[], defaultPort: number) {
+    this.defaultPort = defaultPort
+    for (const { path, spec } of oldestFirst) {
+      for (const listener of listenersOf(spec, defaultPort)) {
+        const key = listenerKey(listener)
+        if (listener.address === allOf(listener.address) && !this.wildcards.has(key)) this.wildcards.set(key, path)
+      }
+    }
+  }
+
+  claim(site: SliceResource<SiteSpec>) {
     const lost: Problem[] = []
-    const listeners = listenersOf(site.spec, defaultPort).filter((listener) => {
+    const listeners = listenersOf(site.spec, this.defaultPort).filter((listener) => {
       const problem = this.overlap(site.path, listener)
       if (problem !== undefined) lost.push(problem)
       return problem === undefined
@@ -315,26 +327,21 @@ class Claims {
 
   private take(path: string, hosts: readonly string[], listeners: readonly Listener[]): void {
     for (const listener of listeners) {
-      const key = listenerKey(listener)
-      const port = this.ports.get(listener.port) ?? new Map<string, string>()
-      this.ports.set(listener.port, port)
-      if (!port.has(listener.address)) port.set(listener.address, path)
-      for (const host of hosts) this.owners.set(`${key} ${host}`, path)
+      for (const host of hosts) this.owners.set(`${listenerKey(listener)} ${host}`, path)
     }
   }
 
   /**
    * Beside `*:80` a listener on `10.0.0.1:80` would take that address away from every site on `*:80`, and a reload
-   * could not bind one beside the other: the younger gives way.
+   * could not bind one beside the other: the one address gives way, whoever is older. Ages are claimed, and one site
+   * must not take down all that share the port.
    */
   private overlap(path: string, { address, port }: Listener): Problem | undefined {
-    const taken = this.ports.get(port)
-    if (taken === undefined || taken.has(address)) return undefined
     const all = allOf(address)
-    const other = [...taken.keys()].find((used) => used === all || (address === all && allOf(used) === all))
+    const other = address === all ? undefined : this.wildcards.get(`${all}:${port}`)
     if (other === undefined) return undefined
-    const message = `cannot listen on ${address}:${port} beside ${other}:${port} of the older site ${taken.get(other)}`
-    return { path, code: 'clash', message, hint: 'give both the same address, or another port' }
+    const message = `cannot listen on ${address}:${port} beside ${all}:${port} of the site ${other}, which goes first`
+    return { path, code: 'clash', message, hint: 'leave out the address, or take another port' }
   }
 }
 

@@ -169,7 +169,7 @@ else echo '  colour: red' >> "$1"; fi
     code: 0,
     err: expect.stringContaining('nothing was changed'),
   })
-  expect((await meshctl(['edit', 'site', 'hello'], { env: { EDITOR: 'false' } })).code).toBe(2)
+  expect((await meshctl(['edit', 'site', 'hello'], { env: { EDITOR: 'false' } })).code).toBe(3)
 })
 
 test('what nginx refuses is told in its own words, and what was served is served on', async () => {

@@ -1,10 +1,10 @@
 /**
  * `npm start` without a configuration: a mesh of one that serves, tells what to try next, stops its nginx with it and goes on
- * later; as whatever user it is, after an interrupted start, and with a port taken.
+ * later; as whatever user it is, with whatever key, after an interrupted start, and with a port taken.
  */
 
 import { execFile, spawn, type ChildProcess } from 'node:child_process'
-import { chmod, chown, mkdir, mkdtemp, readFile, rename, rm, writeFile } from 'node:fs/promises'
+import { chmod, chown, mkdir, mkdtemp, readdir, readFile, rename, rm, writeFile } from 'node:fs/promises'
 import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -22,14 +22,22 @@ const isRoot = process.getuid?.() === 0
 /** The unprivileged user of every Unix. */
 const NOBODY = 65_534
 
+interface StartOptions {
+  readonly args?: readonly string[]
+  readonly env?: NodeJS.ProcessEnv
+  readonly uid?: number
+  readonly gid?: number
+}
+
 /** A started `mesh-node`, as a person has it in a terminal. */
 class Start {
   readonly process: ChildProcess
   out = ''
   err = ''
 
-  constructor(env: NodeJS.ProcessEnv, user: { uid?: number; gid?: number }) {
-    this.process = spawn(process.execPath, ['src/mesh-node.ts'], { env, stdio: ['ignore', 'pipe', 'pipe'], ...user })
+  constructor({ args = [], env, ...user }: StartOptions) {
+    const argv = ['src/mesh-node.ts', ...args]
+    this.process = spawn(process.execPath, argv, { env, stdio: ['ignore', 'pipe', 'pipe'], ...user })
     this.process.stdout?.on('data', (data: Buffer) => (this.out += data.toString()))
     this.process.stderr?.on('data', (data: Buffer) => (this.err += data.toString()))
   }
@@ -88,8 +96,8 @@ function environment(): NodeJS.ProcessEnv {
   }
 }
 
-function start(user: { uid?: number; gid?: number } = {}): Start {
-  const started = new Start(environment(), user)
+function start(options: StartOptions = {}): Start {
+  const started = new Start({ ...options, env: { ...environment(), ...options.env } })
   starts.push(started)
   return started
 }
@@ -198,7 +206,8 @@ describe('a bare start', { timeout: TIMEOUT_MS }, () => {
     await rename(join(data, 'mesh'), join(data, 'drafts', 'mesh'))
     await rm(join(data, 'drafts', 'mesh', 'genesis.json'))
     await writeFile(join(data, 'drafts', 'config.yaml'), 'private_key_')
-    for (const made of ['config.yaml', 'store', 'nginx']) await rm(join(data, made), { recursive: true })
+    // What nginx served for the mesh that is gone must not hold the new one back.
+    for (const made of ['config.yaml', 'store']) await rm(join(data, made), { recursive: true })
 
     const again = start()
     await again.welcomed()
@@ -206,6 +215,50 @@ describe('a bare start', { timeout: TIMEOUT_MS }, () => {
     expect((await site()).text).toContain('This nginx is part of a mesh')
     expect(await readFile(join(data, 'node.key'), 'utf8')).toBe(key)
     expect(await again.end()).toBe(0)
+  })
+
+  it.for([
+    { given: 'PRIVATE_KEY', args: [], env: { PRIVATE_KEY: 'ab'.repeat(32) } },
+    { given: '-k FILE', args: ['-k', 'given.key'], env: {} },
+    { given: 'NXMESH_PRIVATE_KEY_PATH', args: [], env: { NXMESH_PRIVATE_KEY_PATH: 'given.key' } },
+  ])('founds the mesh for the key of $given in --data_dir, and makes no other key', async ({ args, env }) => {
+    const file = join(directory, 'given.key')
+    await writeFile(file, 'cd'.repeat(32), { mode: 0o600 })
+    const inPlace = (text: string): string => (text === 'given.key' ? file : text)
+    const settings = Object.fromEntries(Object.entries(env).map(([name, value]) => [name, inPlace(value)]))
+    const given = {
+      args: [`--data_dir=${data}`, ...args.map(inPlace)],
+      env: { NXMESH_DATA_DIR: join(directory, 'not-here'), ...settings },
+    }
+    for (const _ of ['first', 'second']) {
+      const started = start(given)
+      await started.welcomed()
+      expect(await health()).toEqual(HEALTHY)
+      expect((await site()).text).toContain('This nginx is part of a mesh')
+      expect(await started.end()).toBe(0)
+    }
+    expect(await readdir(directory)).toEqual(['data', 'given.key'])
+    expect(await readdir(data)).not.toContain('node.key')
+  })
+
+  it('does not found a mesh over one that is in use', async () => {
+    const first = start()
+    await first.welcomed()
+    await first.end('SIGKILL')
+    for (const part of ['config.yaml', 'mesh']) await rm(join(data, part), { recursive: true })
+    const overStore = start()
+    expect(await overStore.ended()).toBe(6)
+    expect(overStore.err).toContain(`${data}/store holds another mesh`)
+    await rm(join(data, 'store'), { recursive: true })
+    const overNginx = start()
+    expect(await overNginx.ended()).toBe(6)
+    expect(overNginx.err).toMatch(/the nginx of an older mesh still runs on .*\n.*kill -QUIT \d+/)
+    expect((await site()).text).toContain('This nginx is part of a mesh')
+    await endNginx(join(data, 'nginx'))
+    const last = start()
+    await last.welcomed()
+    expect(await health()).toEqual(HEALTHY)
+    expect(await last.end()).toBe(0)
   })
 
   it('applies the example when the first start ended before it had', async () => {

@@ -67,7 +67,7 @@ export interface ApiNodeOptions {
   /** Without a mesh: the node waits for its genesis. */
   readonly founded?: boolean
   readonly zones?: readonly string[]
-  readonly server?: Partial<Pick<ApiServerOptions, 'bindAddress' | 'port' | 'socketPath' | 'allowRemoteReads'>>
+  readonly server?: Partial<Pick<ApiServerOptions, 'bindAddress' | 'port' | 'socketPath'>>
 }
 
 export async function startApiNode({

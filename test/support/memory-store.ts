@@ -55,6 +55,11 @@ export class MemoryStore implements Store {
     for (const { id, wire } of envelopes) this.#records.set(id, { wire, sealed: true })
   }
 
+  async remove(ids: readonly string[]): Promise<void> {
+    this.#write()
+    for (const id of ids) this.#records.delete(id)
+  }
+
   async getMark(name: string): Promise<string | undefined> {
     this.#assertOpen()
     return this.#marks.get(name)

@@ -14,10 +14,9 @@ import { waitFor } from './wait.ts'
 const NOBODY = '0'.repeat(64)
 
 export class Mole {
-  /** What it was asked, in order. */
-  readonly asked: Request['ask'][] = []
   readonly #network: Libp2pNetwork
   readonly #genesis: Envelope
+  #comparisons = 0
   /** What it claims to have. */
   #offer: Envelope<EditBody> | undefined
 
@@ -32,6 +31,11 @@ export class Mole {
       clock: systemClock,
       random: Math.random,
     })
+  }
+
+  /** How often it was asked what it has. */
+  get comparisons(): number {
+    return this.#comparisons
   }
 
   /** Connects with the peer, as a node of the mesh does. */
@@ -61,8 +65,8 @@ export class Mole {
     })
   }
 
-  /** From now on claims to hold this envelope, and gives it to whoever asks. */
-  offer(envelope: Envelope<EditBody>): void {
+  /** From now on claims to hold this envelope, and gives it to whoever asks; undefined: to hold just what the asker does. */
+  offer(envelope: Envelope<EditBody> | undefined): void {
     this.#offer = envelope
   }
 
@@ -76,12 +80,12 @@ export class Mole {
   }
 
   #answer(request: Request): Uint8Array {
-    this.asked.push(request.ask)
     const offer = this.#offer
     switch (request.ask) {
       case 'hello':
         return encodeFrame({ mesh: this.#genesis.id, settled: true } satisfies Answer<'hello'>, [toWire(this.#genesis)])
       case 'summary': {
+        this.#comparisons += 1
         const chains = offer === undefined ? [] : [chainOf(offer)]
         const digest = offer === undefined ? request.digest : NOBODY
         return encodeFrame({ digest, chains, next: null } satisfies Answer<'summary'>)

@@ -239,3 +239,33 @@ test('logs beyond their size are put aside, a few of them, and nginx reopens the
   expect(names.toSorted()).toEqual(['access.log.1', 'access.log.2', 'access.log.3'])
   expect(await readFile(`${path}.1`, 'utf8')).toContain('number 5')
 })
+
+test('nginx that ends during the bake ends the bake: it serves again at once, and the apply is retried', async () => {
+  await using fake = await fakeHost()
+  const { host, nginx } = fake
+  const applier = await host.booted(fake.options())
+  const first = await applier.apply(host.request([host.site('a', { port: 81 })]))
+  const request = host.request([host.site('b', { port: 81 })], { bakeMs: 60_000 })
+  const applying = applier.apply(request)
+  while ((await nginx.endpoint.ask())?.generation === first.generation) await systemClock.sleep(5)
+  await systemClock.sleep(200)
+  nginx.crash()
+  expect(await applying).toMatchObject({ outcome: 'failed', phase: 'bake', error: { code: 'nginx_failed' } })
+  expect(await nginx.master()).toBeDefined()
+  expect(applier.applied).toBe(first.generation)
+  // The generation is not to blame.
+  expect((await applier.apply({ ...request, bakeMs: 0 })).outcome).toBe('applied')
+})
+
+test.each(['objects', 'generations'])('%s/ that somebody removed is made again', async (name) => {
+  await using fake = await fakeHost()
+  const { host } = fake
+  const applier = await host.booted(fake.options())
+  const unit = host.site('a', { port: 81 })
+  await applier.apply(host.request([unit]))
+  await rm(join(host.layout.directory, name), { recursive: true })
+  expect(await applier.healDrift()).not.toEqual([])
+  expect(await applier.healDrift()).toEqual([])
+  await rm(join(host.layout.directory, name), { recursive: true })
+  expect((await applier.apply(host.request([unit, host.site('b', { port: 81 })]))).outcome).toBe('applied')
+})

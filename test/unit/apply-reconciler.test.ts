@@ -205,6 +205,24 @@ test('a slice that drops over half of the sites waits for a person’s word', as
   expect(applier.requests).toHaveLength(2)
 })
 
+test('sites that a clash takes away count as dropped', async () => {
+  const units: Unit[] = ['a', 'b', 'c', 'd'].map((name) => site(name, '/drain', { port: 80 }))
+  const lastGood = { digest: 'b'.repeat(64), main: '', objects: new Map(), units }
+  const document = (name: string, spec: object) =>
+    JSON.stringify({ apiVersion: 'nxmesh/v1', kind: 'Site', metadata: { name, zone: 'eu' }, spec })
+  const yaml = ['a', 'b', 'c', 'd'].map((name) => document(name, { hosts: ['one.example'] })).join('\n---\n')
+  const slice = sliceOf(statesOf(yaml), { zones: ['eu'], workspaces: ['*'], labels: {} })
+  const served = slice.resources.map(({ path }, index): Unit => ({ ...(units[index] as Unit), path }))
+  await using setup = await scene(
+    { desired: () => slice },
+    (applier) => (applier.lastGood = { ...lastGood, units: served }),
+  )
+  const { applier, last } = setup
+  expect(applier.requests).toEqual([])
+  expect(last()).toMatchObject({ outcome: 'held', phase: 'shrink' })
+  expect(last().error?.message).toContain('drops 3 of the 4 sites')
+})
+
 test('a failed apply is retried by itself, later and later; one refusal says when', async () => {
   await using setup = await scene({}, (applier) => {
     applier.result = { ...APPLIED, outcome: 'failed', error: { code: 'store_unwritable', message: 'disk full' } }

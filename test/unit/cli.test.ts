@@ -274,6 +274,23 @@ describe('apply --wait', () => {
     expect((await wait()).code).toBe(0)
   })
 
+  test('a problem comes with its way out, and what serves meanwhile is said as it is', async () => {
+    const result = wait()
+    await waitFor(() => edits().length === 1, { what: 'the edit' })
+    const problem = { code: 'reference', message: 'there is no upstream app', hint: 'create it in eu' } as const
+    own({ problems: [{ path: SITE_PATH, ...problem }], problemCount: 1 })
+    const { code, err } = await result
+    expect(code).toBe(ERROR_CODES.not_applied.exit)
+    expect(err).toContain(`    ${SITE_PATH}: there is no upstream app (create it in eu)\n`)
+    expect(err).toContain('without one the resource is left out')
+  })
+
+  test('a zone without nodes is named, with those that have some', async () => {
+    const { code, err } = await owner(['apply', '-f', '-', '--wait'], { stdin: SITE.replace('eu.west', 'asia') })
+    // A node that has not spoken yet has told of no zone.
+    expect([code, err]).toEqual([0, expect.stringContaining('no live node is in asia; nodes are in: eu.west\n')])
+  })
+
   test('gives up after --timeout, and names who is behind', async () => {
     own({ applied: OLD_GENERATION, target: null })
     const { code, err } = await wait(['--timeout', '300ms'])
@@ -411,7 +428,7 @@ describe('get, delete, edit', () => {
       },
     })
     expect(renamed.code).toBe(0)
-    expect((await owner(['edit', 'site', 'web'], { editor: async () => 3 })).code).toBe(ERROR_CODES.usage.exit)
+    expect((await owner(['edit', 'site', 'web'], { editor: async () => 3 })).code).toBe(ERROR_CODES.input_invalid.exit)
     expect(edits()).toHaveLength(1)
   })
 
@@ -576,7 +593,7 @@ describe('status, peers, log, watch', () => {
         applied: OLD_GENERATION,
         error: { code: 'nginx_refused', message: 'nginx: [emerg] host not found in upstream "x\u001b]0;pwned\u0007"' },
       }),
-      health: { status: 'Degraded', msg: 'm', reasons: ['the last apply failed'] },
+      health: { status: 'Degraded', msg: 'm', reasons: ['the last apply failed; see meshctl status'] },
     })
     const out = await ok(['status'])
     const lines = out.split('\n')
@@ -621,6 +638,34 @@ describe('status, peers, log, watch', () => {
     })
     interruption.abort()
     expect((await watching).code).toBe(0)
+  })
+
+  test('watch shows errors, and once what is said again and again', async () => {
+    const interruption = new AbortController()
+    let text = ''
+    const watching = owner(['watch'], { signal: interruption.signal, onOutput: (part) => (text += part) })
+    await waitFor(() => text.includes('hello'), { what: 'the first event' })
+    const isolated = [{ path: SITE_PATH, reason: 'nginx: [emerg] bad\nmore', serves: 'left_out' as const }]
+    node.receipt = receiptOf({ isolated })
+    node.server.changed()
+    for (const at of [1, 2]) {
+      node.receipt = receiptOf({ at, outcome: 'failed', error: { code: 'nginx_failed', message: 'it broke' } })
+      node.server.changed()
+    }
+    for (const at of [3, 4]) await speak(node, KEYS.other, { zones: ['us'], receipt: { ...node.receipt, at } })
+    await ok(['grant', 'editor', testKey(7).publicKey, '-z', 'us'])
+    await waitFor(() => /edit +[0-9a-f]{12} grant/.test(text), { what: () => `events in ${text}` })
+    interruption.abort()
+    await watching
+    const lines = text.trimEnd().split('\n')
+    expect(lines.map((line) => line.slice('00:00:00 '.length))).toEqual([
+      expect.stringMatching(/^hello /),
+      'health   Running: all is well',
+      `receipt  applied commit, applied aaaaaaaa: ${SITE_PATH}: nginx: [emerg] bad`,
+      'receipt  failed commit, applied aaaaaaaa: it broke',
+      expect.stringMatching(/^peer +[0-9a-f]{12} us \w+: it broke$/),
+      expect.stringMatching(/^edit +[0-9a-f]{12} grant by /),
+    ])
   })
 })
 

@@ -6,14 +6,14 @@ import { keyOf, TestMesh } from '../support/authors.ts'
 
 const [own, peer, listed, stranger] = ['own', 'peer', 'listed', 'stranger'].map((name) => keyOf(name).publicKey)
 
-function membershipOf(make: (mesh: TestMesh) => readonly Envelope[], zones: readonly string[] = []) {
+function membershipOf(make: (mesh: TestMesh) => readonly Envelope[], zones: readonly string[] = [], lists = listed!) {
   const mesh = new TestMesh()
   const state = new MeshState()
   for (const envelope of [...mesh.founding, ...make(mesh)]) state.add(envelope)
   return new Membership({
     state,
     own: own!,
-    listed: [{ key: listed!, addresses: ['10.0.0.1:9102'] }],
+    listed: [{ key: lists, addresses: ['10.0.0.1:9102'] }],
     zones,
   })
 }
@@ -85,9 +85,12 @@ describe('this node’s place', () => {
     expect([membership.zones(), membership.workspaces()]).toEqual([[], []])
   })
 
-  test('is alone while nobody else is granted', () => {
-    expect(membershipOf((mesh) => [mesh.grant(own!, 'node')]).isAlone).toBe(true)
-    expect(membershipOf((mesh) => [mesh.grant(own!, 'node'), mesh.grant(peer!, 'node')]).isAlone).toBe(false)
-    expect(membershipOf(() => []).isAlone).toBe(false)
+  test('is alone while nobody else is granted or listed', () => {
+    const isAlone = (make: (mesh: TestMesh) => readonly Envelope[], lists = own!) =>
+      membershipOf(make, [], lists).isAlone
+    expect(isAlone((mesh) => [mesh.grant(own!, 'node')])).toBe(true)
+    expect(isAlone((mesh) => [mesh.grant(own!, 'node')], listed)).toBe(false)
+    expect(isAlone((mesh) => [mesh.grant(own!, 'node'), mesh.grant(peer!, 'node')])).toBe(false)
+    expect(isAlone(() => [])).toBe(false)
   })
 })

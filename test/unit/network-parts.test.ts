@@ -7,9 +7,10 @@ import { createHash } from 'node:crypto'
 import fc from 'fast-check'
 import { expect, test } from 'vitest'
 import { hostPortOf, multiaddrOf, peerIdOf, peerKeyOf } from '../../src/adapters/network/addresses.ts'
-import { BACKOFF_MAX_MS, backoffMs, Dialler } from '../../src/adapters/network/dialler.ts'
+import { Dialler } from '../../src/adapters/network/dialler.ts'
 import { Spread } from '../../src/adapters/network/spread.ts'
 import { TokenBucket } from '../../src/adapters/network/token-bucket.ts'
+import { backoffMs } from '../../src/backoff.ts'
 import { keyPairFromSeed } from '../../src/core/envelope.ts'
 import type { GossipVerdict, KnownPeer } from '../../src/ports.ts'
 import { type MemoryNetwork, MemoryWire } from '../support/memory-network.ts'
@@ -39,16 +40,16 @@ test('a bucket gives its burst, then its rate, and never more than its burst', (
   expect(take(30, 3600 * SECOND)).toBe(20)
 })
 
-test('backoff grows, is capped, and is never shorter than half of what it may be', () => {
+test('backoff grows, is capped, and strays by no more than a quarter', () => {
   fc.assert(
     fc.property(
       fc.integer({ min: 1, max: 10_000 }),
       fc.double({ min: 0, max: 1, noNaN: true, maxExcluded: true }),
       (failures, random) => {
-        const full = Math.min(BACKOFF_MAX_MS, 500 * 2 ** (failures - 1))
-        const waitMs = backoffMs(failures, () => random)
-        expect(waitMs).toBeGreaterThanOrEqual(full / 2)
-        expect(waitMs).toBeLessThanOrEqual(full)
+        const full = Math.min(30_000, 500 * 2 ** (failures - 1))
+        const waitMs = backoffMs(failures, 500, 30_000, () => random)
+        expect(waitMs).toBeGreaterThanOrEqual(full * 0.75)
+        expect(waitMs).toBeLessThanOrEqual(full * 1.25)
       },
     ),
   )

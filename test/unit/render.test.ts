@@ -134,20 +134,21 @@ describe('clashes', () => {
   })
 
   test.each([
-    ['{ port: 80 }', '{ port: 80, address: 10.0.0.1 }'],
-    ['{ port: 80, address: 10.0.0.1 }', '{ port: 80 }'],
-    ['{ port: 80, address: "::" }', '{ port: 80, address: "2001:db8::1" }'],
-  ])('%s and then %s: one would take requests from the other', (older, younger) => {
+    ['{ port: 80 }', '{ port: 80, address: 10.0.0.1 }', 'a'],
+    ['{ port: 80, address: 10.0.0.1 }', '{ port: 80 }', 'b'],
+    ['{ port: 80, address: "::" }', '{ port: 80, address: "2001:db8::1" }', 'a'],
+  ])('%s and then %s: the one for all addresses stays, whoever is older', (older, younger, stays) => {
     const yaml = [
       site('a', `hosts: [a.example], listeners: { l: ${older} }`),
       site('b', `hosts: [b.example], listeners: { l: ${younger} }`),
     ].join('---')
     const { units, problems } = renderYaml(yaml)
-    expect(units.map(({ path }) => path)).toEqual(['default/*/site/a'])
+    expect(units.map(({ path }) => path)).toEqual([`default/*/site/${stays}`])
+    expect(problems).toHaveLength(1)
     expect(problems[0]).toMatchObject({
-      path: 'default/*/site/b',
+      path: `default/*/site/${stays === 'a' ? 'b' : 'a'}`,
       code: 'clash',
-      message: expect.stringContaining('default/*/site/a') as string,
+      message: expect.stringContaining(`default/*/site/${stays}`) as string,
     })
   })
 

@@ -172,6 +172,39 @@ describe('Replica', () => {
     expect(again.replica.corruptRecords).toBe(1)
   })
 
+  test('removes for good what somebody else put into the store', async () => {
+    const mesh = new TestMesh()
+    const { replica, store } = await founded(mesh)
+    const edit = mesh.edit(SITE, create$)
+    await outcomesOf(replica, [edit])
+    await replica.stop()
+    store.tamper(edit.id, (wire) => ({ ...wire, sigs: { [mesh.owner.publicKey]: '1'.repeat(128) } }))
+    const again = await started(mesh, store)
+    expect(again.replica.corruptRecords).toBe(1)
+    await again.replica.stop()
+    expect((await started(mesh, store)).replica.corruptRecords).toBe(0)
+  })
+
+  test('refuses to open the store of another mesh, and leaves it whole', async () => {
+    const mesh = new TestMesh()
+    const { replica, store } = await founded(mesh)
+    const { size } = replica.state.history
+    await replica.stop()
+    const metrics = createMetrics()
+    const other = new Replica({ store, clock: new VirtualClock(), log: silentLog(), metrics, meshId: 'f'.repeat(64) })
+    await expect(other.start()).rejects.toMatchObject({ code: 'config_invalid', details: { field: 'mesh.id' } })
+    expect((await started(mesh, store)).replica.state.history.size).toBe(size)
+  })
+
+  test('tells an operator whose clock is far ahead, and judges no claimed time elsewhere', async () => {
+    const mesh = new TestMesh()
+    const { replica } = await started(mesh, new MemoryStore(), new VirtualClock(0))
+    await replica.submit(mesh.founding.map(toWire), 'sync')
+    const edit = mesh.edit(SITE, create$)
+    expect(await replica.submit([toWire(edit)], 'api')).toMatchObject([{ outcome: 'refused', code: 'input_invalid' }])
+    expect(await outcomesOf(replica, [edit])).toEqual(['stored'])
+  })
+
   test('counts and reports forks, and keeps both sides', async () => {
     const mesh = new TestMesh()
     const { replica } = await founded(mesh)

@@ -265,6 +265,20 @@ test('branches of other actions are kept and do not matter', () => {
   })
 })
 
+test.each([
+  ['listeners', 16, (index: number) => ({ port: index + 1 })],
+  ['routes', 500, (index: number) => ({ path: `/${index}`, ...returns })],
+])('a site has at most so many %s: %i', (field, max, item) => {
+  const parse = (count: number) => {
+    const items = Object.fromEntries(Array.from({ length: count }, (_, index) => [`i${index}`, item(index)]))
+    const metadata = { name: 'a', zone: 'eu' }
+    const spec = { hosts: ['a.example'], [field]: items }
+    return parseDocument({ apiVersion: 'nxmesh/v1', kind: 'Site', metadata, spec })
+  }
+  expect(() => parse(max)).not.toThrow()
+  expect(() => parse(max + 1)).toThrow(`has more than ${max} entries`)
+})
+
 describe('regular expressions', () => {
   test.each([
     '^/a/\\d+$',
@@ -274,6 +288,8 @@ describe('regular expressions', () => {
     '^/(ab+c)?$',
     '^/x(a|b)*$',
     '^/[\\w.-]+/$',
+    '^/(?:[a-z]+|\\d+)?$',
+    '^/a{1000}$',
   ])('%s may stand', (pattern) => {
     expect(judgeRegex(pattern)).toBeUndefined()
   })
@@ -288,6 +304,14 @@ describe('regular expressions', () => {
     '(a*)*',
     '((a+)b)+',
     '(a{2,})+',
+    '(a+){20}',
+    '(?:a?)+',
+    '(?:a|ab)*',
+    '((?:a|A)b)+',
+    '(?:a|\\w)*',
+    '(?:a|)*',
+    'a{1001}',
+    'a{1,1001}',
     '\\u0041',
     '\\x41',
     'é',

@@ -3,10 +3,11 @@
  * jittered backoff. Knows no sockets: it is told how to dial, and of links that came up and went down.
  */
 
+import { backoffMs } from '../../backoff.ts'
 import type { Clock, KnownPeer, PeerKey, Random } from '../../ports.ts'
 
 const BACKOFF_BASE_MS = 500
-export const BACKOFF_MAX_MS = 30_000
+const BACKOFF_MAX_MS = 30_000
 /** A link that lived this long was a success; a shorter one counts as a failed dial, or two sides could flap for ever. */
 const STEADY_MS = 10_000
 /** Spreads the dials of a mesh whose nodes all lost the same peer. */
@@ -41,12 +42,6 @@ interface Up {
   readonly sinceMs: number
   /** Whether this side dialled it. */
   readonly dialled: boolean
-}
-
-/** How long to wait after so many failures in a row, ms: exponential, capped, and half of it random. */
-export function backoffMs(failures: number, random: Random): number {
-  const full = Math.min(BACKOFF_MAX_MS, BACKOFF_BASE_MS * 2 ** Math.max(0, failures - 1))
-  return full / 2 + (full / 2) * random()
 }
 
 export class Dialler {
@@ -140,7 +135,8 @@ export class Dialler {
 
   #backOff(known: Known): void {
     known.failures++
-    known.notBeforeMs = this.#options.clock.monotonic() + backoffMs(known.failures, this.#options.random)
+    const { clock, random } = this.#options
+    known.notBeforeMs = clock.monotonic() + backoffMs(known.failures, BACKOFF_BASE_MS, BACKOFF_MAX_MS, random)
   }
 
   /** Wakes when the next peer that may be dialled is due; at the target only listed ones may. */

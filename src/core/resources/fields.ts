@@ -63,6 +63,13 @@ export const reference = text((value) =>
 
 /** The key of a map that people choose: a route's id, a label. */
 export const key = text(matching(/\S/, 'is empty'), { maxBytes: 128 })
+/** A map of at most `max` entries: each of them costs every node. */
+export function atMost<Value extends z.ZodType>(max: number, keys: z.ZodType<string, string>, value: Value) {
+  return z
+    .record(keys, value)
+    .refine((map) => Object.keys(map).length <= max, { message: `has more than ${max} entries` })
+}
+
 const labelValue = text(undefined, { maxBytes: 253 })
 export const labels = z.record(key, labelValue)
 
@@ -270,6 +277,7 @@ export const responseHeaders = z.strictObject({ set: headerMap(responseHeaderNam
 
 // ---------------------------------------------------------------------------------------------- regular expressions
 
+const REGEX_REPEATS_MAX = 1000
 const REGEX_ESCAPES = /^[dDwWsSbB/.\\+*?()[\]{}|^$-]$/
 
 /**
@@ -285,26 +293,51 @@ export function judgeRegex(pattern: string): Fault | undefined {
   } catch (error) {
     return { message: `is not a regular expression: ${(error as Error).message.replace(/^.*\/u?: /, '')}` }
   }
-  const groups: { repeats: boolean }[] = [{ repeats: false }]
-  for (const token of pattern.matchAll(/\\.|\[(?:\\.|[^\]\\])*\]|\((?:\?(?:<?[=!]|.)?)?|\)|[*+]|\{\d+,\d*\}|./g)) {
+  const groups = [new RegexGroup()]
+  for (const token of pattern.matchAll(/\\.|\[(?:\\.|[^\]\\])*\]|\((?:\?(?:<?[=!]|.)?)?|\)|\{\d+(?:,\d*)?\}|./g)) {
     const fault = judgeRegexToken(token[0])
     if (fault !== undefined) return fault
-    const open = groups.at(-1) as { repeats: boolean }
-    if (token[0].startsWith('(')) groups.push({ repeats: false })
-    else if (token[0] === ')') {
+    const open = groups.at(-1) as RegexGroup
+    if (token[0] === ')') {
       groups.pop()
-      const after = pattern.slice(token.index + 1)
-      const outer = groups.at(-1) as { repeats: boolean }
-      if (open.repeats && /^(?:[*+]|\{\d+,)/.test(after)) {
+      const mayBacktrack = open.repeats || open.isAmbiguous
+      if (mayBacktrack && /[*+{]/.test(pattern.charAt(token.index + 1))) {
         return {
-          message: 'repeats a group that itself repeats',
-          hint: 'it could take exponential time; write it without nesting + or *',
+          message: 'repeats a group that itself repeats, or chooses between things that may begin alike',
+          hint: 'it could take exponential time; write it without nesting, or with a class such as [ab]',
         }
       }
-      outer.repeats ||= open.repeats
-    } else if (/^(?:[*+]|\{\d+,)/.test(token[0])) open.repeats = true
+      const outer = groups.at(-1) as RegexGroup
+      outer.repeats ||= mayBacktrack
+      continue
+    }
+    open.add(token[0])
+    if (token[0].startsWith('(')) groups.push(new RegexGroup())
   }
   return undefined
+}
+
+/** What a group of a regular expression, or the whole, holds so far. */
+class RegexGroup {
+  repeats = false
+  /** What each alternative begins with; empty before its first token. */
+  private readonly starts = ['']
+
+  add(token: string): void {
+    if (token === '|') {
+      this.starts.push('')
+      return
+    }
+    if (/^[*+?{]/.test(token)) this.repeats = true
+    // Letters of either case are one: a route may ignore it.
+    this.starts[this.starts.length - 1] ||= token.toLowerCase()
+  }
+
+  /** Whether two alternatives may match the same: unless each begins with a character of its own. */
+  get isAmbiguous(): boolean {
+    const isDistinct = new Set(this.starts).size === this.starts.length
+    return this.starts.length > 1 && !(isDistinct && this.starts.every((start) => /^[a-z0-9/_-]$/.test(start)))
+  }
 }
 
 function judgeRegexToken(token: string): Fault | undefined {
@@ -314,6 +347,8 @@ function judgeRegexToken(token: string): Fault | undefined {
       hint: 'groups may be (...), (?:...), (?=...) and (?!...)',
     }
   }
+  if ((token.match(/^\{.*\}$/)?.[0].match(/\d+/g) ?? []).some((count) => Number(count) > REGEX_REPEATS_MAX))
+    return { message: `repeats more than ${REGEX_REPEATS_MAX} times`, hint: 'use + or *, or a smaller number' }
   const escapes = token.startsWith('\\') ? [token] : token.startsWith('[') ? (token.match(/\\./g) ?? []) : []
   const odd = escapes.find((escape) => !REGEX_ESCAPES.test(escape.slice(1)))
   return odd === undefined

@@ -6,6 +6,7 @@
 
 import { z } from 'zod'
 import {
+  atMost,
   integer,
   ipAddress,
   isFault,
@@ -167,12 +168,12 @@ const snippet = text(judgeSnippet, { maxBytes: MAX_TEXT_BYTES, lines: true })
 
 const schema = z
   .strictObject({
-    hosts: z.array(siteHost).min(1),
+    hosts: z.array(siteHost).min(1).max(256),
     /** One on the host's default HTTP port when left out. */
-    listeners: z.record(key, listener).default({}),
+    listeners: atMost(16, key, listener).default({}),
     /** Only nodes with all of these labels serve it. */
     nodeSelector: labels.optional(),
-    routes: z.record(key, route).default({}),
+    routes: atMost(500, key, route).default({}),
     requestHeaders: requestHeaders.optional(),
     responseHeaders: responseHeaders.optional(),
     timeouts: timeouts.optional(),

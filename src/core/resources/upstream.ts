@@ -8,7 +8,7 @@ import { duration, endpointKey, integer, labels, template, wholeSeconds } from '
 import type { Kind } from './kind.ts'
 
 const endpoint = z.strictObject({
-  weight: integer(1, 65535).default(1),
+  weight: integer(1, 1000).default(1),
   /** Used only while every other endpoint is down. */
   backup: z.boolean().default(false),
   /** Takes no requests, but keeps its place. */
@@ -20,7 +20,7 @@ const endpoint = z.strictObject({
 
 const keepalive = z.strictObject({
   /** Idle connections that each worker keeps open. */
-  connections: integer(1, 65535),
+  connections: integer(1, 1024),
   timeout: duration.default('60s'),
   requests: integer(1, 1_000_000_000).default(1000),
 })

@@ -16,7 +16,7 @@ const schema = z.strictObject({
       /** A reload waits no longer than this for quiet. */
       maxWaitMs: integer(0, 600_000).optional(),
       /** How long a new generation is watched before it counts as good. */
-      bakeSeconds: integer(0, 3600).optional(),
+      bakeSeconds: integer(0, 300).optional(),
       /** How long connections are drained before a reload. */
       drainMs: integer(0, 60_000).optional(),
       /** Allows one drop of over half of the sites: the key of what remains, as the held node's receipt names it. */
