@@ -19,7 +19,7 @@ import { sha256 } from './core/canonical.ts'
 import { isName } from './core/names.ts'
 import { MeshError } from './errors.ts'
 import type { Health } from './health.ts'
-import { allPids, listenersOn, titleOf, workingDirectoryOf } from './nginx/proc.ts'
+import { allPids, listenersOn, titleOf, workingDirectoryOf } from './nginx/applying/proc.ts'
 
 const EXAMPLES = fileURLToPath(new URL('../examples', import.meta.url))
 /** Where meshctl looks for the API and the key when it is told nothing. */

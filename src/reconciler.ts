@@ -1,17 +1,17 @@
 /**
  * The single-flight loop that keeps nginx at what the mesh desires: waits until the mesh has settled, coalesces
  * wake-ups, renders, applies, retries, looks after nginx and drift, and says in receipts how it stands. Decides when;
- * src/nginx/apply.ts does. Nothing but this loop calls the applier, so nothing runs twice at once.
+ * src/nginx/applying/apply.ts does. Nothing but this loop calls the applier, so nothing runs twice at once.
  */
 
 import type { Problem, Slice } from './core/slice.ts'
 import { settingsOf, sitesKey } from './core/slice.ts'
+import { backoffMs } from './backoff.ts'
 import { asMeshError } from './errors.ts'
 import type { Log } from './log.ts'
-import type { Addresses } from './nginx/addresses.ts'
-import type { Applier, ApplyError, ApplyResult, Outcome, Phase } from './nginx/apply.ts'
-import { backoffMs } from './nginx/refusals.ts'
-import { assemble, hostNamesOf, render, type HostLayout, type Unit } from './nginx/render.ts'
+import type { Addresses } from './nginx/applying/addresses.ts'
+import type { Applier, ApplyError, ApplyResult, Outcome, Phase } from './nginx/applying/apply.ts'
+import { assemble, hostNamesOf, render, type HostLayout, type Unit } from './nginx/rendering/render.ts'
 import type { Capabilities, Clock, NginxProcess, Random, Startable } from './ports.ts'
 
 /**
@@ -64,7 +64,7 @@ export interface ReconcilerHooks {
   onDrift?(found: readonly string[]): void
 }
 
-/** What the loop uses of src/nginx/apply.ts. */
+/** What the loop uses of src/nginx/applying/apply.ts. */
 export type ApplierPort = Pick<
   Applier,
   'applied' | 'lastGood' | 'validated' | 'boot' | 'ensureServing' | 'apply' | 'healDrift' | 'tidy' | 'stopNginx'

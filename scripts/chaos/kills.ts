@@ -19,7 +19,7 @@ import {
   type Op,
   type ResourceEdit,
 } from '../../src/core/envelope.ts'
-import { childrenOf, titleOf } from '../../src/nginx/proc.ts'
+import { childrenOf, titleOf } from '../../src/nginx/applying/proc.ts'
 import { Fleet, type Member } from '../../test/support/fleet.ts'
 import type { Dice } from '../../test/support/histories.ts'
 import { waitFor } from '../../test/support/wait.ts'

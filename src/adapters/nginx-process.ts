@@ -9,9 +9,9 @@ import { connect } from 'node:net'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { MeshError } from '../errors.ts'
-import { modulesPath, parseCapabilities } from '../nginx/capabilities.ts'
-import { nginxWords } from '../nginx/isolate.ts'
-import * as proc from '../nginx/proc.ts'
+import { modulesPath, parseCapabilities } from '../nginx/applying/capabilities.ts'
+import { nginxWords } from '../nginx/applying/isolate.ts'
+import * as proc from '../nginx/applying/proc.ts'
 import type { Capabilities, NginxOutput, NginxProcess, WorkerProcess } from '../ports.ts'
 
 export interface NginxProcessOptions {

@@ -1,6 +1,6 @@
 /**
  * Addresses of a host name, through the host's own resolver: its hosts file, then DNS. Keeps nothing and has no time
- * limit of its own; src/nginx/addresses.ts, which calls it, remembers the last known ones and bounds the wait.
+ * limit of its own; src/nginx/applying/addresses.ts, which calls it, remembers the last known ones and bounds the wait.
  */
 
 import { lookup } from 'node:dns/promises'

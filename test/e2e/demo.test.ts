@@ -6,7 +6,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
 import { afterEach, beforeEach, expect, it } from 'vitest'
-import { allPids, titleOf } from '../../src/nginx/proc.ts'
+import { allPids, titleOf } from '../../src/nginx/applying/proc.ts'
 import { waitFor } from '../support/wait.ts'
 
 const TIMEOUT_MS = 12 * 60_000

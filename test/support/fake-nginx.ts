@@ -6,7 +6,7 @@
 import { appendFile, readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { MeshError } from '../../src/errors.ts'
-import type { VerifyEndpoint } from '../../src/nginx/verify.ts'
+import type { VerifyEndpoint } from '../../src/nginx/applying/verify.ts'
 import type { Capabilities, NginxOutput, NginxProcess, WorkerProcess } from '../../src/ports.ts'
 
 interface FakeWorker extends WorkerProcess {

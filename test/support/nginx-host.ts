@@ -12,9 +12,9 @@ import { systemClock } from '../../src/adapters/clock.ts'
 import { LocalNginx } from '../../src/adapters/nginx-process.ts'
 import { sha256 } from '../../src/core/canonical.ts'
 import type { Slice } from '../../src/core/slice.ts'
-import { Applier, type ApplierOptions, type ApplyRequest } from '../../src/nginx/apply.ts'
-import { allPids, childrenOf, openFilesOf, titleOf, workingDirectoryOf } from '../../src/nginx/proc.ts'
-import { assemble, type HostLayout, type Unit } from '../../src/nginx/render.ts'
+import { Applier, type ApplierOptions, type ApplyRequest } from '../../src/nginx/applying/apply.ts'
+import { allPids, childrenOf, openFilesOf, titleOf, workingDirectoryOf } from '../../src/nginx/applying/proc.ts'
+import { assemble, type HostLayout, type Unit } from '../../src/nginx/rendering/render.ts'
 import { waitFor } from './wait.ts'
 
 export const NOTHING: Slice = { resources: [], problems: [], target: sha256('') }

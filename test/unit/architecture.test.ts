@@ -32,10 +32,9 @@ const MIDDLE = 3
 /** From here on, code knows which adapters there are; below, it knows their ports. */
 const COMPOSITION = 4
 
-/** Pure code gives the same output for the same input on every node: core, and whatever rendering takes in. */
-const RENDERING = 'src/nginx/render.ts'
+/** Pure code gives the same output for the same input on every node. */
+const PURE = /^src\/(core|nginx\/rendering)\//
 const PURE_PACKAGES = /^(node:(crypto|net|url)|zod|@noble\/.+|@automerge\/automerge)$/
-/** Lint says the same of core; rendering is known only by following its imports. */
 const IMPURE =
   /\b(Date\.now|new Date\(\s*\)|Math\.random|randomBytes|randomUUID|performance|process\.|console\.|setTimeout|fetch\()/
 const COMMENT = /\/\*[^]*?\*\/|\/\/.*/g
@@ -61,22 +60,9 @@ function rankOf(file: string): number {
   return RANKS[roomOf(file)] ?? MIDDLE
 }
 
-/** The files of `src/nginx` that rendering consists of. */
-function renderingOf(sources: Sources): ReadonlySet<string> {
-  const found = new Set<string>()
-  const visit = (file: string) => {
-    if (roomOf(file) !== 'nginx' || found.has(file)) return
-    found.add(file)
-    for (const specifier of importsOf(sources.get(file) ?? '')) visit(posix.join(posix.dirname(file), specifier))
-  }
-  if (sources.has(RENDERING)) visit(RENDERING)
-  return found
-}
-
 /** Each breach as one sentence; empty when all is well. */
 function breachesOf(sources: Sources): string[] {
-  const rendering = renderingOf(sources)
-  const isPure = (file: string) => roomOf(file) === 'core' || rendering.has(file)
+  const isPure = (file: string) => PURE.test(file)
   return [...sources].flatMap(([file, text]) => [
     ...importsOf(text).flatMap((specifier) => {
       const target = specifier.startsWith('.') ? posix.join(posix.dirname(file), specifier) : undefined
@@ -120,12 +106,25 @@ test('every import in src follows the direction rule', () => {
 
 test.each([
   ['src/core/slice.ts', `import type { Clock } from '../ports.ts'`, 'core lies below ports'],
-  ['src/core/resources/site.ts', `import {\n  listen,\n} from '../../nginx/render.ts'`, 'core lies below nginx'],
+  [
+    'src/core/resources/site.ts',
+    `import {\n  listen,\n} from '../../nginx/rendering/render.ts'`,
+    'core lies below nginx',
+  ],
   ['src/core/slice.ts', `import { readFileSync } from 'node:fs'`, 'is pure and must not import node:fs'],
   ['src/core/slice.ts', `export { Hono } from 'hono'`, 'is pure and must not import hono'],
   ['src/core/slice.ts', `const at = new Date()`, 'must not use new Date()'],
-  ['src/nginx/render.ts', `import { swap } from '../reconciler.ts'`, 'is pure and must not import src/reconciler.ts'],
-  ['src/nginx/render.ts', `const at = Date.now()`, 'must not use Date.now'],
+  [
+    'src/nginx/rendering/render.ts',
+    `import { swap } from '../../reconciler.ts'`,
+    'is pure and must not import src/reconciler.ts',
+  ],
+  [
+    'src/nginx/rendering/render.ts',
+    `import { disk } from '../applying/disk.ts'`,
+    'is pure and must not import src/nginx/applying/disk.ts',
+  ],
+  ['src/nginx/rendering/render.ts', `const at = Date.now()`, 'must not use Date.now'],
   ['src/adapters/store.ts', `import { dial } from './network/link.ts'`, 'the port, not the adapter'],
   ['src/replica.ts', `const { open } = await import('./adapters/store.ts')`, 'the port, not the adapter'],
   ['src/api/server.ts', `import { start } from '../node.ts'`, 'api lies below node'],
@@ -134,19 +133,11 @@ test.each([
   expect(breachesOf(new Map([[file, text]]))).toEqual([expect.stringContaining(breach)])
 })
 
-test('what rendering imports is as pure as rendering', () => {
-  const sources = new Map([
-    ['src/nginx/render.ts', `import { swap } from './disk.ts'`],
-    ['src/nginx/disk.ts', `import { rename } from 'node:fs/promises'`],
-  ])
-  expect(breachesOf(sources)).toEqual(['src/nginx/disk.ts is pure and must not import node:fs/promises'])
-})
-
 test.each([
   ['src/core/slice.ts', `import { z } from 'zod'\nimport { MeshError } from '../errors.ts'`],
   [
-    'src/nginx/render-site.ts',
-    `import type { Slice } from '../core/slice.ts'\nimport { text } from './render-text.ts'`,
+    'src/nginx/rendering/render-site.ts',
+    `import type { Slice } from '../../core/slice.ts'\nimport { text } from './render-text.ts'`,
   ],
   ['src/adapters/network.ts', `import { link } from './network/link.ts'`],
   ['src/node.ts', `import { openStore } from './adapters/store.ts'`],

@@ -4,7 +4,7 @@ import { describe, expect, test } from 'vitest'
 import { sha256 } from '../../src/core/canonical.ts'
 import { fieldsOf, parseDocument, pathOf } from '../../src/core/resources/index.ts'
 import { slice } from '../../src/core/slice.ts'
-import { DEFAULT_ANSWER, hostNamesOf, render } from '../../src/nginx/render.ts'
+import { DEFAULT_ANSWER, hostNamesOf, render } from '../../src/nginx/rendering/render.ts'
 import { resourceArbitrary } from '../support/arbitrary-resources.ts'
 import { DEBIAN_12, EVERYWHERE, LAYOUT, renderStates, renderYaml, stateOf, statesOf } from '../support/resources.ts'
 

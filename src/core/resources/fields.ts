@@ -1,6 +1,6 @@
 /**
  * Building blocks of the kinds' schemas: the texts, numbers and names that may stand in a resource, each with words
- * for what is wrong and what to write instead. Pure. Quoting for nginx is not done here but in src/nginx/quote.ts.
+ * for what is wrong and what to write instead. Pure. Quoting for nginx is not done here but in src/nginx/rendering/quote.ts.
  */
 
 import { isIP } from 'node:net'

@@ -3,8 +3,8 @@
  * that no site claims whole, and the includes. Pure; called by render.ts.
  */
 
-import type { NodeSettings } from '../core/resources/zone-settings.ts'
-import type { Capabilities } from '../ports.ts'
+import type { NodeSettings } from '../../core/resources/zone-settings.ts'
+import type { Capabilities } from '../../ports.ts'
 import { block, directive, toText, when } from './lines.ts'
 import { drainable } from './location.ts'
 import { MIME_TYPES } from './mime-types.ts'

@@ -3,7 +3,7 @@
  * as last known when the resolver fails. A name that was never resolved is absent; that stops nothing. For reconciler.ts.
  */
 
-import type { Clock } from '../ports.ts'
+import type { Clock } from '../../ports.ts'
 
 /** Resolves one host name. May reject or return none. */
 export type Lookup = (name: string) => Promise<readonly string[]>

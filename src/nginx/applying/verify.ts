@@ -3,7 +3,7 @@
  * the master's own [emerg] lines to learn early that it refused. Changes nothing; apply.ts decides what follows.
  */
 
-import type { Clock, NginxProcess } from '../ports.ts'
+import type { Clock, NginxProcess } from '../../ports.ts'
 import { get } from './http.ts'
 import { emergencies, type LogTail } from './log-tail.ts'
 

@@ -3,8 +3,8 @@
  * text, or left out with whatever needs it, so that one bad site never blocks or removes another. Pure; apply.ts asks.
  */
 
-import type { Problem } from '../core/slice.ts'
-import type { Unit } from './render.ts'
+import type { Problem } from '../../core/slice.ts'
+import type { Unit } from '../rendering/render.ts'
 
 /** A resource whose desired text is not in the generation, and why. */
 export interface Isolated {

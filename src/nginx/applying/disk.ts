@@ -5,7 +5,7 @@
 
 import { mkdir, open, rename, rm, symlink } from 'node:fs/promises'
 import { dirname } from 'node:path'
-import { MeshError } from '../errors.ts'
+import { MeshError } from '../../errors.ts'
 
 /** What generation.ts does to the disk. Every call throws MeshError `store_unwritable` when it cannot be done. */
 export interface Disk {

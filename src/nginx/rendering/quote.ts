@@ -3,7 +3,7 @@
  * that it was put into. Each position takes one of three readings of `$`: plain, literal, template. Pure.
  */
 
-import { isFault, parseTemplate } from '../core/resources/fields.ts'
+import { isFault, parseTemplate } from '../../core/resources/fields.ts'
 
 /** A variable that holds a dollar sign, since nginx has no escape for one; main-conf.ts defines it. */
 export const DOLLAR_VARIABLE = 'nxmesh_dollar'

@@ -4,10 +4,10 @@
  */
 
 import { isIP } from 'node:net'
-import type { ResourceName } from '../core/names.ts'
-import { parseEndpoint, type Endpoint } from '../core/resources/fields.ts'
-import type { UpstreamSpec } from '../core/resources/upstream.ts'
-import type { SliceResource } from '../core/slice.ts'
+import type { ResourceName } from '../../core/names.ts'
+import { parseEndpoint, type Endpoint } from '../../core/resources/fields.ts'
+import type { UpstreamSpec } from '../../core/resources/upstream.ts'
+import type { SliceResource } from '../../core/slice.ts'
 import { block, directive, toText, when } from './lines.ts'
 import { plain, template } from './quote.ts'
 

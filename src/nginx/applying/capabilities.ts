@@ -3,8 +3,8 @@
  * process adapter runs the command and lists the directory.
  */
 
-import { MeshError } from '../errors.ts'
-import type { Capabilities } from '../ports.ts'
+import { MeshError } from '../../errors.ts'
+import type { Capabilities } from '../../ports.ts'
 
 /** The oldest nginx whose behaviour the apply protocol was written for (Debian 11, Ubuntu 20.04). */
 const MINIMUM_VERSION = '1.18.0'

@@ -6,10 +6,10 @@
 
 import { lstat, readdir, readFile, readlink, stat } from 'node:fs/promises'
 import { basename, join } from 'node:path'
-import { sha256 } from '../core/canonical.ts'
-import type { Clock } from '../ports.ts'
+import { sha256 } from '../../core/canonical.ts'
+import type { Clock } from '../../ports.ts'
 import { disk as realDisk, type Disk } from './disk.ts'
-import type { HostLayout, Unit } from './render.ts'
+import type { HostLayout, Unit } from '../rendering/render.ts'
 
 /** A generation's text, as assemble() of render.ts gives it. */
 export interface Assembled {

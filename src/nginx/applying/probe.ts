@@ -5,7 +5,7 @@
 
 import { bareAddress } from './isolate.ts'
 import { get } from './http.ts'
-import { DEFAULT_ANSWER, type Unit } from './render.ts'
+import { DEFAULT_ANSWER, type Unit } from '../rendering/render.ts'
 
 export interface ProbeTarget {
   /** The Site's resource path. */

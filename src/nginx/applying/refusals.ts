@@ -3,10 +3,8 @@
  * Each is tried again by itself with growing, jittered pauses, since its cause may pass. Pure but for the clock given.
  */
 
-import { backoffMs } from '../backoff.ts'
-import type { Clock, Random } from '../ports.ts'
-
-export { backoffMs }
+import { backoffMs } from '../../backoff.ts'
+import type { Clock, Random } from '../../ports.ts'
 
 export interface Refusal {
   readonly reason: string

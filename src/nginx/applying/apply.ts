@@ -6,17 +6,18 @@
 
 import { rename, rm, stat, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
-import type { Problem } from '../core/slice.ts'
-import { asMeshError, MeshError, type ErrorCode } from '../errors.ts'
-import type { Clock, NginxProcess, Random } from '../ports.ts'
+import { backoffMs } from '../../backoff.ts'
+import type { Problem } from '../../core/slice.ts'
+import { asMeshError, MeshError, type ErrorCode } from '../../errors.ts'
+import type { Clock, NginxProcess, Random } from '../../ports.ts'
 import { bakeFailure, countAnswers, type AnswerCounts, type BakeRule } from './bake.ts'
 import { GenerationStore, type Assembled, type Damage, type Generation } from './generation.ts'
 import { blamedUnits, nginxWords, selectUnits, type Isolated } from './isolate.ts'
 import { LogTail } from './log-tail.ts'
 import { portConflicts, type BindCheck } from './precheck.ts'
 import { probe as probeOverNetwork, probeTargets, sameTarget, worsened, type ProbeAnswer } from './probe.ts'
-import { backoffMs, Refusals } from './refusals.ts'
-import type { HostLayout, Unit } from './render.ts'
+import { Refusals } from './refusals.ts'
+import type { HostLayout, Unit } from '../rendering/render.ts'
 import { verifyEndpoint, verifyWorkers, type Verification, type VerifyEndpoint } from './verify.ts'
 
 export const PHASES = [

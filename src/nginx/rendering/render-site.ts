@@ -3,9 +3,9 @@
  * which has settled the hosts, listeners and upstreams. Every value goes through quote.ts.
  */
 
-import { PROXIED_HEADER } from '../core/names.ts'
-import type { Route, SiteSpec } from '../core/resources/site.ts'
-import type { SliceResource } from '../core/slice.ts'
+import { PROXIED_HEADER } from '../../core/names.ts'
+import type { Route, SiteSpec } from '../../core/resources/site.ts'
+import type { SliceResource } from '../../core/slice.ts'
 import { block, directive, toText, when } from './lines.ts'
 import { drainable, type Location } from './location.ts'
 import { literal, plain, template, templateThen, variableThen } from './quote.ts'
