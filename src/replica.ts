@@ -5,10 +5,12 @@
 
 import { admit } from './core/admission.ts'
 import { toWire } from './core/codec.ts'
+import { OVERWRITES_MAX } from './core/document.ts'
 import {
   envelopeId,
   parseBody,
   parseEnvelope,
+  type Body,
   type Envelope,
   type GrantBody,
   type WireEnvelope,
@@ -362,8 +364,15 @@ export class Replica implements Startable {
     // A void edit from elsewhere is kept, since its verdict may flip; from an operator it is an error to be told.
     const isJudgeable = source === 'api' && this.state.history.has(body.grant)
     const verdict = isJudgeable ? this.state.policy.preview(envelope) : undefined
-    if (verdict?.accepted !== false || verdict.denial.code === 'threshold') return undefined
-    return deny(verdict.denial.message, false)
+    if (verdict?.accepted === false && verdict.denial.code !== 'threshold') return deny(verdict.denial.message, false)
+    const excess = source === 'api' && this.#knowsDeps(body) ? this.state.excessOf(body) : undefined
+    if (excess === undefined) return undefined
+    const reason = `it overwrites more than ${OVERWRITES_MAX} concurrent values of ${excess}: change fewer fields at once`
+    return { code: 'input_invalid', reason, faulty: false }
+  }
+
+  #knowsDeps(body: Body): boolean {
+    return body.type === 'edit' && body.edits.every(([, deps]) => deps.every((dep) => this.state.history.has(dep)))
   }
 
   async #replay(signal: AbortSignal | undefined): Promise<void> {

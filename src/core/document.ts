@@ -44,6 +44,8 @@ export interface ResourceState {
   readonly conflicts: ReadonlyMap<string, readonly FieldWrite[]>
   /** Writes that a concurrent delete hides, sorted by field. */
   readonly lost: readonly FieldWrite[]
+  /** Accepted edits that change nothing here, since they overwrite more than OVERWRITES_MAX concurrent writes. */
+  readonly excessive: readonly string[]
   /** Accepted edits that no accepted edit follows: the `deps` of the next edit. Sorted. */
   readonly heads: readonly string[]
   /** The oldest live creation, by claimed time and then id. */
@@ -58,6 +60,13 @@ export interface ResourceState {
 const EXISTENCE = '$'
 
 const BRANCHES_MAX = 16
+
+/**
+ * Concurrent writes of one resource that one edit may overwrite: four for each field that an edit can name. With more, it
+ * changes nothing here, as if it were void; the limit rests on its ancestors alone, so every node draws it alike. Without
+ * it a thousand concurrent edits make each of the next ones cost a quarter of a million predecessors.
+ */
+export const OVERWRITES_MAX = 1_024
 
 const CHUNK_TYPE_OFFSET = 8
 const PLAIN_CHANGE = 1
@@ -100,11 +109,12 @@ export class ResourceDocument {
   #pending: Automerge.Change[] = []
   /** Accepted edits that no accepted edit follows. */
   readonly #heads = new Set<string>()
+  readonly #excessive: string[] = []
   /** Accepted edits that delete the resource. */
   readonly #deletes: string[] = []
   /** What is visible at the heads, so that the next change knows what it overwrites without asking Automerge. */
   readonly #latest: Visible = new Map()
-  /** What is visible at the tips of the branches that grew last, so that each edit of a long one is not a walk back. */
+  /** What is visible to who has seen some edits, by their ids: at the branches asked for last, to spare a walk back each. */
   readonly #branches = new Map<string, Visible>()
 
   constructor(path: string) {
@@ -117,8 +127,15 @@ export class ResourceDocument {
   add(step: Step): void {
     if (this.#steps.has(step.id)) return
     const parents = this.#imagesOf(step.deps)
-    this.#steps.set(step.id, { step, images: step.accepted ? [step.id] : parents, parents })
-    if (step.accepted) this.#derive(step, parents)
+    const accepted = step.accepted && this.#derive(step, parents)
+    if (step.accepted && !accepted) this.#excessive.push(step.id)
+    this.#steps.set(step.id, { step: { ...step, accepted }, images: accepted ? [step.id] : parents, parents })
+  }
+
+  /** Whether an edit that is not added would overwrite too much to count here; all its deps are added. */
+  isExcessive({ deps, ops }: Pick<Step, 'deps' | 'ops'>): boolean {
+    const visible = this.#visibleAt(this.#imagesOf(deps))
+    return countOverwrites(ops, visible) > OVERWRITES_MAX
   }
 
   /** What is visible now. */
@@ -152,6 +169,7 @@ export class ResourceDocument {
       fields,
       conflicts,
       lost,
+      excessive: this.#excessive.toSorted(),
       heads: [...this.#heads].toSorted(),
       created,
       hash: stateHashOf(this.#path, created, fields, conflicts),
@@ -176,10 +194,12 @@ export class ResourceDocument {
     return [...new Set(deps.flatMap((dep) => this.#applied(dep).images))].toSorted()
   }
 
-  #derive(step: Step, parents: readonly string[]): void {
+  /** Makes the change of an accepted step. Returns false when it overwrites too much, and so makes none. */
+  #derive(step: Step, parents: readonly string[]): boolean {
+    const visible = this.#visibleAt(parents)
+    if (countOverwrites(step.ops, visible) > OVERWRITES_MAX) return false
     const deps = parents.map((parent) => this.#change(parent))
     const startOp = 1 + deps.reduce((highest, dep) => Math.max(highest, dep.maxOp), 0)
-    const visible = this.#visibleAt(parents)
     const writes: Write[] = []
     const overwrites: Write[] = []
     const ops: Automerge.DecodedChange['ops'] = []
@@ -190,8 +210,7 @@ export class ResourceDocument {
       // Deleting what is not there is no operation.
       if (action === 'del' && replaced.length === 0) continue
       if (action === 'set') writes.push({ field, edit: step.id, counter: startOp + ops.length })
-      // One by one: a call with a hundred thousand arguments exhausts the stack.
-      for (const write of replaced) overwrites.push(write)
+      overwrites.push(...replaced)
       const pred = replaced.map(({ counter, edit }) => `${counter}@${edit}`)
       const value = action === 'set' ? { value: canonical(op[2]) } : {}
       ops.push({ action, obj: '_root', key: field, ...value, pred })
@@ -212,34 +231,30 @@ export class ResourceDocument {
     this.#pending.push(change)
     for (const parent of parents) this.#heads.delete(parent)
     this.#heads.add(step.id)
+    this.#branches.delete(parents.join())
     for (const view of new Set([this.#latest, visible])) {
       see(view, derived)
       forget(view, derived)
     }
-    if (visible !== this.#latest) this.#remember(step.id, visible)
+    if (visible !== this.#latest) this.#remember([step.id], visible)
+    return true
   }
 
-  #takeBranch([tip, ...others]: readonly string[]): Visible | undefined {
-    if (tip === undefined || others.length > 0) return undefined
-    const branch = this.#branches.get(tip)
-    this.#branches.delete(tip)
-    return branch
-  }
-
-  #remember(tip: string, visible: Visible): void {
-    this.#branches.set(tip, visible)
+  #remember(tips: readonly string[], visible: Visible): void {
+    this.#branches.set(tips.join(), visible)
     if (this.#branches.size > BRANCHES_MAX) this.#branches.delete(this.#branches.keys().next().value as string)
   }
 
-  /** What is visible to who has seen the given accepted edits and all before them. The caller goes on to change it. */
+  /** What is visible to who has seen the given accepted edits and all before them. Whoever follows them may change it. */
   #visibleAt(edits: readonly string[]): Visible {
     if (edits.length === this.#heads.size && edits.every((edit) => this.#heads.has(edit))) return this.#latest
-    const branch = this.#takeBranch(edits)
+    const branch = this.#branches.get(edits.join())
     if (branch !== undefined) return branch
     const changes = [...this.#pastOf(edits)].map((edit) => this.#change(edit))
     const visible: Visible = new Map()
     for (const change of changes) see(visible, change)
     for (const change of changes) forget(visible, change)
+    this.#remember(edits, visible)
     return visible
   }
 
@@ -309,6 +324,10 @@ function hashOfChange(change: Automerge.Change): string {
 /** Automerge's order of concurrent writes, the winner first. */
 function byPrecedence(a: Pick<Write, 'counter' | 'edit'>, b: Pick<Write, 'counter' | 'edit'>): number {
   return b.counter - a.counter || (a.edit < b.edit ? 1 : -1)
+}
+
+function countOverwrites(ops: readonly Op[], visible: Visible): number {
+  return ops.reduce((count, [, field]) => count + (visible.get(field)?.size ?? 0), 0)
 }
 
 function see(visible: Visible, change: DerivedChange): void {

@@ -5,7 +5,7 @@
 
 import { canonical, sha256 } from './canonical.ts'
 import { ResourceDocument, type ResourceState, type Step } from './document.ts'
-import type { EditBody, Envelope } from './envelope.ts'
+import type { Body, EditBody, Envelope } from './envelope.ts'
 import { History } from './history.ts'
 import { parseResourcePath } from './names.ts'
 import { Policy } from './policy.ts'
@@ -51,7 +51,7 @@ export class MeshState {
   /** What is visible of a resource; undefined when no edit ever touched it. */
   resource(path: string): ResourceState | undefined {
     this.#refreshVerdicts()
-    if (this.#stale.delete(path)) this.#resources.set(path, this.#materialise(path))
+    if (this.#stale.delete(path)) this.#resources.set(path, this.#open(path).read())
     return this.#resources.get(path)
   }
 
@@ -65,6 +65,14 @@ export class MeshState {
   refresh(max: number): void {
     this.#refreshVerdicts()
     for (const path of this.#stale.values().take(max).toArray()) this.resource(path)
+  }
+
+  /** The first resource that an edit, not added yet, overwrites too much of to count there; its deps are in the history. */
+  excessOf(body: Body): string | undefined {
+    if (body.type !== 'edit') return undefined
+    // Without deps it overwrites nothing.
+    const followers = body.edits.filter(([, deps]) => deps.length > 0)
+    return followers.find(([path, deps, ops]) => this.#open(path).isExcessive({ deps, ops }))?.[0]
   }
 
   /** All resources that exist, sorted by path. */
@@ -115,7 +123,9 @@ export class MeshState {
     }
   }
 
-  #materialise(path: string): ResourceState {
+  /** The live document with all its edits in it. */
+  #open(path: string): ResourceDocument {
+    this.#refreshVerdicts()
     const edits = this.history.editsOf(path)
     const live = this.#live.get(path) ?? { document: new ResourceDocument(path), count: 0 }
     for (const id of edits.slice(live.count)) live.document.add(this.#step(id, path))
@@ -125,7 +135,7 @@ export class MeshState {
     this.#live.set(path, live)
     const [oldest] = this.#live.keys()
     if (this.#live.size > LIVE_DOCUMENTS_MAX && oldest !== undefined) this.#freeLive(oldest)
-    return live.document.read()
+    return live.document
   }
 
   #step(id: string, path: string): Step {

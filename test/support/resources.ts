@@ -31,7 +31,7 @@ export const EVERYWHERE: SliceNode = { zones: ['eu', 'us'], workspaces: ['*'], l
 export function stateOf(path: string, fields: ReadonlyMap<string, Value>, at = 1): ResourceState {
   const hash = sha256(canonical([path, [...fields]]))
   const created = { at, edit: sha256(`${path} ${at}`), by: 'f'.repeat(64) }
-  return { path, exists: true, fields, conflicts: new Map(), lost: [], heads: [], created, hash }
+  return { path, exists: true, fields, conflicts: new Map(), lost: [], excessive: [], heads: [], created, hash }
 }
 
 /** States of the documents in a YAML text, each created one millisecond after the one before. */

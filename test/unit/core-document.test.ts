@@ -1,7 +1,7 @@
 import * as Automerge from '@automerge/automerge'
 import { describe, expect, test } from 'vitest'
 import { sha256 } from '../../src/core/canonical.ts'
-import { ResourceDocument, type ResourceState, type Step } from '../../src/core/document.ts'
+import { OVERWRITES_MAX, ResourceDocument, type ResourceState, type Step } from '../../src/core/document.ts'
 import type { Op } from '../../src/core/envelope.ts'
 
 const PATH = 'default/eu/site/a'
@@ -10,7 +10,11 @@ const DELETE: Op = ['del', '$']
 
 /** Edits with names instead of ids: `add('second', ['first'], …)`. */
 class Draft {
-  readonly steps: Step[] = []
+  readonly steps: Step[]
+
+  constructor(before?: Draft) {
+    this.steps = [...(before?.steps ?? [])]
+  }
 
   add(name: string, deps: readonly string[], ops: readonly Op[], also: Partial<Step> = {}): this {
     const sorted = ops.toSorted((a, b) => (a[1] < b[1] ? -1 : 1))
@@ -292,6 +296,33 @@ describe('the document', () => {
     expect(changes([0, 3, 2, 1, 5, 4])).toEqual(changes([0, 1, 2, 3, 4, 5]))
   })
 
+  test('an edit that overwrites too many concurrent values changes nothing; what follows it goes on', () => {
+    const authors = Array.from({ length: OVERWRITES_MAX }, (_, index) => `a${index}`)
+    const draft = new Draft().add('create', [], [CREATE])
+    for (const name of authors) draft.add(name, ['create'], [['set', 'c', name]])
+    const most: Op[] = [['set', 'c', 'most']]
+    const { fields, excessive } = new Draft(draft).add('most', authors, most).read()
+    expect([fields.get('c'), excessive]).toEqual(['most', []])
+
+    draft.add('one', ['create'], [['set', 'c', 'one']])
+    const seen = [...authors, 'one']
+    draft.add('over', seen, [
+      ['set', 'c', 'over'],
+      ['set', 'd', 'over'],
+    ])
+    draft.add('after', ['over'], [['set', 'd', 'after']])
+    const state = draft.read()
+    expect(fieldsOf(state)).toMatchObject({ d: 'after' })
+    expect(state.conflicts.get('c')).toHaveLength(OVERWRITES_MAX + 1)
+    expect(state.excessive).toEqual([idOf('over')])
+    expect(state.heads).toEqual([idOf('after')])
+
+    const [create, ...others] = draft.steps
+    const backwards = new Draft()
+    backwards.steps.push(create as Step, ...others.slice(0, -2).toReversed(), ...others.slice(-2))
+    expect(backwards.read()).toEqual(state)
+  })
+
   test('an edit added twice is one, and one before its deps is a broken invariant', () => {
     const document = new ResourceDocument(PATH)
     const [step] = new Draft().add('create', [], [CREATE]).steps as [Step]
@@ -354,6 +385,21 @@ describe('under attack', () => {
           (index) => [['set', `f${index % 2}`, index]],
         ),
       (state) => expect(fieldsOf(state)).toEqual({ f0: 2998, f1: 2999 }),
+    ],
+    [
+      '2,000 edits that each overwrite 250,000 concurrent values',
+      () => {
+        const fields = Array.from({ length: 250 }, (_, field): Op => ['set', `f${field}`, 1])
+        const draft = many(
+          1_000,
+          () => ['create'],
+          () => fields,
+        )
+        const all = Array.from({ length: 1_000 }, (_, index) => `e${index}`)
+        for (let index = 0; index < 2_000; index += 1) draft.add(`over${index}`, all, fields)
+        return draft
+      },
+      (state) => expect(state.excessive).toHaveLength(2_000),
     ],
   ])('%s are derived in bounded time', { timeout: 8 * LIMIT_MS }, (_, make, check) => {
     const draft = make()
