@@ -175,12 +175,21 @@ function checkRunningNode(/** @type {World} */ { project }) {
 // ---------------------------------------------------------------------------------------------- system packages
 
 /** The tools to install: none unless one that is needed is missing. @param {boolean} forTests @param {World} world */
-function missingTools(forTests, { root, env }) {
-  const folders = [...(env.PATH ?? '').split(delimiter), ...SBIN.map((folder) => join(root, folder))]
-  const missing = TOOLS.filter((tool) => forTests || !tool.testsOnly).filter(
-    (tool) => !folders.some((folder) => fs.existsSync(join(folder, tool.command))),
-  )
+function missingTools(forTests, world) {
+  const missing = TOOLS.filter((tool) => forTests || !tool.testsOnly).filter(({ command }) => !isThere(command, world))
   return missing.some((tool) => forTests || tool.required) ? missing : []
+}
+
+/** @param {string} command @param {World} world */
+function isThere(command, world) {
+  return systemPath(world)
+    .split(delimiter)
+    .some((folder) => fs.existsSync(join(folder, command)))
+}
+
+/** PATH with the folders of system commands, which many users' PATH lacks. @param {World} world */
+function systemPath({ root, env }) {
+  return [env.PATH ?? '', ...SBIN.map((folder) => join(root, folder))].join(delimiter)
 }
 
 /** @param {boolean} forTests @param {World} world */
@@ -195,10 +204,8 @@ async function installTools(forTests, world) {
   }
   if (uid !== 0) throw new SetupError(`system packages are missing; only root can install them. Run:\n  ${byHand}`)
 
-  const apt = (/** @type {string[]} */ ...args) => {
-    const path = [world.env.PATH ?? '', ...SBIN.map((folder) => join(root, folder))].join(delimiter)
-    return run('apt-get', args, { ...world.env, PATH: path, DEBIAN_FRONTEND: 'noninteractive' }, world)
-  }
+  const env = { ...world.env, PATH: systemPath(world), DEBIAN_FRONTEND: 'noninteractive' }
+  const apt = (/** @type {string[]} */ ...args) => run('apt-get', args, env, world)
   await withLock(world, async () => {
     const missing = missingTools(forTests, world).map((tool) => tool.name)
     if (missing.length === 0) return
@@ -210,11 +217,26 @@ async function installTools(forTests, world) {
       await apt('update')
       return apt(...install)
     })
+    if (missing.includes('nginx')) await disableUnit(env, world)
     if (code === 0 && missingTools(forTests, world).length === 0) return
     throw new SetupError(
       `apt-get could not install them (exit code ${code}); its own words are above. By hand:\n  ${byHand}`,
     )
   })
+}
+
+/**
+ * Debian enables the services that it installs, so at the next boot its nginx would take port 80 from the one that a node runs.
+ * @param {NodeJS.ProcessEnv} env @param {World} world
+ */
+async function disableUnit(env, world) {
+  if (!isThere('nginx', world) || !isThere('systemctl', world)) return
+  const code = await run('systemctl', ['disable', 'nginx'], env, world)
+  world.log(
+    code === 0
+      ? 'the nginx.service that came with nginx does not start at boot: mesh-node starts its own nginx (undo: systemctl enable nginx)'
+      : `systemctl disable nginx failed (exit code ${code}): at the next boot this nginx may take port 80`,
+  )
 }
 
 /** @param {string} root */

@@ -4,10 +4,10 @@
  */
 
 import { existsSync } from 'node:fs'
-import { mkdir, realpath, rename, rm, stat, writeFile } from 'node:fs/promises'
+import { mkdir, realpath, rename, rm, writeFile } from 'node:fs/promises'
 import { createServer } from 'node:net'
 import { hostname, userInfo } from 'node:os'
-import { dirname, join, resolve } from 'node:path'
+import { join, resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { stringify } from 'yaml'
 import { createKeyFile, loadKey, type KeySource } from './adapters/identity.ts'
@@ -20,6 +20,7 @@ import { isName } from './core/names.ts'
 import { MeshError } from './errors.ts'
 import type { Health } from './health.ts'
 import { allPids, listenersOn, titleOf, workingDirectoryOf } from './nginx/applying/proc.ts'
+import { ANYBODY, closedDirectories } from './nginx/applying/reach.ts'
 
 const EXAMPLES = fileURLToPath(new URL('../examples', import.meta.url))
 /** Where meshctl looks for the API and the key when it is told nothing. */
@@ -151,11 +152,8 @@ async function clearOlderMesh(directory: string, nginxDirectory: string): Promis
 async function reachableDirectory(directory: string): Promise<string | undefined> {
   if (userInfo().uid !== 0) return undefined
   const path = await realpath(directory)
-  for (let above = path; above !== '/'; above = dirname(above)) {
-    const { mode } = await stat(above)
-    if ((mode & 0o001) === 0) return `/run/nxmesh-${sha256(path).slice(0, 12)}`
-  }
-  return undefined
+  const isReachable = (await closedDirectories(path, ANYBODY)).length === 0
+  return isReachable ? undefined : `/run/nxmesh-${sha256(path).slice(0, 12)}`
 }
 
 // ---------------------------------------------------------------------------------------------- ports

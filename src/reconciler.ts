@@ -7,11 +7,13 @@
 import type { Problem, Slice } from './core/slice.ts'
 import { settingsOf, sitesKey } from './core/slice.ts'
 import { backoffMs } from './backoff.ts'
-import { asMeshError } from './errors.ts'
 import type { Log } from './log.ts'
 import type { Addresses } from './nginx/applying/addresses.ts'
-import type { Applier, ApplyError, ApplyResult, Outcome, Phase } from './nginx/applying/apply.ts'
-import { assemble, hostNamesOf, render, type HostLayout, type Unit } from './nginx/rendering/render.ts'
+import type { Applier } from './nginx/applying/apply.ts'
+import { applyError, type ApplyError, type ApplyResult, type Outcome, type Phase } from './nginx/applying/run.ts'
+import type { HostLayout } from './nginx/rendering/host-layout.ts'
+import { assemble, hostNamesOf, render } from './nginx/rendering/render.ts'
+import type { Unit } from './nginx/rendering/unit.ts'
 import type { Capabilities, Clock, NginxProcess, Random, Startable } from './ports.ts'
 
 /**
@@ -160,6 +162,7 @@ export class Reconciler implements Startable {
   constructor(options: ReconcilerOptions) {
     this.#options = options
     this.#settings = { ...DEFAULTS, ...options.settings }
+    options.addresses.onChange(() => this.wake())
   }
 
   /** Begins the loop and returns at once: a node without nginx still relays, stores and tells what is wrong. */
@@ -191,7 +194,7 @@ export class Reconciler implements Startable {
       } catch (error) {
         // One bad turn must not end the loop for ever.
         this.#options.log.error('the reconciler failed and goes on', { error })
-        this.#turnError = asApplyError(error)
+        this.#turnError = applyError(error)
         this.#retryLater()
       }
       await this.#attempt('a receipt could not be made', () => this.#publish())
@@ -224,7 +227,10 @@ export class Reconciler implements Startable {
     this.#servingError = care.error ?? null
 
     const now = clock.monotonic()
-    if (now >= this.#resolveAt) this.#refreshAddresses(now)
+    if (now >= this.#resolveAt) {
+      this.#resolveAt = now + this.#settings.resolveIntervalMs
+      this.#options.addresses.refresh()
+    }
     if (now >= this.#applyAt()) await this.#apply()
     else if (now >= this.#driftAt) await this.#heal()
     else return
@@ -247,7 +253,7 @@ export class Reconciler implements Startable {
       this.#driftAt = clock.monotonic() + this.#settings.driftIntervalMs
       return true
     } catch (error) {
-      this.#servingError = asApplyError(error)
+      this.#servingError = applyError(error)
       log.error(this.#servingError.message, { ...this.#servingError })
       this.#retryLater()
       return false
@@ -304,7 +310,8 @@ export class Reconciler implements Startable {
     if (result.outcome === 'failed') this.#retryLater()
     else this.#succeeded(result.retryAfterMs)
     const waited = wakes === undefined ? 0 : Math.round(clock.monotonic() - wakes.first)
-    const fields = { generation: result.generation, waited, phases: this.#durations, isolated: result.isolated }
+    const isolated = { isolated: result.isolated.slice(0, RECEIPT_LIMITS.isolated), count: result.isolated.length }
+    const fields = { generation: result.generation, waited, phases: this.#durations, ...isolated }
     if (result.error !== undefined) log.warn(`${result.outcome}: ${result.error.message}`, fields)
     else if (result.outcome === 'applied') log.info('applied', fields)
     hooks?.onApply?.(result)
@@ -319,14 +326,6 @@ export class Reconciler implements Startable {
     this.#drift += found.length
     log.warn('drift was put right', { found: found.slice(0, RECEIPT_LIMITS.problems), count: found.length })
     hooks?.onDrift?.(found)
-  }
-
-  /** In the background: a slow resolver must not hold up anything. */
-  #refreshAddresses(now: number): void {
-    this.#resolveAt = now + this.#settings.resolveIntervalMs
-    void this.#options.addresses.refresh().then((changed) => {
-      if (changed && !this.#stopping.signal.aborted) this.wake()
-    })
   }
 
   /** An upgrade of nginx changes what can be rendered. */
@@ -444,11 +443,6 @@ function without({ resources, problems, target }: Slice, paths: ReadonlySet<stri
 
 function sameUnits(a: readonly Unit[], b: readonly Unit[]): boolean {
   return a.length === b.length && a.every((unit, index) => unit === b[index])
-}
-
-function asApplyError(error: unknown): ApplyError {
-  const { code, message, details } = asMeshError(error)
-  return details.hint === undefined ? { code, message } : { code, message, hint: details.hint }
 }
 
 function rounded(phases: Readonly<Record<string, number>>): Record<string, number> {

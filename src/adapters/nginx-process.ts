@@ -4,14 +4,16 @@
  */
 
 import { spawn } from 'node:child_process'
-import { mkdir, readdir, readFile, realpath, rename, rm, writeFile } from 'node:fs/promises'
+import { readdir, readFile, realpath, rename, rm, writeFile } from 'node:fs/promises'
 import { connect } from 'node:net'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { MeshError } from '../errors.ts'
 import { modulesPath, parseCapabilities } from '../nginx/applying/capabilities.ts'
+import { disk } from '../nginx/applying/disk.ts'
 import { nginxWords } from '../nginx/applying/isolate.ts'
 import * as proc from '../nginx/applying/proc.ts'
+import { closedDirectories } from '../nginx/applying/reach.ts'
 import type { Capabilities, NginxOutput, NginxProcess, WorkerProcess } from '../ports.ts'
 
 export interface NginxProcessOptions {
@@ -57,7 +59,7 @@ export class LocalNginx implements NginxProcess {
 
   async capabilities(): Promise<Capabilities> {
     // nginx is run in its own directory, which a new host does not have.
-    await mkdir(this.#options.directory, { recursive: true })
+    await disk.makeDirectory(this.#options.directory, 'passable')
     const { ok, stderr } = await this.#run(['-V'], VERSION_TIMEOUT_MS)
     if (!ok) throw failed(`${this.#options.binary} -V failed: ${stderr}`, 'set nginx.binary to the path of nginx')
     const directory = modulesPath(stderr)
@@ -94,6 +96,17 @@ export class LocalNginx implements NginxProcess {
     })
     await this.#record(workers)
     return workers
+  }
+
+  /**
+   * Directories that keep the workers, which may be another user, from the drain file and from their temporary files, from
+   * the top. None while nothing runs.
+   */
+  async closedToWorkers(): Promise<readonly string[]> {
+    const master = await this.master()
+    const [worker] = master === undefined ? [] : await this.workers(master)
+    const who = worker === undefined ? undefined : await proc.credentialsOf(worker.pid)
+    return who === undefined ? [] : closedDirectories(join(this.#options.directory, 'temp'), who)
   }
 
   signal(masterPid: number, name: 'HUP' | 'QUIT' | 'TERM' | 'USR1'): void {
@@ -167,7 +180,7 @@ export class LocalNginx implements NginxProcess {
     const record: Recorded = { boot: await proc.bootId(), processes: identities }
     const path = this.#recordPath()
     try {
-      await writeFile(`${path}.tmp`, JSON.stringify(record))
+      await writeFile(`${path}.tmp`, JSON.stringify(record), { mode: 0o600 })
       await rename(`${path}.tmp`, path)
       this.#recorded = key
     } catch {

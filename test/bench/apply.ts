@@ -207,7 +207,8 @@ class BareNginx {
   /** The pid of the worker that answers. */
   #ask(): Promise<number | undefined> {
     return new Promise((resolve) => {
-      const outgoing = request({ socketPath: join(this.#directory, 'verify.sock'), path: '/generation', agent: false })
+      const socketPath = join(this.#directory, 'private', 'verify.sock')
+      const outgoing = request({ socketPath, path: '/generation', agent: false })
       outgoing.on('error', () => resolve(undefined))
       outgoing.on('response', (response) => {
         let text = ''

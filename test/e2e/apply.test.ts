@@ -12,10 +12,11 @@ import { dirname, join } from 'node:path'
 import { promisify } from 'node:util'
 import { expect, test, vi } from 'vitest'
 import { systemClock } from '../../src/adapters/clock.ts'
+import { sha256 } from '../../src/core/canonical.ts'
 import { slice } from '../../src/core/slice.ts'
 import { Addresses } from '../../src/nginx/applying/addresses.ts'
 import { probe } from '../../src/nginx/applying/probe.ts'
-import type { Unit } from '../../src/nginx/rendering/render.ts'
+import type { Unit } from '../../src/nginx/rendering/unit.ts'
 import { Reconciler, type Receipt } from '../../src/reconciler.ts'
 import { backend, fetchRoot, freePort, NginxHost, upstream } from '../support/nginx-host.ts'
 import { EVERYWHERE, statesOf } from '../support/resources.ts'
@@ -87,7 +88,71 @@ test('a bad upstream takes only its new sites with it; old ones keep the last go
   expect(await host.get(port, 'old.test')).toEqual({ status: 200, body: 'from the backend\n' })
 })
 
-test('what cannot be blamed on a unit refuses the generation, which is not tried again at once', async () => {
+/** Ways in which nginx refuses a site, and its words; the second to fourth name no file. */
+const FAULTS: readonly (readonly [body: (number: number) => string, words: RegExp])[] = [
+  [(number) => `no_such_directive ${number};`, /unknown directive "no_such_directive"/],
+  [(number) => `set $copy $nobody_sets_${number};`, /unknown "nobody_sets_\d+" variable/],
+  [(number) => `access_log /no/such/directory/${number}.log;`, /open\(\) "\/no\/such\/directory\/\d+\.log" failed/],
+  [(number) => `valid_referers server_names ${'a'.repeat(200)}${number}.test;`, /could not build referer_hash/],
+  [(number) => `rewrite (${number} /;`, /missing closing parenthesis/],
+  [(number) => `return 200 "${number}"; }`, /unexpected "}"|unknown directive|not allowed here/],
+]
+
+test('forty sites that nginx refuses, each in its own way, do not keep twenty good ones of the same edits waiting', async () => {
+  await using host = await NginxHost.create()
+  // As long as it takes: how fast this machine is must not matter.
+  const applier = await host.booted({ settings: { isolateMs: Number.POSITIVE_INFINITY } })
+  const port = await freePort()
+  const other = createServer()
+  await new Promise<void>((resolve) => other.listen(0, '127.0.0.1', resolve))
+  const taken = (other.address() as AddressInfo).port
+  const numbers = (count: number) => Array.from({ length: count }, (_, index) => index)
+  const [good, bad] = [numbers(20).map((number) => `good-${number}`), numbers(40).map((number) => `bad-${number}`)]
+  // Every second one is there already.
+  const isOld = (name: string) => Number(name.split('-')[1]) % 2 === 0
+  const old = [...good, ...bad].filter(isOld)
+  await applier.apply(host.request(old.map((name) => host.site(name, { port }))))
+
+  const listening = (name: string, options: string): Unit => {
+    const unit = host.site(name, { port })
+    const text = unit.text.replace(`:${port};`, `:${port} ${options};`)
+    return { ...unit, text, digest: sha256(text) }
+  }
+  const expected = new Map<string, RegExp>()
+  const units = [
+    ...good.map((name) => host.site(name, { port, body: `return 200 "new ${name}";` })),
+    ...bad.map((name, index) => {
+      const fault = FAULTS[index % (FAULTS.length + 1)]
+      expected.set(`default/eu/site/${name}`, fault?.[1] ?? /is taken by process/)
+      return fault === undefined ? host.site(name, { port: taken }) : host.site(name, { port, body: fault[0](index) })
+    }),
+    // Either is fine, both are not.
+    listening('pair-0', 'backlog=64'),
+    listening('pair-1', 'backlog=128'),
+  ]
+  const result = await applier.apply(host.request(units))
+  expect(result.outcome).toBe('applied')
+  for (const name of good) expect((await host.get(port, `${name}.test`)).body).toBe(`new ${name}`)
+  for (const name of bad) {
+    expect(await host.get(port, `${name}.test`)).toMatchObject(
+      isOld(name) ? { status: 200, body: `${name}\n` } : { status: 404 },
+    )
+  }
+  const pair = await Promise.all(['pair-0', 'pair-1'].map((name) => host.get(port, `${name}.test`)))
+  expect(pair.map(({ status }) => status).toSorted((a, b) => a - b)).toEqual([200, 404])
+
+  const isolated = new Map(result.isolated.map((one) => [one.path, one]))
+  for (const [path, words] of expected) {
+    const serves = isOld(path) ? 'last_good' : 'left_out'
+    expect(isolated.get(path)).toEqual({ path, serves, reason: expect.stringMatching(words) })
+  }
+  expect(isolated.size).toBe(bad.length + 1)
+  // They are tried again by themselves, some time later.
+  expect(result.retryAfterMs).toBeGreaterThan(0)
+  await new Promise((resolve) => other.close(resolve))
+})
+
+test('what fails without any change refuses the generation, which is not tried again at once', async () => {
   await using host = await NginxHost.create()
   const applier = await host.booted()
   const port = await freePort()

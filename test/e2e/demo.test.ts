@@ -1,7 +1,7 @@
 /** `npm run demo` as a person runs it: five real daemons with five real nginx, from start to end and nothing left behind. */
 
 import { execFile } from 'node:child_process'
-import { mkdtemp, readdir, rm } from 'node:fs/promises'
+import { chmod, mkdtemp, readdir, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
@@ -14,6 +14,8 @@ let directory: string
 
 beforeEach(async () => {
   directory = await mkdtemp(join(tmpdir(), 'nxmesh-demo-'))
+  // nginx's workers may be another user, and a node whose workers are kept out is not healthy.
+  await chmod(directory, 0o711)
 })
 
 afterEach(() => rm(directory, { recursive: true, force: true }))

@@ -15,10 +15,11 @@ import { foundMesh } from '../../src/core/founding.ts'
 import { slice } from '../../src/core/slice.ts'
 import type { Health } from '../../src/health.ts'
 import { createLog, type Log } from '../../src/log.ts'
+import { Membership } from '../../src/membership.ts'
 import { createMetrics } from '../../src/metrics.ts'
 import type { Receipt } from '../../src/reconciler.ts'
 import { Replica } from '../../src/replica.ts'
-import { StatusTable, type StatusRecord } from '../../src/status.ts'
+import { StatusTable } from '../../src/status.ts'
 import { MemoryStore } from './memory-store.ts'
 
 export function testKey(n: number): KeyPair {
@@ -91,6 +92,7 @@ export async function startApiNode({
     await replica.adopt(toWire(FOUNDING[0]!))
     await replica.submit(FOUNDING.slice(1).map(toWire), 'sync')
   }
+  const membership = new Membership({ state: replica.state, own: KEYS.node.publicKey, listed: [], zones })
   const status = new StatusTable({
     key: KEYS.node,
     store,
@@ -99,7 +101,7 @@ export async function startApiNode({
     log,
     describe: () => undefined,
     isNode: () => true,
-    granted: () => new Map([KEYS.node, KEYS.other].map(({ publicKey }, index) => [publicKey, `edge-${index + 1}`])),
+    granted: () => membership.grantedNodes(),
     connected: () => [],
     publish: async () => undefined,
   })
@@ -115,6 +117,7 @@ export async function startApiNode({
   const server = new ApiServer({
     replica,
     status,
+    membership,
     receipt: () => node.receipt,
     health: () => node.health,
     converged: () => node.converged,
@@ -153,5 +156,3 @@ export async function startApiNode({
 export function targetOf(replica: Replica, zones: readonly string[]): string {
   return slice(replica.state.resources(), { zones, workspaces: ['*'], labels: {} }).target
 }
-
-export type { StatusRecord }

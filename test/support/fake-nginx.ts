@@ -30,6 +30,8 @@ export class FakeNginx implements NginxProcess {
   keepsOldWorkers = false
   /** Client connections that the status page shows. */
   clients = 0
+  /** The master's words when it refuses a configuration that passes the test. */
+  reloadFault: (configPath: string) => Promise<string | undefined> = () => Promise.resolve(undefined)
 
   constructor(directory: string) {
     this.#directory = directory
@@ -93,7 +95,7 @@ export class FakeNginx implements NginxProcess {
 
   async #load(): Promise<void> {
     const master = this.#master
-    const words = await fault(this.#configPath)
+    const words = (await fault(this.#configPath)) ?? (await this.reloadFault(this.#configPath))
     if (words !== undefined) {
       await appendFile(
         join(this.#directory, 'logs', 'error.log'),

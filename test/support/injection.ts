@@ -7,7 +7,7 @@ import { parseAllDocuments } from 'yaml'
 import type { z } from 'zod'
 import type { ResourceState } from '../../src/core/document.ts'
 import { fieldsOf, KINDS, parseDocument, pathOf } from '../../src/core/resources/index.ts'
-import type { HostLayout } from '../../src/nginx/rendering/render.ts'
+import type { HostLayout } from '../../src/nginx/rendering/host-layout.ts'
 import { EVERYWHERE, LAYOUT, renderStates, stateOf } from './resources.ts'
 
 type Schema = z.core.$ZodType

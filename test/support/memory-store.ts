@@ -5,7 +5,7 @@
 
 import { envelopeId, type WireEnvelope } from '../../src/core/envelope.ts'
 import { MeshError } from '../../src/errors.ts'
-import type { CorruptRecord, Store, StoredEnvelope } from '../../src/ports.ts'
+import { MAX_MARK_BYTES, type CorruptRecord, type Store, type StoredEnvelope } from '../../src/ports.ts'
 
 interface MemoryRecord {
   wire: WireEnvelope
@@ -66,6 +66,7 @@ export class MemoryStore implements Store {
   }
 
   async setMark(name: string, value: string): Promise<void> {
+    if (Buffer.byteLength(value) > MAX_MARK_BYTES) throw new MeshError('too_large', `mark ${name} is too large`)
     this.#write()
     this.#marks.set(name, value)
   }

@@ -12,9 +12,13 @@ import { systemClock } from '../../src/adapters/clock.ts'
 import { LocalNginx } from '../../src/adapters/nginx-process.ts'
 import { sha256 } from '../../src/core/canonical.ts'
 import type { Slice } from '../../src/core/slice.ts'
-import { Applier, type ApplierOptions, type ApplyRequest } from '../../src/nginx/applying/apply.ts'
+import { Applier } from '../../src/nginx/applying/apply.ts'
 import { allPids, childrenOf, openFilesOf, titleOf, workingDirectoryOf } from '../../src/nginx/applying/proc.ts'
-import { assemble, type HostLayout, type Unit } from '../../src/nginx/rendering/render.ts'
+import type { ApplyRequest } from '../../src/nginx/applying/run.ts'
+import type { ApplierOptions } from '../../src/nginx/applying/settings.ts'
+import type { HostLayout } from '../../src/nginx/rendering/host-layout.ts'
+import { assemble } from '../../src/nginx/rendering/render.ts'
+import type { Unit } from '../../src/nginx/rendering/unit.ts'
 import { waitFor } from './wait.ts'
 
 export const NOTHING: Slice = { resources: [], problems: [], target: sha256('') }
@@ -122,7 +126,7 @@ export class NginxHost {
     this.layout = {
       directory,
       pidFile: join(directory, 'nginx.pid'),
-      verifySocket: join(directory, 'verify.sock'),
+      verifySocket: join(directory, 'private', 'verify.sock'),
       drainFile: join(directory, 'draining'),
       defaultHttpPort: 8080,
       workerProcesses: 2,

@@ -10,7 +10,7 @@ import { createServer, type AddressInfo } from 'node:net'
 import { request, type IncomingHttpHeaders, type RequestOptions } from 'node:http'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import type { HostLayout } from '../../src/nginx/rendering/render.ts'
+import type { HostLayout } from '../../src/nginx/rendering/host-layout.ts'
 import { waitFor } from './wait.ts'
 
 interface GenerationText {

@@ -9,7 +9,8 @@ import type { ResourceState } from '../../src/core/document.ts'
 import type { Value } from '../../src/core/envelope.ts'
 import { fieldsOf, parseDocument, pathOf } from '../../src/core/resources/index.ts'
 import { slice, type SliceNode } from '../../src/core/slice.ts'
-import { assemble, render, type HostLayout, type RenderInput } from '../../src/nginx/rendering/render.ts'
+import type { HostLayout } from '../../src/nginx/rendering/host-layout.ts'
+import { assemble, render, type RenderInput } from '../../src/nginx/rendering/render.ts'
 import type { Capabilities } from '../../src/ports.ts'
 
 export const DEBIAN_12: Capabilities = { version: '1.22.1', modules: ['http_ssl', 'http_stub_status', 'http_v2'] }

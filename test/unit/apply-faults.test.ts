@@ -9,9 +9,9 @@ import { join } from 'node:path'
 import { expect, test } from 'vitest'
 import { systemClock } from '../../src/adapters/clock.ts'
 import { MeshError } from '../../src/errors.ts'
-import type { ApplierOptions, ApplySettings } from '../../src/nginx/applying/apply.ts'
 import { disk, type Disk } from '../../src/nginx/applying/disk.ts'
 import { GenerationStore } from '../../src/nginx/applying/generation.ts'
+import type { ApplierOptions, ApplySettings } from '../../src/nginx/applying/settings.ts'
 import { FakeNginx } from '../support/fake-nginx.ts'
 import { NginxHost } from '../support/nginx-host.ts'
 
@@ -52,7 +52,7 @@ function failingDisk() {
     write: (path, text) => may(() => disk.write(path, text)),
     link: (path, target) => may(() => disk.link(path, target)),
     move: (from, to) => may(() => disk.move(from, to)),
-    makeDirectory: (path) => may(() => disk.makeDirectory(path)),
+    makeDirectory: (path, access) => may(() => disk.makeDirectory(path, access)),
     syncDirectory: (path) => may(() => disk.syncDirectory(path)),
     remove: (path) => may(() => disk.remove(path)),
   }
@@ -236,7 +236,7 @@ test('logs beyond their size are put aside, a few of them, and nginx reopens the
     expect(nginx.signals.filter((name) => name === 'USR1')).toHaveLength(number)
   }
   const names = (await readdir(join(host.layout.directory, 'logs'))).filter((name) => name.startsWith('access'))
-  expect(names.toSorted()).toEqual(['access.log.1', 'access.log.2', 'access.log.3'])
+  expect(names.toSorted()).toEqual(['access.log', 'access.log.1', 'access.log.2', 'access.log.3'])
   expect(await readFile(`${path}.1`, 'utf8')).toContain('number 5')
 })
 

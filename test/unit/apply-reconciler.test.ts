@@ -7,10 +7,11 @@ import { describe, expect, test } from 'vitest'
 import { sha256 } from '../../src/core/canonical.ts'
 import { sitesKey, slice as sliceOf, type Slice } from '../../src/core/slice.ts'
 import { MeshError } from '../../src/errors.ts'
-import { Addresses } from '../../src/nginx/applying/addresses.ts'
-import type { ApplyRequest, ApplyResult, Care } from '../../src/nginx/applying/apply.ts'
+import { Addresses, type Lookup } from '../../src/nginx/applying/addresses.ts'
 import type { Generation } from '../../src/nginx/applying/generation.ts'
-import type { Unit } from '../../src/nginx/rendering/render.ts'
+import type { ApplyRequest, ApplyResult } from '../../src/nginx/applying/run.ts'
+import type { Care } from '../../src/nginx/applying/serving.ts'
+import type { Unit } from '../../src/nginx/rendering/unit.ts'
 import { dueAt, Reconciler, type ApplierPort, type Receipt, type ReconcilerOptions } from '../../src/reconciler.ts'
 import { FakeNginx } from '../support/fake-nginx.ts'
 import { site } from '../support/nginx-host.ts'
@@ -80,6 +81,7 @@ const EMPTY: Slice = { resources: [], problems: [], target: sha256('') }
 async function scene(
   overrides: Partial<ReconcilerOptions> = {},
   prepare: (applier: ScriptedApplier) => void = () => undefined,
+  lookup: Lookup = () => Promise.resolve([]),
 ) {
   const clock = new VirtualClock()
   const applier = new ScriptedApplier(clock)
@@ -90,7 +92,7 @@ async function scene(
     applier,
     nginx: new FakeNginx('/nowhere'),
     layout: LAYOUT,
-    addresses: new Addresses(() => Promise.resolve([]), clock),
+    addresses: new Addresses(lookup, clock),
     clock,
     random: () => 0.5,
     log: silentLog(),
@@ -288,6 +290,30 @@ test('drift is looked for every so often, and counted', async () => {
   expect(applier.heals).toBe(2)
   expect(found).toEqual([['one', 'two']])
   expect(last().drift).toBe(2)
+})
+
+test('an address that is found late, or has changed, is applied by itself', async () => {
+  const answers: ((found: readonly string[]) => void)[] = []
+  const yaml = JSON.stringify({
+    apiVersion: 'nxmesh/v1',
+    kind: 'Upstream',
+    metadata: { name: 'pool' },
+    spec: { endpoints: { 'app.test:80': {} } },
+  })
+  const slice = sliceOf(statesOf(yaml), { zones: ['eu'], workspaces: ['*'], labels: {} })
+  const lookup = () => new Promise<readonly string[]>((resolve) => answers.push(resolve))
+  await using setup = await scene({ desired: () => slice }, undefined, lookup)
+  const { clock, applier } = setup
+  const texts = () => applier.requests.map(({ request }) => request.units[0]?.text.match(/server .*;/)?.[0])
+  await clock.advance(1_000)
+  expect(texts()).toEqual(['server 127.0.0.1:1 down;'])
+  answers[0]?.(['10.0.0.1'])
+  await clock.advance(1_000)
+  expect(texts()).toEqual(['server 127.0.0.1:1 down;', 'server 10.0.0.1:80;'])
+  await clock.advance(30_000)
+  answers[1]?.(['10.0.0.2'])
+  await clock.advance(1_000)
+  expect(texts().at(-1)).toBe('server 10.0.0.2:80;')
 })
 
 test('a turn that throws does not end the loop', async () => {

@@ -9,7 +9,6 @@ import { join } from 'node:path'
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import type { Problem } from '../../src/core/slice.ts'
-import { Addresses } from '../../src/nginx/applying/addresses.ts'
 import { bakeFailure, countAnswers } from '../../src/nginx/applying/bake.ts'
 import { modulesPath, parseCapabilities } from '../../src/nginx/applying/capabilities.ts'
 import { blamedUnits, nginxWords, selectUnits, type Selection } from '../../src/nginx/applying/isolate.ts'
@@ -17,7 +16,7 @@ import { emergencies, LogTail } from '../../src/nginx/applying/log-tail.ts'
 import { portConflicts } from '../../src/nginx/applying/precheck.ts'
 import { worsened, type ProbeAnswer } from '../../src/nginx/applying/probe.ts'
 import { Refusals } from '../../src/nginx/applying/refusals.ts'
-import type { Listener, Unit } from '../../src/nginx/rendering/render.ts'
+import type { Listener, Unit } from '../../src/nginx/rendering/unit.ts'
 import { site as siteUnit, upstream, type SiteParts } from '../support/nginx-host.ts'
 import { VirtualClock } from '../support/virtual-clock.ts'
 
@@ -251,7 +250,7 @@ describe('log tail', () => {
   })
 })
 
-test('what was refused is tried again after growing pauses, and forgotten beyond the limit', async () => {
+test('what was refused is tried again after growing pauses, and not forgotten while it is desired', async () => {
   const clock = new VirtualClock()
   const refusals = new Refusals(clock, () => 0.5)
   expect(refusals.add('a', 'bad')).toMatchObject({ attempts: 1, until: 5_000 })
@@ -262,8 +261,13 @@ test('what was refused is tried again after growing pauses, and forgotten beyond
   expect(refusals.add('a', 'bad').until - clock.monotonic()).toBe(10_000)
   refusals.forget('a')
   expect(refusals.add('a', 'bad').attempts).toBe(1)
-  for (let count = 0; count < 1_024; count += 1) refusals.add(`other ${count}`, 'bad')
-  expect(refusals.get('a')).toBeUndefined()
+  const others = Array.from({ length: 2_000 }, (_, count) => `other ${count}`)
+  for (const digest of others) refusals.add(digest, 'bad')
+  refusals.trim(new Set(['a', ...others]))
+  expect(['a', ...others].filter((digest) => refusals.last(digest) === undefined)).toEqual([])
+  refusals.trim(new Set(['a']))
+  expect(refusals.last('a')).toBeDefined()
+  expect(others.filter((digest) => refusals.last(digest) !== undefined)).toEqual(others.slice(-1_023))
 })
 
 describe('capabilities', () => {
@@ -286,29 +290,4 @@ describe('capabilities', () => {
       expect.objectContaining({ code: 'nginx_unsupported', message: expect.stringContaining(message) }),
     )
   })
-})
-
-test('addresses: the last known ones stay when the resolver fails, a silent one holds up nothing for long', async () => {
-  const clock = new VirtualClock()
-  const zone = new Map([['a.test', ['10.0.0.2', '10.0.0.1']]])
-  const addresses = new Addresses((name) => {
-    if (name === 'silent.test') return new Promise(() => undefined)
-    const found = zone.get(name)
-    return found === undefined ? Promise.reject(new Error('NXDOMAIN')) : Promise.resolve(found)
-  }, clock)
-  const first = addresses.of(['a.test', 'b.test', 'silent.test'])
-  await clock.advance(2_000)
-  expect([...(await first)]).toEqual([['a.test', ['10.0.0.1', '10.0.0.2']]])
-  zone.clear()
-  zone.set('b.test', ['10.0.0.3'])
-  const refreshed = addresses.refresh()
-  await clock.advance(2_000)
-  expect(await refreshed).toBe(true)
-  expect(await addresses.of(['a.test', 'b.test'])).toEqual(
-    new Map([
-      ['a.test', ['10.0.0.1', '10.0.0.2']],
-      ['b.test', ['10.0.0.3']],
-    ]),
-  )
-  expect(await addresses.refresh()).toBe(false)
 })

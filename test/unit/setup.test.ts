@@ -224,6 +224,34 @@ test('the policy of a set-up that was killed is removed', async () => {
   expect(existsSync(policyFile())).toBe(false)
 })
 
+test('an nginx that set-up installs does not start at the next boot either, and that is said', async () => {
+  command('systemctl', '')
+  await setUp([], world())
+  expect(calls().at(-1)).toBe('systemctl disable nginx')
+  expect(lines).toContainEqual(expect.stringContaining('systemctl enable nginx'))
+})
+
+test('the unit is disabled also when another package could not be installed', async () => {
+  command('systemctl', '')
+  command('apt-get', `${installing('nginx')}\nexit 100`)
+  await expect(setUp(['--test'], world())).rejects.toThrow('exit code 100')
+  expect(calls().filter((call) => call.startsWith('systemctl'))).toEqual(['systemctl disable nginx'])
+})
+
+test('a unit that cannot be disabled is named, and set-up goes on', async () => {
+  command('systemctl', 'exit 1')
+  await setUp([], world())
+  expect(lines).toContainEqual(expect.stringContaining('systemctl disable nginx failed'))
+})
+
+test('an nginx that was there before keeps its unit as it is', async () => {
+  command('systemctl', '')
+  writeFileSync(join(base, 'root/usr/sbin/nginx'), '')
+  await setUp(['--test'], world())
+  expect(calls()).toContain(`${APT_INSTALL} openssl xxd iproute2`)
+  expect(calls().filter((call) => call.startsWith('systemctl'))).toEqual([])
+})
+
 test('who is not root is told the command, and apt-get does not run', async () => {
   await expect(setUp(['--test'], world({ uid: 1000 }))).rejects.toThrow(
     'Run:\n  sudo apt-get update && sudo apt-get install -y --no-install-recommends nginx openssl xxd iproute2',

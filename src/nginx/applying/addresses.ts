@@ -1,71 +1,135 @@
 /**
- * Addresses of the host names among upstream endpoints: looked up when first needed, again every now and then, and kept
- * as last known when the resolver fails. A name that was never resolved is absent; that stops nothing. For reconciler.ts.
+ * Addresses of the host names among upstream endpoints: asked for when first needed, again every now and then, and kept
+ * as last known while the resolver fails, over a restart too. No name waits for another one. A name that was never
+ * resolved is absent; that stops nothing. For reconciler.ts.
  */
 
 import type { Clock } from '../../ports.ts'
 
-/** Resolves one host name. May reject or return none. */
+/** Resolves one host name. May reject, give none, or take for ever. */
 export type Lookup = (name: string) => Promise<readonly string[]>
 
-/** A resolver that does not answer must not hold up an apply: the name counts as unresolved until it does. */
-const LOOKUP_TIMEOUT_MS = 2_000
-const LOOKUPS_AT_ONCE = 32
+/** Where the last known addresses outlive the daemon. Neither call rejects: what fails is said in the log. */
+export interface AddressMemory {
+  read(): Promise<ReadonlyMap<string, readonly string[]>>
+  write(known: ReadonlyMap<string, readonly string[]>): Promise<void>
+}
+
+/** How long an apply waits for names without an address, and how long a silent lookup keeps its place from the next. */
+const PATIENCE_MS = 1_000
+/** Lookups that may start at once: a burst of more would lose packets. */
+const PLACES = 64
+/** Addresses of one name; of more, the last in order are left out. */
+export const ADDRESSES_PER_NAME_MAX = 64
 
 export class Addresses {
   readonly #lookup: Lookup
   readonly #clock: Clock
+  readonly #memory: AddressMemory | undefined
   readonly #known = new Map<string, readonly string[]>()
-  /** Names looked up at least once, so that one that does not resolve waits for the next refresh. */
-  readonly #asked = new Set<string>()
+  /** Names that are wanted; each was asked for at least once. */
+  readonly #wanted = new Set<string>()
+  /** Names whose lookup has not ended: they are not asked for again. */
+  readonly #pending = new Set<string>()
+  #recalled: Promise<void> | undefined
+  #isUnsaved = false
+  #saving = Promise.resolve()
+  #tell: () => void = () => undefined
 
-  constructor(lookup: Lookup, clock: Clock) {
+  /** Without a memory, nothing outlives this object. */
+  constructor(lookup: Lookup, clock: Clock, memory?: AddressMemory) {
     this.#lookup = lookup
     this.#clock = clock
+    this.#memory = memory
   }
 
-  /** The last known addresses of these names, sorted; looks up those that are new, and forgets all others. */
+  /** Who is told that an address changed which of() has not given yet. */
+  onChange(tell: () => void): void {
+    this.#tell = tell
+  }
+
+  /**
+   * The last known addresses of these names, sorted; forgets all others. Waits a moment for names that have none; what is
+   * answered later, onChange tells.
+   */
   async of(names: readonly string[]): Promise<ReadonlyMap<string, readonly string[]>> {
-    const wanted = new Set(names)
-    for (const name of this.#asked) {
-      if (wanted.has(name)) continue
-      this.#asked.delete(name)
-      this.#known.delete(name)
+    this.#recalled ??= this.#recall()
+    await this.#recalled
+    this.#forgetAllBut(new Set(names))
+    const fresh = names.filter((name) => !this.#wanted.has(name))
+    for (const name of fresh) this.#wanted.add(name)
+    let isAwaited = true
+    const found = () => isAwaited || this.#changed()
+    void this.#ask(
+      fresh.filter((name) => this.#known.has(name)),
+      found,
+    )
+    const unknown = fresh.filter((name) => !this.#known.has(name))
+    if (unknown.length > 0) await this.#patiently(this.#ask(unknown, found))
+    isAwaited = false
+    const known = new Map(this.#known)
+    await this.#save()
+    return known
+  }
+
+  /** Looks all names up again, in the background. */
+  refresh(): void {
+    void this.#ask([...this.#wanted], () => this.#changed())
+  }
+
+  #forgetAllBut(names: ReadonlySet<string>): void {
+    for (const name of [...this.#known.keys(), ...this.#wanted]) {
+      if (names.has(name)) continue
+      this.#wanted.delete(name)
+      this.#isUnsaved = this.#known.delete(name) || this.#isUnsaved
     }
-    await this.#ask(names.filter((name) => !this.#asked.has(name)))
-    return new Map(this.#known)
   }
 
-  /** Looks all names up again. @returns whether an address changed */
-  refresh(): Promise<boolean> {
-    return this.#ask([...this.#asked])
-  }
-
-  async #ask(names: readonly string[]): Promise<boolean> {
-    let changed = false
+  /** Ends when each lookup has ended or has been given up on; `found` is called at each change, also later. */
+  async #ask(names: readonly string[], found: () => void): Promise<void> {
     const queue = names.values()
-    const worker = async () => {
-      for (const name of queue) {
-        const found = (await this.#lookUp(name)).toSorted()
-        this.#asked.add(name)
-        if (found.length === 0 || found.join() === this.#known.get(name)?.join()) continue
-        this.#known.set(name, found)
-        changed = true
-      }
+    const place = async () => {
+      for (const name of queue) await this.#patiently(this.#lookUp(name, found))
     }
-    await Promise.all(Array.from({ length: Math.min(LOOKUPS_AT_ONCE, names.length) }, worker))
-    return changed
+    await Promise.all(Array.from({ length: Math.min(PLACES, names.length) }, place))
   }
 
-  async #lookUp(name: string): Promise<readonly string[]> {
-    const { promise: expired, resolve } = Promise.withResolvers<readonly string[]>()
-    const cancel = this.#clock.after(LOOKUP_TIMEOUT_MS, () => resolve([]))
-    try {
-      return await Promise.race([this.#lookup(name), expired])
-    } catch {
-      return []
-    } finally {
-      cancel()
-    }
+  async #lookUp(name: string, found: () => void): Promise<void> {
+    if (this.#pending.has(name)) return
+    this.#pending.add(name)
+    const answer = await this.#lookup(name).catch(() => [])
+    this.#pending.delete(name)
+    const addresses = [...new Set(answer)].toSorted().slice(0, ADDRESSES_PER_NAME_MAX)
+    const isNews = addresses.length > 0 && addresses.join() !== this.#known.get(name)?.join()
+    if (!isNews || !this.#wanted.has(name)) return
+    this.#known.set(name, addresses)
+    this.#isUnsaved = true
+    found()
+  }
+
+  async #patiently(work: Promise<void>): Promise<void> {
+    const { promise: expired, resolve } = Promise.withResolvers<void>()
+    const cancel = this.#clock.after(PATIENCE_MS, resolve)
+    await Promise.race([work, expired])
+    cancel()
+  }
+
+  #changed(): void {
+    void this.#save()
+    this.#tell()
+  }
+
+  async #recall(): Promise<void> {
+    for (const [name, addresses] of (await this.#memory?.read()) ?? []) this.#known.set(name, addresses)
+  }
+
+  /** One write at a time; changes meanwhile go into the next. */
+  #save(): Promise<void> {
+    this.#saving = this.#saving.then(async () => {
+      if (!this.#isUnsaved) return
+      this.#isUnsaved = false
+      await this.#memory?.write(this.#known)
+    })
+    return this.#saving
   }
 }

@@ -3,25 +3,30 @@
  * fsync. Never changes a live file in place. generation.ts writes through it; tests put a failing one in its place.
  */
 
-import { mkdir, open, rename, rm, symlink } from 'node:fs/promises'
+import { chmod, mkdir, open, rename, rm, stat, symlink } from 'node:fs/promises'
 import { dirname } from 'node:path'
 import { MeshError } from '../../errors.ts'
 
+/** closed: no other user gets in. passable: others, such as nginx's workers, get to what they know the name of. */
+export type Access = 'closed' | 'passable'
+
 /** What generation.ts does to the disk. Every call throws MeshError `store_unwritable` when it cannot be done. */
 export interface Disk {
-  /** Writes a whole file and fsyncs it; afterwards the path holds the old content or the new, never a part. */
+  /** Writes a whole file, for this user alone, and fsyncs it; afterwards the path holds the old content or the new. */
   write(path: string, text: string): Promise<void>
   /** Points the symlink at target, in one step, and fsyncs its directory. */
   link(path: string, target: string): Promise<void>
   move(from: string, to: string): Promise<void>
-  makeDirectory(path: string): Promise<void>
+  /** Makes a directory, or takes from other users what they may do beyond this with the one that is there. */
+  makeDirectory(path: string, access: Access): Promise<void>
   syncDirectory(path: string): Promise<void>
   /** Removes a file or a whole directory; what is not there counts as removed. */
   remove(path: string): Promise<void>
 }
 
-/** The directory permissions let nginx's workers, which may run as another user, reach logs and temporary files. */
-const DIRECTORY_MODE = 0o755
+const DIRECTORY_MODES: Readonly<Record<Access, number>> = { closed: 0o700, passable: 0o711 }
+const FILE_MODE = 0o600
+const OTHERS = 0o007
 
 let temporaryFiles = 0
 const temporary = (path: string) => `${path}.${(temporaryFiles += 1)}.tmp`
@@ -41,7 +46,7 @@ export const disk: Disk = {
     writable(path, async () => {
       const part = temporary(path)
       try {
-        const handle = await open(part, 'w', 0o644)
+        const handle = await open(part, 'w', FILE_MODE)
         try {
           await handle.writeFile(text)
           await handle.sync()
@@ -68,9 +73,15 @@ export const disk: Disk = {
       await syncDirectory(dirname(path))
     }),
   move: (from, to) => writable(to, () => rename(from, to)),
-  makeDirectory: (path) =>
+  makeDirectory: (path, access) =>
     writable(path, async () => {
-      await mkdir(path, { recursive: true, mode: DIRECTORY_MODE })
+      const mode = DIRECTORY_MODES[access]
+      const made = await mkdir(path, { recursive: true, mode })
+      const found = await stat(path)
+      // A umask closes a new one too far; one that is there may be of an older version, which left it open.
+      const isWrong = made !== undefined || (found.mode & OTHERS & ~mode) !== 0
+      // Some file systems have no modes. That must not keep nginx from serving.
+      if (isWrong) await chmod(path, mode).catch(() => undefined)
     }),
   syncDirectory: (path) => writable(path, () => syncDirectory(path)),
   remove: (path) => writable(path, () => rm(path, { recursive: true, force: true })),
@@ -85,7 +96,7 @@ const HINTS: Readonly<Record<string, string>> = {
 }
 
 /** Runs one operation; what the system refuses becomes `store_unwritable` with the path, the reason and the way out. */
-async function writable<T>(path: string, operation: () => Promise<T>): Promise<T> {
+export async function writable<T>(path: string, operation: () => Promise<T>): Promise<T> {
   try {
     return await operation()
   } catch (error) {

@@ -8,8 +8,9 @@ import { lstat, readdir, readFile, readlink, stat } from 'node:fs/promises'
 import { basename, join } from 'node:path'
 import { sha256 } from '../../core/canonical.ts'
 import type { Clock } from '../../ports.ts'
-import { disk as realDisk, type Disk } from './disk.ts'
-import type { HostLayout, Unit } from '../rendering/render.ts'
+import { disk as realDisk, type Access, type Disk } from './disk.ts'
+import type { HostLayout } from '../rendering/host-layout.ts'
+import type { Unit } from '../rendering/unit.ts'
 
 /** A generation's text, as assemble() of render.ts gives it. */
 export interface Assembled {
@@ -31,6 +32,18 @@ export interface Damage {
   readonly reason: 'missing' | 'changed'
 }
 
+/**
+ * nginx's master, which is the daemon's user or root, reads the configuration and binds the socket in private/. Its
+ * workers may be another user; they write temporary files, and open the logs anew after one was put aside.
+ */
+const FOLDERS: readonly (readonly [name: string, access: Access])[] = [
+  ['objects', 'closed'],
+  ['generations', 'closed'],
+  ['private', 'closed'],
+  ['drift', 'closed'],
+  ['logs', 'passable'],
+  ['temp', 'passable'],
+]
 /** Proven generations that stay on disk, and with them every object that they name. */
 const GENERATIONS_KEPT = 10
 /** Files written or read at once. */
@@ -68,9 +81,8 @@ export class GenerationStore {
 
   /** Makes the directories, removes what a crash left half-written and reads which generations are proven. */
   async open(): Promise<void> {
-    for (const name of ['objects', 'generations', 'logs', 'temp', 'drift']) {
-      await this.#disk.makeDirectory(join(this.#directory, name))
-    }
+    await this.#disk.makeDirectory(this.#directory, 'passable')
+    for (const [name, access] of FOLDERS) await this.#disk.makeDirectory(join(this.#directory, name), access)
     for (const folder of ['', 'objects', 'generations']) {
       for (const name of await readdir(join(this.#directory, folder))) {
         if (name.endsWith('.tmp')) await this.#disk.remove(join(this.#directory, folder, name))
@@ -92,7 +104,7 @@ export class GenerationStore {
   async stage(generation: Generation): Promise<void> {
     const missing = [...generation.objects].filter(([digest]) => !this.#objects.has(digest))
     // Somebody may have removed the directory since open().
-    if (missing.length > 0) await this.#disk.makeDirectory(join(this.#directory, 'objects'))
+    if (missing.length > 0) await this.#disk.makeDirectory(join(this.#directory, 'objects'), 'closed')
     await inParallel(missing, async ([digest, text]) => {
       await this.#disk.write(this.objectPath(digest), text)
     })
@@ -102,9 +114,9 @@ export class GenerationStore {
 
     const directory = join(this.#directory, 'generations', generation.digest)
     const part = `${directory}.tmp`
-    await this.#disk.makeDirectory(join(this.#directory, 'generations'))
+    await this.#disk.makeDirectory(join(this.#directory, 'generations'), 'closed')
     await this.#disk.remove(part)
-    await this.#disk.makeDirectory(part)
+    await this.#disk.makeDirectory(part, 'closed')
     await this.#disk.write(join(part, 'nginx.conf'), generation.main)
     await this.#disk.write(join(part, 'manifest.json'), manifest(generation))
     await this.#disk.syncDirectory(part)

@@ -1,10 +1,11 @@
 /**
  * Which units make up a generation when some of them cannot: a refused or unrenderable one is replaced by its last good
- * text, or left out with whatever needs it, so that one bad site never blocks or removes another. Pure; apply.ts asks.
+ * text, or left out with whatever needs it, so that one bad site never blocks or removes another. Whom nginx's words
+ * blame. Pure; validator.ts asks.
  */
 
 import type { Problem } from '../../core/slice.ts'
-import type { Unit } from '../rendering/render.ts'
+import type { Unit } from '../rendering/unit.ts'
 
 /** A resource whose desired text is not in the generation, and why. */
 export interface Isolated {
@@ -28,6 +29,9 @@ export interface SelectInput {
   /** Why the unit with this text may not be used now; undefined when it may. */
   readonly refusal: (digest: string) => string | undefined
 }
+
+/** Why a unit is not in the generation when it may be a good one; `apply --wait` goes on waiting for such a resource. */
+export const NOT_TRIED = 'not tried yet: some of the changes made with it failed, and it is still being found out which'
 
 /** These take something away on purpose, so that serving the last good text would defeat them. */
 const WITHDRAWN: ReadonlySet<Problem['code']> = new Set(['clash', 'host_not_granted'])
@@ -98,6 +102,12 @@ function dropClaimed(chosen: Map<string, Unit>, desired: ReadonlyMap<string, Uni
 
 function claimsOf({ listeners, hosts }: Unit): readonly string[] {
   return listeners.flatMap(({ address, port }) => hosts.map((host) => `${address} ${port} ${host}`))
+}
+
+/** Units that are new, or have another text than before. */
+export function changedUnits(before: readonly Unit[], after: readonly Unit[]): readonly Unit[] {
+  const old = new Map(before.map(({ path, digest }) => [path, digest]))
+  return after.filter(({ path, digest }) => old.get(path) !== digest)
 }
 
 /** nginx's first [emerg] message, or all it said. */

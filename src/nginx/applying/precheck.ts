@@ -6,7 +6,7 @@
 import { createServer } from 'node:net'
 import { bareAddress } from './isolate.ts'
 import { listenersOn, titleOf } from './proc.ts'
-import type { Listener, Unit } from '../rendering/render.ts'
+import type { Listener, Unit } from '../rendering/unit.ts'
 
 export interface PortConflict {
   /** The units that want the port. */

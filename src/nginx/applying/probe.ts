@@ -5,7 +5,8 @@
 
 import { bareAddress } from './isolate.ts'
 import { get } from './http.ts'
-import { DEFAULT_ANSWER, type Unit } from '../rendering/render.ts'
+import { DEFAULT_ANSWER } from '../rendering/render.ts'
+import type { Unit } from '../rendering/unit.ts'
 
 export interface ProbeTarget {
   /** The Site's resource path. */

@@ -12,6 +12,12 @@ export interface ProcessIdentity {
   readonly startTicks: number
 }
 
+/** Who a process is to the file system. */
+export interface Credentials {
+  readonly uid: number
+  readonly groups: readonly number[]
+}
+
 /** Every pid of this pid namespace. */
 export async function allPids(): Promise<readonly number[]> {
   return (await readdir('/proc')).filter((name) => /^\d+$/.test(name)).map(Number)
@@ -36,6 +42,15 @@ export async function statOf(pid: number): Promise<{ parent: number; startTicks:
   } catch {
     return undefined
   }
+}
+
+export async function credentialsOf(pid: number): Promise<Credentials | undefined> {
+  const status = await readFile(`/proc/${pid}/status`, 'utf8').catch(() => '')
+  const numbers = (name: string) =>
+    (new RegExp(`^${name}:(.*)$`, 'm').exec(status)?.[1] ?? '').trim().split(/\s+/).map(Number)
+  // Real, effective, saved, and that of the file system.
+  const [uid, gid] = [numbers('Uid')[3], numbers('Gid')[3]]
+  return uid === undefined || gid === undefined ? undefined : { uid, groups: [gid, ...numbers('Groups')] }
 }
 
 export async function childrenOf(parent: number): Promise<readonly number[]> {

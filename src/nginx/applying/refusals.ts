@@ -15,7 +15,7 @@ export interface Refusal {
 
 const FIRST_PAUSE_MS = 5_000
 const LONGEST_PAUSE_MS = 10 * 60_000
-/** Refusals remembered; beyond it the oldest is forgotten, which costs one more attempt. */
+/** Refusals remembered beyond those of what is desired now. */
 const REFUSALS_MAX = 1_024
 
 export class Refusals {
@@ -34,8 +34,6 @@ export class Refusals {
     const refusal = { reason, attempts, until }
     this.#byDigest.delete(digest)
     this.#byDigest.set(digest, refusal)
-    const [oldest] = this.#byDigest.keys()
-    if (this.#byDigest.size > REFUSALS_MAX && oldest !== undefined) this.#byDigest.delete(oldest)
     return refusal
   }
 
@@ -45,8 +43,24 @@ export class Refusals {
     return refusal !== undefined && refusal.until > this.#clock.monotonic() ? refusal : undefined
   }
 
+  /** The last refusal, also when its pause is over. */
+  last(digest: string): Refusal | undefined {
+    return this.#byDigest.get(digest)
+  }
+
   /** It works now. */
   forget(digest: string): void {
     this.#byDigest.delete(digest)
+  }
+
+  /**
+   * Forgets the oldest of what is not desired any more, beyond the limit. What is desired is never forgotten, or so many
+   * bad units would be tried anew, as if nothing were known of them, that no time is left for the others.
+   */
+  trim(desired: ReadonlySet<string>): void {
+    for (const digest of this.#byDigest.keys()) {
+      if (this.#byDigest.size <= REFUSALS_MAX) return
+      if (!desired.has(digest)) this.#byDigest.delete(digest)
+    }
   }
 }

@@ -1,6 +1,6 @@
 /**
  * The proof of a reload: every worker that is not draining answers on the verify socket with the new generation. Reads
- * the master's own [emerg] lines to learn early that it refused. Changes nothing; apply.ts decides what follows.
+ * the master's own [emerg] lines to learn early that it refused. Changes nothing; serving.ts asks, swap.ts decides what follows.
  */
 
 import type { Clock, NginxProcess } from '../../ports.ts'

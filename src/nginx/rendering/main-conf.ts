@@ -5,12 +5,13 @@
 
 import type { NodeSettings } from '../../core/resources/zone-settings.ts'
 import type { Capabilities } from '../../ports.ts'
+import type { HostLayout } from './host-layout.ts'
 import { block, directive, toText, when } from './lines.ts'
 import { drainable } from './location.ts'
 import { MIME_TYPES } from './mime-types.ts'
 import { DOLLAR_VARIABLE, literal, plain } from './quote.ts'
 import { CONNECTION_VARIABLE, DEFAULT_HEADER_LINES, listenLine } from './render-site.ts'
-import type { HostLayout, Listener } from './render.ts'
+import type { Listener } from './unit.ts'
 
 /** What a listener answers, with 404, to a host that no site claims. */
 export const DEFAULT_ANSWER = 'no site answers to this host name'

@@ -6,10 +6,11 @@
 import { PROXIED_HEADER } from '../../core/names.ts'
 import type { Route, SiteSpec } from '../../core/resources/site.ts'
 import type { SliceResource } from '../../core/slice.ts'
+import type { HostLayout } from './host-layout.ts'
 import { block, directive, toText, when } from './lines.ts'
 import { drainable, type Location } from './location.ts'
 import { literal, plain, template, templateThen, variableThen } from './quote.ts'
-import type { HostLayout, Listener } from './render.ts'
+import type { Listener } from './unit.ts'
 
 /** What render.ts settled about a site before its text is made. */
 export interface SitePlace {

@@ -12,10 +12,12 @@ import type { SiteSpec } from '../../core/resources/site.ts'
 import type { UpstreamSpec } from '../../core/resources/upstream.ts'
 import { isSite, isUpstream, settingsOf, type Problem, type Slice, type SliceResource } from '../../core/slice.ts'
 import type { Capabilities } from '../../ports.ts'
+import type { HostLayout } from './host-layout.ts'
 import { mainConf } from './main-conf.ts'
 import { UnquotableError } from './quote.ts'
 import { renderSite } from './render-site.ts'
 import { hostNames, renderUpstream, unresolvedNames, upstreamBlockName } from './render-upstream.ts'
+import type { Listener, Unit } from './unit.ts'
 
 export { DEFAULT_ANSWER } from './main-conf.ts'
 
@@ -25,48 +27,6 @@ export interface RenderInput {
   readonly host: HostLayout
   /** Addresses of the host names among the upstreams' endpoints; see hostNamesOf. */
   readonly addresses: ReadonlyMap<string, readonly string[]>
-}
-
-/** Where things lie on this host, and how its nginx is run. */
-export interface HostLayout {
-  /** nginx's working directory, absolute: objects/, generations/, current, logs/, temp/. */
-  readonly directory: string
-  readonly pidFile: string
-  readonly verifySocket: string
-  /** Exists while connections are drained. */
-  readonly drainFile: string
-  /** As whom workers run; only when nginx starts as root. */
-  readonly user?: string
-  /** Of sites that name no listener. */
-  readonly defaultHttpPort: number
-  readonly workerProcesses: 'auto' | number
-  readonly workerShutdownTimeoutSeconds: number
-  /** Paths of dynamic modules to load. */
-  readonly modules: readonly string[]
-  /** Directories below which static files may be served; anywhere when left out. */
-  readonly staticRoots?: readonly string[]
-}
-
-export interface Listener {
-  /** `*`, an IPv4 address, or an IPv6 address in brackets. */
-  readonly address: string
-  readonly port: number
-  readonly tls: false
-}
-
-/** The nginx text of one resource. */
-export interface Unit {
-  /** Of the resource. */
-  readonly path: string
-  readonly kind: 'site' | 'upstream'
-  readonly text: string
-  /** SHA-256 of text. */
-  readonly digest: string
-  /** Paths of upstreams without whose units nginx refuses this one. */
-  readonly needs: readonly string[]
-  readonly listeners: readonly Listener[]
-  /** `*`: it is the default server of its listeners. */
-  readonly hosts: readonly string[]
 }
 
 export interface Rendering {

@@ -1,0 +1,56 @@
+/**
+ * The generations that can be made of one request: some of its changes taken, and for the others, as for what is refused,
+ * their last good text or nothing. Pure; validator.ts asks for one after the other.
+ */
+
+import type { Unit } from '../rendering/unit.ts'
+import type { Generation } from './generation.ts'
+import { changedUnits, NOT_TRIED, selectUnits, type Isolated, type Selection } from './isolate.ts'
+import type { ApplyRequest } from './run.ts'
+
+export interface Variant {
+  readonly generation: Generation
+  readonly isolated: readonly Isolated[]
+}
+
+export class Draft {
+  /** Units that are new, or have another text than the last good one, and neither are nor need what is refused. */
+  readonly changed: readonly Unit[]
+  readonly #request: Pick<ApplyRequest, 'units' | 'problems' | 'assemble'>
+  readonly #lastGood: ReadonlyMap<string, Unit>
+  readonly #refused: ReadonlyMap<string, string>
+  readonly #whyBefore: (digest: string) => string | undefined
+
+  /**
+   * @param refused reasons by digest; what is added to it later counts for later variants, but stays among the changed
+   * @param whyBefore why a unit was refused some time ago, which is said of it when it is not taken
+   */
+  constructor(
+    request: Pick<ApplyRequest, 'units' | 'problems' | 'assemble'>,
+    lastGood: Generation,
+    refused: ReadonlyMap<string, string>,
+    whyBefore: (digest: string) => string | undefined,
+  ) {
+    this.#request = request
+    this.#lastGood = new Map(lastGood.units.map((unit) => [unit.path, unit]))
+    this.#refused = refused
+    this.#whyBefore = whyBefore
+    const possible = new Set(this.#select(new Set()).units)
+    this.changed = changedUnits(lastGood.units, request.units).filter((unit) => possible.has(unit))
+  }
+
+  /** With these of the changes and no others. */
+  with(taken: readonly Unit[]): Variant {
+    const left = new Set(this.changed.map(({ digest }) => digest))
+    for (const { digest } of taken) left.delete(digest)
+    const { units, isolated } = this.#select(left)
+    return { generation: { ...this.#request.assemble(units), units }, isolated }
+  }
+
+  #select(left: ReadonlySet<string>): Selection {
+    const { units, problems } = this.#request
+    const whyNot = (digest: string) => (left.has(digest) ? (this.#whyBefore(digest) ?? NOT_TRIED) : undefined)
+    const refusal = (digest: string) => this.#refused.get(digest) ?? whyNot(digest)
+    return selectUnits({ units, problems, lastGood: this.#lastGood, refusal })
+  }
+}

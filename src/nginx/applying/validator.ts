@@ -1,0 +1,260 @@
+/**
+ * Which generation to swap in: all that is desired when ports and `nginx -t` take it, else as much of it as they take.
+ * Remembers what was refused, here or after the swap, and what is still to be tried. Never touches what serves; apply.ts
+ * calls it.
+ */
+
+import type { Unit } from '../rendering/unit.ts'
+import { findGood, halvesOf, type Blame } from './bisect.ts'
+import { Draft, type Variant } from './draft.ts'
+import type { Generation } from './generation.ts'
+import { blamedUnits, changedUnits, nginxWords } from './isolate.ts'
+import { portConflicts } from './precheck.ts'
+import { Refusals } from './refusals.ts'
+import type { ApplyRequest, Run } from './run.ts'
+import type { Serving } from './serving.ts'
+import type { Parts } from './settings.ts'
+import type { Failure } from './swap.ts'
+
+/** One apply for which a generation is wanted. */
+interface Order {
+  readonly request: ApplyRequest
+  readonly master: number | undefined
+  readonly run: Run
+  readonly signal: AbortSignal | undefined
+}
+
+export interface Choice {
+  /** Staged and tested, or applied already. */
+  readonly generation: Generation
+  /** The digest with all that is desired and was not refused before: what the choice was made from. */
+  readonly whole: string
+  /** Changes that are left for the next apply. */
+  readonly untried: readonly Unit[]
+}
+
+const ISOLATE_PER_TEST = 16
+/** Before the next apply takes what this one left; long enough for others to learn what this one did. */
+const UNTRIED_PAUSE_MS = 1_000
+
+export class Validator {
+  readonly #parts: Parts
+  readonly #serving: Serving
+  readonly #refusedUnits: Refusals
+  readonly #refusedGenerations: Refusals
+  /** Digests of the units that time did not allow for, the longest waiting first. */
+  #waiting: readonly string[] = []
+  /** Groups of units, by digest, one of which made a swap fail, nobody knows which. An apply takes one group at a time. */
+  #suspects: readonly (readonly string[])[] = []
+  #validated: string | undefined
+
+  constructor(parts: Parts, serving: Serving) {
+    this.#parts = parts
+    this.#serving = serving
+    this.#refusedUnits = new Refusals(parts.clock, parts.random)
+    this.#refusedGenerations = new Refusals(parts.clock, parts.random)
+  }
+
+  /** The newest generation that `nginx -t` accepted. */
+  get validated(): string | undefined {
+    return this.#validated
+  }
+
+  /**
+   * The generation to swap in; undefined when the run has ended without one. When time is over it has what is proven
+   * until then; each time something more is in it, or something more is known to be bad.
+   */
+  async choose({ request, master, run, signal }: Order): Promise<Choice | undefined> {
+    const { clock, settings } = this.#parts
+    const lastGood = this.#serving.booted()
+    const began = clock.monotonic()
+    const hasTime = () => clock.monotonic() - began < settings.isolateMs + ISOLATE_PER_TEST * this.#serving.testMs
+    // What holds now holds for this apply, so that nothing comes back in the middle of it.
+    const refused = this.#refusedOf([...request.units, ...lastGood.units])
+    const refuse = (unit: Unit, reason: string) => {
+      this.#refusedUnits.add(unit.digest, reason)
+      refused.set(unit.digest, reason)
+    }
+    let tests = 0
+    // Every round but the last refuses at least one more, so it ends.
+    for (;;) {
+      const draft = new Draft(request, lastGood, refused, (digest) => this.#refusedUnits.last(digest)?.reason)
+      const whole = draft.with(draft.changed)
+      const show = (variant: Variant, untried: readonly Unit[]) => {
+        run.generation = variant.generation.digest
+        run.isolated = variant.isolated
+        run.retryAfterMs = untried.length > 0 ? UNTRIED_PAUSE_MS : this.#soonest(request.units, refused, variant)
+        return { generation: variant.generation, whole: whole.generation.digest, untried }
+      }
+      const all = show(whole, [])
+      if (all.whole === this.#serving.applied) return all
+      const held =
+        this.#refusedGenerations.get(all.whole) ?? this.#refusedGenerations.get(draft.with([]).generation.digest)
+      if (held !== undefined) {
+        run.refuse(held.reason, held.until - clock.monotonic())
+        return undefined
+      }
+
+      const candidates = this.#inOrder(this.#apart(draft.changed))
+      const found = await findGood(candidates, {
+        hasTime,
+        test: (taken) => {
+          signal?.throwIfAborted()
+          tests += 1
+          // Looking through all files takes time: once for the new ones, and for the old ones.
+          const mayBeDamaged = tests === 1 || taken.length === 0
+          return this.#judge(draft.with(taken).generation, master, run, mayBeDamaged)
+        },
+      })
+      for (const [unit, reason] of found.refused) refuse(unit, reason)
+      if (found.base.length === 0) {
+        const decided = [...found.taken, ...found.refused.keys()]
+        this.#waiting = without(candidates.flat(), decided).map(({ digest }) => digest)
+        return show(draft.with(found.taken), without(draft.changed, decided))
+      }
+      // What did not change fails by itself: something around it must have changed.
+      const named = found.base.filter(({ blamed }) => blamed.length > 0)
+      if (named.length === 0) {
+        const { reason, until } = this.#refusedGenerations.add(all.whole, found.base[0]?.reason ?? '')
+        run.refuse(reason, until - clock.monotonic())
+        return undefined
+      }
+      for (const { blamed, reason } of named) for (const unit of blamed) refuse(unit, reason)
+    }
+  }
+
+  /** It serves. */
+  served({ generation }: Choice): void {
+    for (const { digest } of generation.units) this.#refusedUnits.forget(digest)
+    this.#refusedGenerations.forget(generation.digest)
+  }
+
+  /**
+   * It did not prove itself, so something that changed is to blame. When nothing tells what, the next applies take one
+   * half of it after the other; what fails alone, and not for the first time, is it.
+   * @returns when to go on, ms from now
+   */
+  failed({ generation, whole }: Choice, { blamed, error }: Failure): number {
+    const changed = changedUnits(this.#serving.booted().units, generation.units)
+    const digests = changed.map(({ digest }) => digest)
+    const isAlone = digests.length === 1 && this.#hasFailed(whole, digests)
+    const culprits = isAlone ? changed : culpritsOf(blamed, changed)
+    for (const { digest } of culprits) this.#refusedUnits.add(digest, error.message)
+    // The others are to be served without delay.
+    if (culprits.length > 0) return 0
+    if (digests.length > 1) {
+      const others = this.#suspects.map((group) => group.filter((digest) => !digests.includes(digest)))
+      this.#suspects = [...others, ...halvesOf(digests)]
+    }
+    const refused = digests.length === 0 ? generation.digest : whole
+    return this.#refusedGenerations.add(refused, error.message).until - this.#parts.clock.monotonic()
+  }
+
+  #hasFailed(whole: string, digests: readonly string[]): boolean {
+    const suspects = this.#suspects.flat()
+    return this.#refusedGenerations.last(whole) !== undefined || digests.some((digest) => suspects.includes(digest))
+  }
+
+  /** Why nginx does not take the generation; empty when it does. */
+  async #judge(
+    generation: Generation,
+    master: number | undefined,
+    run: Run,
+    mayBeDamaged: boolean,
+  ): Promise<readonly Blame<Unit>[]> {
+    const { store, whoHas } = this.#parts
+    await run.phase('stage', () => store.stage(generation))
+    const listeners = master === undefined ? [] : this.#serving.booted().units.flatMap((unit) => unit.listeners)
+    const conflicts = await run.phase('precheck', () => portConflicts(generation.units, { master, listeners }, whoHas))
+    if (conflicts.length > 0) return conflicts.map(({ units, reason }) => ({ blamed: units, reason }))
+    const output = await run.phase('test', async () => {
+      const first = await this.#serving.test(generation.digest)
+      if (first.ok || !mayBeDamaged) return first
+      // It may have met files that somebody changed behind our back rather than what was rendered.
+      const damage = await store.damage(generation)
+      if (damage.length === 0) return first
+      await store.repair(generation, damage)
+      return this.#serving.test(generation.digest)
+    })
+    if (output.ok) {
+      this.#validated = generation.digest
+      return []
+    }
+    const reason = nginxWords(output.stderr)
+    return [{ reason, blamed: blamedUnits(reason, generation.units) }]
+  }
+
+  /** Reasons by digest of the refusals that hold now. Forgets what is too many. */
+  #refusedOf(units: readonly Unit[]): Map<string, string> {
+    this.#refusedUnits.trim(new Set(units.map(({ digest }) => digest)))
+    this.#refusedGenerations.trim(new Set())
+    return new Map(
+      units.flatMap(({ digest }) => {
+        const refusal = this.#refusedUnits.get(digest)
+        return refusal === undefined ? [] : [[digest, refusal.reason] as const]
+      }),
+    )
+  }
+
+  /**
+   * Changes that may be swapped in together: all; but while there are suspects, those beyond suspicion that need none of
+   * the others, or when there are none, a group of suspects, each in turn.
+   */
+  #apart(changed: readonly Unit[]): readonly Unit[] {
+    const digests = new Set(changed.map(({ digest }) => digest))
+    this.#suspects = this.#suspects
+      .map((group) => group.filter((digest) => digests.has(digest)))
+      .filter((group) => group.length > 0)
+    const [group, ...groups] = this.#suspects
+    if (group === undefined) return changed
+    const suspects = new Set(this.#suspects.flat())
+    const dubious = changed.filter(
+      ({ digest }) => suspects.has(digest) || this.#refusedUnits.last(digest) !== undefined,
+    )
+    const paths = new Set(dubious.map(({ path }) => path))
+    const clear = changed.filter(({ path, needs }) => ![path, ...needs].some((one) => paths.has(one)))
+    if (clear.length > 0) return clear
+    // Its turn may come to nothing before that of a group that it needs.
+    this.#suspects = [...groups, group]
+    return changed.filter(({ digest }) => group.includes(digest))
+  }
+
+  /** In the order of trial: those never refused, then the others; the longest waiting first, each after what it needs. */
+  #inOrder(units: readonly Unit[]): readonly (readonly Unit[])[] {
+    const place = new Map(this.#waiting.map((digest, index) => [digest, index]))
+    const placeOf = ({ digest }: Unit) => place.get(digest) ?? place.size
+    const sorted = units.toSorted((a, b) => placeOf(a) - placeOf(b))
+    const fresh = sorted.filter(({ digest }) => this.#refusedUnits.last(digest) === undefined)
+    const first = needsFirst(fresh, units)
+    return [first, needsFirst(without(sorted, first), units)]
+  }
+
+  /** When the first of the isolated that were refused may be tried again, ms from now. */
+  #soonest(units: readonly Unit[], refused: ReadonlyMap<string, string>, { isolated }: Variant): number | undefined {
+    const paths = new Set(isolated.map(({ path }) => path))
+    const times = units.flatMap(({ path, digest }) => {
+      const refusal = paths.has(path) && refused.has(digest) ? this.#refusedUnits.last(digest) : undefined
+      return refusal === undefined ? [] : [Math.max(0, refusal.until - this.#parts.clock.monotonic())]
+    })
+    return times.length === 0 ? undefined : Math.min(...times)
+  }
+}
+
+/** The units, each after those that it needs, as far as they are among `all`. */
+function needsFirst(units: readonly Unit[], all: readonly Unit[]): readonly Unit[] {
+  const byPath = new Map(all.map((unit) => [unit.path, unit]))
+  return [...new Set(units.flatMap((unit) => [...unit.needs.flatMap((need) => byPath.get(need) ?? []), unit]))]
+}
+
+function without(units: readonly Unit[], others: readonly Unit[]): readonly Unit[] {
+  const gone = new Set(others)
+  return units.filter((unit) => !gone.has(unit))
+}
+
+/** What changed among the blamed; for one that did not, what it needs that did. */
+function culpritsOf(blamed: readonly Unit[], changed: readonly Unit[]): readonly Unit[] {
+  const isChanged = new Set(changed)
+  return changed.filter((unit) =>
+    blamed.some((other) => other === unit || (!isChanged.has(other) && other.needs.includes(unit.path))),
+  )
+}

@@ -1,0 +1,24 @@
+/**
+ * Where things lie on this host, and how its nginx is run: what nginx's text says of the host and not of the mesh. A type
+ * alone. The composition root makes it; rendering and applying read it.
+ */
+
+/** Where things lie on this host, and how its nginx is run. */
+export interface HostLayout {
+  /** nginx's working directory, absolute: objects/, generations/, current, logs/, temp/. */
+  readonly directory: string
+  readonly pidFile: string
+  readonly verifySocket: string
+  /** Exists while connections are drained. */
+  readonly drainFile: string
+  /** As whom workers run; only when nginx starts as root. */
+  readonly user?: string
+  /** Of sites that name no listener. */
+  readonly defaultHttpPort: number
+  readonly workerProcesses: 'auto' | number
+  readonly workerShutdownTimeoutSeconds: number
+  /** Paths of dynamic modules to load. */
+  readonly modules: readonly string[]
+  /** Directories below which static files may be served; anywhere when left out. */
+  readonly staticRoots?: readonly string[]
+}
