@@ -3,6 +3,8 @@
  * Error is for what stops traffic or writing; one bad edit must not take a zone out of a load balancer.
  */
 
+import type { Receipt } from './reconciler.ts'
+
 export type HealthStatus = 'Running' | 'Degraded' | 'Error' | 'Unknown'
 
 export interface Health {
@@ -27,4 +29,66 @@ export function healthOf({ errors, warnings, pending }: HealthFacts): Health {
   const status =
     errors.length > 0 ? 'Error' : warnings.length > 0 ? 'Degraded' : pending.length > 0 ? 'Unknown' : 'Running'
   return { status, msg: reasons[0] ?? 'all is well', reasons }
+}
+
+/** What is known of a node that its health depends on. */
+export interface NodeFacts {
+  /** Why the last write of the store failed. */
+  readonly writeError: string | undefined
+  readonly corruptRecords: number
+  readonly authorsOverQuota: readonly string[]
+  readonly hasMesh: boolean
+  readonly isSettled: boolean
+  readonly hasLostStore: boolean
+  /** What is wrong with its place in the mesh. */
+  readonly complaints: readonly string[]
+  /** Other nodes that policy grants, and connections with any. */
+  readonly others: number
+  readonly connections: number
+  /** It has just started, and never had a connection. */
+  readonly isStarting: boolean
+  /** Null: it manages no nginx. Undefined: it has not looked yet. */
+  readonly receipt: Receipt | null | undefined
+  /** Directories that keep nginx's workers from their files. */
+  readonly closedToWorkers: readonly string[]
+}
+
+/** Each fact in words and in its place, the first of each place as the most serious. */
+export function factsOf(node: NodeFacts): HealthFacts {
+  const { writeError, corruptRecords, authorsOverQuota, others } = node
+  const errors: string[] = []
+  const warnings: string[] = [...node.complaints]
+  const pending: string[] = []
+  if (writeError !== undefined) errors.push(`the store cannot be written: ${writeError}`)
+  if (!node.hasMesh) pending.push('no mesh yet: waiting for a peer that has the genesis')
+  else if (!node.isSettled) pending.push('the first complete exchange with a peer is still to come')
+  if (corruptRecords > 0)
+    warnings.push(`damaged records of the store were left out, and peers refill them: ${corruptRecords}`)
+  for (const author of authorsOverQuota)
+    warnings.push(`author ${author} has filled its share of the store; its edits are not taken`)
+  if (others > 0 && node.connections === 0) {
+    const place = node.isStarting ? pending : warnings
+    place.push(`no connection with any other node (${others} known); edits made here wait`)
+  }
+  if (node.receipt === undefined) pending.push('nginx has not been looked at yet')
+  else if (node.receipt !== null) nginxFacts(node, node.receipt, { errors, warnings, pending })
+  return { errors, warnings, pending }
+}
+
+function nginxFacts(
+  { isSettled, hasLostStore, closedToWorkers }: NodeFacts,
+  { nginx, error, outcome, problemCount }: Receipt,
+  { errors, warnings, pending }: Record<keyof HealthFacts, string[]>,
+): void {
+  if (!nginx.running) errors.push(`nginx does not run${error === null ? '' : `: ${error.message}`}`)
+  else if (error !== null && outcome !== 'held') warnings.push(error.message)
+  else if (error !== null) (isSettled || hasLostStore ? warnings : pending).push(error.message)
+  if (closedToWorkers.length > 0) {
+    const closed = closedToWorkers.join(' ')
+    warnings.push(
+      `nginx’s workers cannot pass through ${closed}: reloads break connections and large requests fail; chmod o+x ${closed}, or set nginx.directory to another place`,
+    )
+  }
+  if (problemCount > 0)
+    warnings.push(`not served as written: ${problemCount} of this node’s resources; see meshctl status`)
 }

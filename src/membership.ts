@@ -8,6 +8,13 @@ import { zoneCovers } from './core/names.ts'
 import type { MeshState } from './core/state.ts'
 import type { KnownPeer, PeerKey } from './ports.ts'
 
+/** Where a node stands. */
+export interface Place {
+  readonly zones: readonly string[]
+  /** `*` is all; none for a node without a grant. */
+  readonly workspaces: readonly string[]
+}
+
 export interface MembershipOptions {
   readonly state: MeshState
   readonly own: PeerKey
@@ -63,16 +70,24 @@ export class Membership {
     return this.#options.state.policy.isRevokedNode(this.#options.own)
   }
 
-  /** Zones of this node: those of its grants, narrowed by the configuration. */
-  zones(): string[] {
-    const granted = this.#grantedZones()
-    const { zones } = this.#options
-    if (zones.length === 0) return granted
-    return zones.filter((zone) => granted.some((outer) => zoneCovers(outer, zone)))
+  /** Where a node stands that says it is in these zones: its grants decide, its word can only narrow them. */
+  placeOf(key: PeerKey, claimed: readonly string[]): Place {
+    const grants = this.#nodeGrants(key)
+    const granted = grants.flatMap(({ body }) => body.zones)
+    return {
+      zones: claimed.filter((zone) => granted.some((outer) => zoneCovers(outer, zone))),
+      workspaces: [...new Set(grants.map(({ body }) => body.ws))].toSorted(),
+    }
   }
 
-  workspaces(): string[] {
-    return [...new Set(this.#nodeGrants(this.#options.own).map(({ body }) => body.ws))].toSorted()
+  /** Zones of this node: those of its grants, narrowed by the configuration. */
+  zones(): readonly string[] {
+    const { own, zones } = this.#options
+    return this.placeOf(own, zones.length === 0 ? this.#grantedZones() : zones).zones
+  }
+
+  workspaces(): readonly string[] {
+    return this.placeOf(this.#options.own, []).workspaces
   }
 
   /** What is wrong with this node's own place, for people. */

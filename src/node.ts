@@ -10,22 +10,28 @@ import { systemClock } from './adapters/clock.ts'
 import { sealKeyFromSeed } from './adapters/identity.ts'
 import { Libp2pNetwork } from './adapters/network.ts'
 import { LocalNginx } from './adapters/nginx-process.ts'
-import { lookupAddresses } from './adapters/resolver.ts'
+import { hostResolver } from './adapters/resolver.ts'
 import { LevelStore } from './adapters/store.ts'
 import type { Config } from './config.ts'
 import type { Envelope, KeyPair, WireEnvelope } from './core/envelope.ts'
 import { slice, targetOf, type SliceNode } from './core/slice.ts'
-import { healthOf, type Health } from './health.ts'
+import { setGauges } from './gauges.ts'
+import { factsOf, healthOf, type Health } from './health.ts'
 import type { Log } from './log.ts'
-import { createMetrics, LABELS, type Metrics } from './metrics.ts'
+import { createMetrics, type Metrics } from './metrics.ts'
 import { Membership } from './membership.ts'
+import { addressFile } from './nginx/applying/address-file.ts'
 import { Addresses } from './nginx/applying/addresses.ts'
-import { Applier, APPLY_DEFAULTS, type Phase } from './nginx/applying/apply.ts'
-import type { HostLayout } from './nginx/rendering/render.ts'
+import { Applier } from './nginx/applying/apply.ts'
+import type { Phase } from './nginx/applying/run.ts'
+import { APPLY_DEFAULTS } from './nginx/applying/settings.ts'
+import type { HostLayout } from './nginx/rendering/host-layout.ts'
 import type { Clock, Network, Random, Startable, Store } from './ports.ts'
 import { Reconciler, type Receipt } from './reconciler.ts'
 import { Replica } from './replica.ts'
-import { parseStatusPayload, StatusTable, type OwnStatus, type StatusRecord } from './status.ts'
+import { Settling } from './settling.ts'
+import { parseStatusPayload, type StatusRecord } from './status-record.ts'
+import { StatusTable, type OwnStatus } from './status.ts'
 import { Sync } from './sync.ts'
 import { VERSION } from './version.ts'
 
@@ -70,12 +76,11 @@ export interface NodeOptions {
   readonly founding?: readonly WireEnvelope[]
 }
 
-const SETTLED_MARK = 'settled'
 const TICK_MS = 5_000
 /** A node that has just started is not to be called cut off. */
 const FIRST_CONNECTION_MS = 30_000
 
-/** One node of the mesh. */
+/** One node of the mesh. It has one life: after `stop`, or a start that failed, make another. */
 export class MeshNode implements Startable {
   readonly replica: Replica
   readonly status: StatusTable
@@ -87,17 +92,16 @@ export class MeshNode implements Startable {
   readonly #adapters: Adapters
   readonly #founding: readonly WireEnvelope[]
   readonly #membership: Membership
+  readonly #settling: Settling
   readonly #reconciler: Reconciler | undefined
   readonly #api: ApiServer | undefined
+  #nginx: LocalNginx | undefined
   #receipt: Receipt | undefined
-  #hasSettled = false
-  #hasExchanged = false
+  /** Directories that keep nginx's workers from their files, as last looked. */
+  #closedToWorkers: readonly string[] = []
   #hasConnected = false
-  #isEmptyAtStart = true
-  /** Whether the store knew nothing at start while nginx served sites; undefined until the reconciler has looked. */
-  #lostStore: boolean | undefined
   #startedMs = 0
-  #peersChanged = false
+  #hasLived = false
   #started: Startable[] = []
   #cancelTick: () => void = () => undefined
 
@@ -120,6 +124,16 @@ export class MeshNode implements Startable {
       own: key.publicKey,
       listed: config.nodes.map((node) => ({ key: node.publicKey, addresses: node.endpoints })),
       zones: config.mesh.zones,
+    })
+    this.#settling = new Settling({
+      replica: this.replica,
+      membership: this.#membership,
+      store,
+      log,
+      onSettled: () => {
+        this.#reconciler?.wake()
+        this.#changed()
+      },
     })
     this.status = new StatusTable({
       key,
@@ -146,23 +160,30 @@ export class MeshNode implements Startable {
       status: this.status,
       isSettled: () => this.isSettled,
       onMesh: (id) => network.joinMesh(id),
-      onSettled: () => this.#onExchanged(),
+      onSettled: () => this.#settling.exchanged(),
     })
     this.#reconciler = config.nginx.mode === 'off' ? undefined : this.#buildReconciler()
     this.#api = adapters.serveApi ? this.#buildApi() : undefined
-    metrics.onScrape(() => this.#measure())
+    metrics.onScrape(() => {
+      const { replica, status, receipt } = this
+      const { status: health } = this.health()
+      setGauges(metrics, { replica, status, network, receipt, health, converged: this.isConverged() })
+    })
   }
 
-  /** Starts every part; when one fails, those before it are stopped again. @throws MeshError */
+  /**
+   * Starts every part; when one fails, those before it are stopped again.
+   * @throws MeshError, or Error in a second life.
+   */
   async start(options: { readonly signal?: AbortSignal } = {}): Promise<void> {
     if (this.#started.length > 0) return
-    const { network, store, clock } = this.#adapters
+    if (this.#hasLived) throw new Error('a MeshNode has one life: make another one')
+    this.#hasLived = true
+    const { network, clock } = this.#adapters
     try {
       await this.#startPart(this.replica, options)
       await this.#found()
-      this.#isEmptyAtStart = this.isUntouched
-      // With records lost, what is left must not pass for all there is.
-      this.#hasSettled = this.replica.corruptRecords === 0 && (await store.getMark(SETTLED_MARK)) !== undefined
+      await this.#settling.start()
       this.#startedMs = clock.monotonic()
       // The port is taken before the status says where this node can be dialled.
       await this.#startPart({ start: () => this.#startNetwork(options), stop: () => network.stop() })
@@ -170,13 +191,13 @@ export class MeshNode implements Startable {
       await this.#startPart(this.status)
       if (this.#api !== undefined) await this.#startPart(this.#api)
       if (this.#reconciler !== undefined) await this.#startPart(this.#reconciler)
+      await this.#startPart(this.#subscriptions())
     } catch (error) {
       await this.stop()
       throw error
     }
-    this.#subscribe()
     this.#dialPeers()
-    this.#settleWhenAlone()
+    this.#settling.settleWhenAlone()
     this.#scheduleTick()
     this.#log.info('this node is up', {
       node: this.#key.publicKey,
@@ -196,7 +217,7 @@ export class MeshNode implements Startable {
 
   /** Whether an empty state means empty, and not that nothing has arrived yet. */
   get isSettled(): boolean {
-    return this.#hasSettled
+    return this.#settling.isSettled
   }
 
   /** Whether no edit was ever made in this mesh, as far as this node knows. */
@@ -223,41 +244,23 @@ export class MeshNode implements Startable {
   }
 
   health(): Health {
-    const { writeError, corruptRecords, authorsOverQuota } = this.replica
-    const errors: string[] = []
-    const warnings: string[] = [...this.#membership.complaints()]
-    const pending: string[] = []
-    if (writeError !== undefined) errors.push(`the store cannot be written: ${writeError.message}`)
-    if (this.replica.state.meshId === undefined) pending.push('no mesh yet: waiting for a peer that has the genesis')
-    else if (!this.isSettled) pending.push('the first complete exchange with a peer is still to come')
-    if (corruptRecords > 0)
-      warnings.push(`damaged records of the store were left out, and peers refill them: ${corruptRecords}`)
-    for (const author of authorsOverQuota)
-      warnings.push(`author ${author} has filled its share of the store; its edits are not taken`)
-    const others = this.#membership.grantedNodes().size - 1
-    const isAlone = this.#adapters.network.connected.length === 0
-    const isStarting = !this.#hasConnected && this.#adapters.clock.monotonic() - this.#startedMs < FIRST_CONNECTION_MS
-    if (others > 0 && isAlone) {
-      const place = isStarting ? pending : warnings
-      place.push(`no connection with any other node (${others} known); edits made here wait`)
-    }
-    this.#describeNginx(errors, warnings, pending)
-    return healthOf({ errors, warnings, pending })
-  }
-
-  #describeNginx(errors: string[], warnings: string[], pending: string[]): void {
-    if (this.#reconciler === undefined) return
-    const receipt = this.#receipt
-    if (receipt === undefined) {
-      pending.push('nginx has not been looked at yet')
-      return
-    }
-    const { nginx, error, outcome, problemCount } = receipt
-    if (!nginx.running) errors.push(`nginx does not run${error === null ? '' : `: ${error.message}`}`)
-    else if (error !== null && outcome !== 'held') warnings.push(error.message)
-    else if (error !== null) (this.isSettled || this.#lostStore === true ? warnings : pending).push(error.message)
-    if (problemCount > 0)
-      warnings.push(`not served as written: ${problemCount} of this node’s resources; see meshctl status`)
+    const { state, writeError, corruptRecords, authorsOverQuota } = this.replica
+    const { network, clock } = this.#adapters
+    const facts = factsOf({
+      writeError: writeError?.message,
+      corruptRecords,
+      authorsOverQuota,
+      hasMesh: state.meshId !== undefined,
+      isSettled: this.isSettled,
+      hasLostStore: this.#settling.hasLostStore,
+      complaints: this.#membership.complaints(),
+      others: this.#membership.grantedNodes().size - 1,
+      connections: network.connected.length,
+      isStarting: !this.#hasConnected && clock.monotonic() - this.#startedMs < FIRST_CONNECTION_MS,
+      receipt: this.#reconciler === undefined ? null : this.#receipt,
+      closedToWorkers: this.#closedToWorkers,
+    })
+    return healthOf(facts)
   }
 
   // -------------------------------------------------------------------------------------------- building
@@ -269,7 +272,7 @@ export class MeshNode implements Startable {
     const layout: HostLayout = {
       directory,
       pidFile: resolve(nginx.pidFile),
-      verifySocket: resolve(directory, 'verify.sock'),
+      verifySocket: resolve(directory, 'private', 'verify.sock'),
       drainFile: resolve(directory, 'drain'),
       ...(nginx.user === '' ? {} : { user: nginx.user }),
       defaultHttpPort: nginx.defaultHttpPort,
@@ -281,22 +284,24 @@ export class MeshNode implements Startable {
     const mode = nginx.mode === 'attach' ? 'attach' : 'own'
     const { pidFile, verifySocket } = layout
     const process = new LocalNginx({ binary: nginx.binary, directory, pidFile, verifySocket, mode })
+    this.#nginx = process
     const settings = {
       ...APPLY_DEFAULTS,
       mode,
       testTimeoutMs: nginx.testTimeoutSeconds * 1000,
       maxDrainingWorkers: nginx.maxDrainingWorkers,
     } as const
+    const log = this.#log.child('nginx')
     return new Reconciler({
       desired: async () => slice((await this.replica.fresh()).resources(), this.#place()),
       applier: new Applier({ layout, nginx: process, clock, random, settings }),
       nginx: process,
       layout,
-      addresses: new Addresses(lookupAddresses, clock),
+      addresses: new Addresses(hostResolver(), clock, addressFile(resolve(directory, 'addresses.json'), log)),
       clock,
       random,
-      log: this.#log.child('nginx'),
-      holdReason: (served) => this.#holdReason(served),
+      log,
+      holdReason: (served) => this.#settling.holdReason(served),
       onReceipt: (receipt) => this.#onReceipt(receipt),
       hooks: {
         onApply: ({ outcome, phases }) => {
@@ -315,20 +320,6 @@ export class MeshNode implements Startable {
     })
   }
 
-  #holdReason(served: number): string | undefined {
-    if (this.#membership.isRevoked) return 'this node’s grant was revoked: what it serves stays as it is'
-    this.#lostStore ??= this.#isEmptyAtStart && served > 0 && !this.#hasExchanged
-    if (this.#lostStore) {
-      this.#hasSettled = false
-      return 'the store knew no resource at start, yet sites are served: was it lost? They stay until a peer of nodes[] has refilled it'
-    }
-    if (!this.isSettled) return 'nothing is applied before the first complete exchange with a peer'
-    const isStranger = this.#membership.workspaces().length === 0
-    return isStranger && served > 0
-      ? 'this node has no grant: what it serves stays as it is until it has one'
-      : undefined
-  }
-
   #buildApi(): ApiServer {
     const { config, metrics, replica, status } = {
       config: this.#config,
@@ -339,6 +330,7 @@ export class MeshNode implements Startable {
     return new ApiServer({
       replica,
       status,
+      membership: this.#membership,
       receipt: () => this.#receipt,
       health: () => this.health(),
       converged: () => this.isConverged(),
@@ -402,9 +394,18 @@ export class MeshNode implements Startable {
     if (this.replica.meshId !== undefined) network.joinMesh(this.replica.meshId)
   }
 
-  #subscribe(): void {
-    this.replica.onStored((envelopes) => this.#onStored(envelopes))
-    this.status.onRecord((record, previous) => this.#onRecord(record, previous))
+  /** What the parts tell each other of what they hear. */
+  #subscriptions(): Startable {
+    let unsubscribe: (() => void)[] = []
+    return {
+      start: async () => {
+        unsubscribe = [
+          this.replica.onStored((envelopes) => this.#onStored(envelopes)),
+          this.status.onRecord((record, previous) => this.#onRecord(record, previous)),
+        ]
+      },
+      stop: async () => unsubscribe.forEach((end) => end()),
+    }
   }
 
   #onStored(envelopes: readonly Envelope[]): void {
@@ -416,7 +417,8 @@ export class MeshNode implements Startable {
 
   /** Who may connect has changed. A peer that has lost its grant is told why before it is cut off. */
   #onPolicy(): void {
-    this.#settleWhenAlone()
+    this.#settling.settleWhenAlone()
+    this.status.forgetStrangers()
     this.#dialPeers()
     const { network } = this.#adapters
     for (const peer of network.connected.filter((key) => !this.#membership.allows(key))) {
@@ -429,13 +431,20 @@ export class MeshNode implements Startable {
 
   #onRecord(record: StatusRecord, previous: StatusRecord | undefined): void {
     this.sync.compare(record.node, record.digest)
-    if (record.addresses.join() === previous?.addresses.join()) return
-    this.#peersChanged = true
-    this.#dialPeers()
+    if (record.addresses.join() !== previous?.addresses.join()) this.#dialPeers()
   }
 
   #onReceipt(receipt: Receipt): void {
     this.#receipt = receipt
+    this.#changed()
+    void this.#lookAtDirectories()
+  }
+
+  /** Also at every tick, since somebody may open or close one. */
+  async #lookAtDirectories(): Promise<void> {
+    const closed = await this.#nginx?.closedToWorkers().catch(() => undefined)
+    if (closed === undefined || closed.join() === this.#closedToWorkers.join()) return
+    this.#closedToWorkers = closed
     this.#changed()
   }
 
@@ -447,29 +456,6 @@ export class MeshNode implements Startable {
 
   #dialPeers(): void {
     this.#adapters.network.setKnownPeers(this.#membership.dialTargets(this.status.known()))
-  }
-
-  /** A complete exchange with a peer: what it has, this node has. */
-  #onExchanged(): void {
-    if (this.#hasExchanged && this.#hasSettled) return
-    this.#hasExchanged = true
-    this.#lostStore = false
-    this.#adapters.store.setMark(SETTLED_MARK, '1').catch((error: unknown) => {
-      this.#log.warn('that this node has settled could not be stored', { error })
-    })
-    this.#settle()
-  }
-
-  /** The only node has nobody to wait for, unless it sees that its own store has lost something. */
-  #settleWhenAlone(): void {
-    if (this.#membership.isAlone && this.replica.corruptRecords === 0 && this.#lostStore !== true) this.#settle()
-  }
-
-  #settle(): void {
-    if (this.#hasSettled) return
-    this.#hasSettled = true
-    this.#reconciler?.wake()
-    this.#changed()
   }
 
   /** Which resources are for this node. */
@@ -493,35 +479,10 @@ export class MeshNode implements Startable {
     }
   }
 
-  /** Sets the gauges that are read off the state. */
-  #measure(): void {
-    const { replica, status } = this
-    const metrics = this.#metrics
-    const peers = status.peers()
-    const health = this.health().status
-    metrics.pendingEdits.set(replica.pendingCount)
-    metrics.pendingBytes.set(replica.pendingBytes)
-    metrics.queuedEdits.set(replica.queuedCount)
-    metrics.storedEdits.set(replica.state.history.size)
-    // A scrape must not wait for thousands of documents; the next one will find them.
-    if (replica.state.isFresh) {
-      const resources = replica.state.resources()
-      metrics.resources.set(resources.length)
-      metrics.conflicts.set(resources.filter(({ conflicts }) => conflicts.size > 0).length)
-    }
-    for (const state of LABELS.state) metrics.peers.set({ state }, peers.filter((peer) => peer.state === state).length)
-    metrics.connectedPeers.set(this.#adapters.network.connected.length)
-    for (const one of LABELS.health) metrics.health.set({ status: one }, one === health ? 1 : 0)
-    metrics.inSync.set(this.isConverged() ? 1 : 0)
-    metrics.problems.set(this.#receipt?.problemCount ?? 0)
-    metrics.drainingWorkers.set(this.#receipt?.nginx.draining ?? 0)
-  }
-
   #scheduleTick(): void {
     this.#cancelTick = this.#adapters.clock.after(TICK_MS, () => {
-      if (this.#peersChanged) void this.status.savePeers()
-      this.#peersChanged = false
       this.#dialPeers()
+      void this.#lookAtDirectories()
       this.#scheduleTick()
     })
   }

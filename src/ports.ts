@@ -55,9 +55,12 @@ export interface Store extends Startable {
   remove(ids: readonly string[]): Promise<void>
   /** A small durable value beside the envelopes: incarnation, last good generation, known peers. */
   getMark(name: string): Promise<string | undefined>
-  /** Durable when it resolves. @throws MeshError `store_unwritable`. */
+  /** Durable when it resolves. @throws MeshError `store_unwritable`, or `too_large` over MAX_MARK_BYTES. */
   setMark(name: string, value: string): Promise<void>
 }
+
+/** A mark may not be larger than this. */
+export const MAX_MARK_BYTES = 1024 * 1024
 
 // ---------------------------------------------------------------------------------------------- network
 

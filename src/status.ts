@@ -3,45 +3,22 @@
  * derives peer states. Observed state only: nothing here enters the desired state. Built by node.ts, fed by gossip and sync.
  */
 
-import { z } from 'zod'
-import { canonical, sha256, type Json } from './core/canonical.ts'
-import { isHex, verifySignature, type KeyPair } from './core/envelope.ts'
-import type { Health } from './health.ts'
+import { canonical } from './core/canonical.ts'
+import type { KeyPair } from './core/envelope.ts'
+import { loadPeers, savePeers, shardOf } from './known-peers.ts'
 import type { Log } from './log.ts'
 import type { Clock, GossipVerdict, PeerKey, Random, Startable, Store } from './ports.ts'
-import type { Receipt } from './reconciler.ts'
+import {
+  asSigned,
+  isNewer,
+  isSigned,
+  parseRecord,
+  RECORD_LIMITS,
+  signRecord,
+  type SignedStatus,
+  type StatusRecord,
+} from './status-record.ts'
 import { TokenBuckets } from './token-buckets.ts'
-
-/** A node's word on itself. Canonical JSON when signed, so numbers are integers. */
-export interface StatusRecord {
-  readonly v: 1
-  readonly mesh: string
-  /** Public key of the node. */
-  readonly node: PeerKey
-  /** Grows at every start of the node; a record of a lower one is old whatever its sequence. */
-  readonly incarnation: number
-  readonly sequence: number
-  /** Claimed wall time, ms; for people. */
-  readonly at: number
-  /** `host:port` where the node can be dialled. */
-  readonly addresses: readonly string[]
-  readonly zones: readonly string[]
-  readonly labels: Readonly<Record<string, string>>
-  /** Version of the software. */
-  readonly version: string
-  /** Digest of all envelopes that the node holds; peers with another one start to synchronise. */
-  readonly digest: string
-  readonly receipt: Receipt | null
-  readonly health: Health
-  /** Set in the last record before an orderly stop. */
-  readonly leaving: boolean
-}
-
-export interface SignedStatus {
-  /** Canonical JSON of a StatusRecord. */
-  readonly bytes: string
-  readonly sig: string
-}
 
 /** Ready: heard of lately. NotReady: said goodbye, or went silent. Unavailable: silent for long. Unknown: not heard since start. */
 export type PeerState = 'Ready' | 'NotReady' | 'Unavailable' | 'Unknown'
@@ -59,13 +36,10 @@ export interface PeerView {
 }
 
 export const STATUS_LIMITS = {
-  recordBytes: 32 * 1024,
   /** Records kept; beyond it nodes not heard of before are ignored. A mesh of more nodes would need a larger number here. */
   records: 10_000,
   /** Bytes of records in one answer to a peer; the rest follows in the next one. */
   answerBytes: 512 * 1024,
-  /** Far above any number of starts; nothing larger can be signed for, and nothing follows it. */
-  incarnation: 2 ** 40,
   /** Records of one node that are taken: burst, and refill per second. An honest one sends at most four a second. */
   burst: 30,
   perSecond: 5,
@@ -78,10 +52,10 @@ export const STATUS_TIMES = {
   /** Two records may be lost before a silent peer is called NotReady. */
   notReadyAfterMs: 45_000,
   unavailableAfterMs: 120_000,
+  /** Between hearing of new addresses and writing them down, so that many at once are written together. */
+  saveDelayMs: 5_000,
 } as const
 
-const STATUS_DOMAIN = 'nxmesh/v1/status\0'
-const PEERS_MARK = 'peers'
 const INCARNATION_MARK = 'incarnation'
 
 /** The part of a record that the node's owner supplies at each publication. */
@@ -135,6 +109,10 @@ export class StatusTable implements Startable {
   #cancelTimer: () => void = () => undefined
   #isRunning = false
   #due: number | undefined
+  /** Shards with addresses that are not on disk yet. */
+  readonly #unsaved = new Set<string>()
+  /** Undefined: no writing is due. */
+  #cancelSave: (() => void) | undefined
 
   constructor(options: StatusOptions) {
     this.#options = options
@@ -145,9 +123,10 @@ export class StatusTable implements Startable {
     if (this.#isRunning) return
     const { store } = this.#options
     await this.#raiseIncarnation(parseIncarnation(await store.getMark(INCARNATION_MARK)))
-    for (const signed of parseList(await store.getMark(PEERS_MARK))) {
+    for (const signed of await loadPeers(store)) {
       const record = this.#parse(signed)
-      if (record !== undefined && isSigned(signed, record)) {
+      // The network is up already, and may have brought a newer one.
+      if (record !== undefined && !this.#heard.has(record.node) && isSigned(signed, record)) {
         this.#heard.set(record.node, { signed, record, seenMs: undefined })
       }
     }
@@ -155,25 +134,40 @@ export class StatusTable implements Startable {
     this.#schedule(0)
   }
 
-  /** Says goodbye and remembers the peers' addresses. */
+  /** Says goodbye and writes down what peers said last. */
   async stop(): Promise<void> {
     if (!this.#isRunning) return
     this.#isRunning = false
     this.#cancelTimer()
+    this.#due = undefined
+    this.#cancelSave?.()
     await this.#publish(true)
-    await this.savePeers()
+    for (const [key, { seenMs }] of this.#heard) if (seenMs !== undefined) this.#unsaved.add(shardOf(key))
+    await this.#save()
   }
 
-  /** Writes the known records down, so that a restart knows whom to dial. A failure is logged. */
-  async savePeers(): Promise<void> {
+  /** Writes shards down whole: those heard of last come first, those that may not speak any more not at all. */
+  async #save(): Promise<void> {
+    this.#cancelSave = undefined
+    const { store, log, isNode } = this.#options
+    const shards = new Map<string, SignedStatus[]>([...this.#unsaved].map((shard) => [shard, []]))
+    this.#unsaved.clear()
+    const newestFirst = [...this.#heard].toSorted(([, a], [, b]) => heardAt(b) - heardAt(a))
+    for (const [key, { signed }] of newestFirst) if (isNode(key)) shards.get(shardOf(key))?.push(signed)
     try {
-      await this.#options.store.setMark(
-        PEERS_MARK,
-        canonical([...this.#heard.values()].map(({ signed }) => ({ ...signed }))),
-      )
+      const left = await savePeers(store, shards)
+      if (left > 0) log.warn('records of peers are too large to be saved; a restart will not know these', { left })
     } catch (error) {
-      this.#options.log.warn('known peers could not be saved', { error: (error as Error).message })
+      for (const shard of shards.keys()) this.#unsaved.add(shard)
+      log.warn('known peers could not be saved', { error: (error as Error).message })
     }
+  }
+
+  /** New addresses outlive a crash soon. What could not be written is tried again with the next ones. */
+  #saveSoon(key: PeerKey): void {
+    this.#unsaved.add(shardOf(key))
+    if (this.#isRunning)
+      this.#cancelSave ??= this.#options.clock.after(STATUS_TIMES.saveDelayMs, () => void this.#save())
   }
 
   /** To be called when anything that a record shows has changed. */
@@ -205,6 +199,7 @@ export class StatusTable implements Startable {
     this.#rates.take(node)
     this.#heard.set(node, { signed, record, seenMs: this.#options.clock.monotonic() - ageMs })
     this.#lost.delete(node)
+    if (record.addresses.join() !== known?.record.addresses.join()) this.#saveSoon(node)
     for (const listener of this.#listeners) listener(record, known?.record)
     return 'accept'
   }
@@ -253,7 +248,16 @@ export class StatusTable implements Startable {
 
   /** A connection with this peer broke: it is not Ready until it is heard of again. */
   lost(peer: PeerKey): void {
-    this.#lost.add(peer)
+    if (this.#options.isNode(peer)) this.#lost.add(peer)
+  }
+
+  /** To be called when policy has changed: nothing is kept of who may not speak any more. */
+  forgetStrangers(): void {
+    for (const key of [...this.#heard.keys(), ...this.#lost]) {
+      if (this.#options.isNode(key)) continue
+      this.#lost.delete(key)
+      if (this.#heard.delete(key)) this.#saveSoon(key)
+    }
   }
 
   /** There is a connection with this peer again. */
@@ -307,7 +311,7 @@ export class StatusTable implements Startable {
 
   /** Durable before it is used: two lives of one node must never publish under one incarnation. */
   async #raiseIncarnation(above: number): Promise<void> {
-    const next = Math.min(Math.max(this.#incarnation, above) + 1, STATUS_LIMITS.incarnation)
+    const next = Math.min(Math.max(this.#incarnation, above) + 1, RECORD_LIMITS.incarnation)
     await this.#options.store.setMark(INCARNATION_MARK, String(next))
     this.#incarnation = next
     this.#sequence = 0
@@ -346,8 +350,7 @@ export class StatusTable implements Startable {
     const { incarnation, sequence } = { incarnation: this.#incarnation, sequence: this.#sequence }
     const at = Math.floor(clock.now())
     const record: StatusRecord = { v: 1, node: key.publicKey, incarnation, sequence, at, leaving, ...description }
-    const bytes = fit(record)
-    return { bytes, sig: key.sign(statusInput(record.mesh, bytes)) }
+    return signRecord(record, key)
   }
 
   /** The record when its form and mesh are right. */
@@ -358,21 +361,6 @@ export class StatusTable implements Startable {
   }
 }
 
-/**
- * The canonical text of a record as peers will take it: one that is too long is told without its details.
- * @throws Error when even that is not a record.
- */
-function fit(record: StatusRecord): string {
-  const { receipt, health } = record
-  const brief = { ...record, receipt: receipt === null ? null : { ...receipt, problems: [], isolated: [] } }
-  const bare = { ...record, receipt: null, health: { ...health, msg: health.msg.slice(0, 500), reasons: [] } }
-  for (const form of [record, brief, bare]) {
-    const bytes = canonical(form as unknown as Json)
-    if (bytes.length <= STATUS_LIMITS.recordBytes && parseRecord(bytes) !== undefined) return bytes
-  }
-  throw new Error('this node’s own status is not a valid record: labels, zones or addresses are too long')
-}
-
 /** Pure: a peer's state from what was heard of it. */
 export function peerState(ageMs: number | undefined, lost: boolean, leaving: boolean): PeerState {
   if (ageMs === undefined) return 'Unknown'
@@ -380,121 +368,14 @@ export function peerState(ageMs: number | undefined, lost: boolean, leaving: boo
   return leaving || lost || ageMs > STATUS_TIMES.notReadyAfterMs ? 'NotReady' : 'Ready'
 }
 
-// ---------------------------------------------------------------------------------------------- parsing
-
-const text = z.string().max(1024)
-const short = z.string().max(300)
-const whole = z.int().min(0)
-const digest = z.string().regex(/^[0-9a-f]{64}$/)
-const errorSchema = z.object({ code: short, message: text, hint: text.optional() })
-const problemSchema = z.object({ path: text, code: short, message: text, hint: text.optional() })
-
-/** The receipt of another node as this one shows it: every text bounded, nothing that is not known here kept. */
-const receiptSchema = z.object({
-  target: digest.nullable(),
-  desired: digest.nullable(),
-  validated: digest.nullable(),
-  applied: digest.nullable(),
-  lastGood: digest.nullable(),
-  outcome: short.nullable(),
-  phase: short,
-  error: errorSchema.nullable(),
-  problems: z.array(problemSchema).max(32),
-  problemCount: whole,
-  isolated: z.array(z.object({ path: text, reason: text, serves: short })).max(32),
-  at: whole,
-  durations: z.record(short, whole),
-  drift: whole,
-  nginx: z.object({
-    running: z.boolean(),
-    master: whole.nullable(),
-    version: short.nullable(),
-    workers: whole,
-    draining: whole,
-  }),
-})
-
-const recordSchema = z.object({
-  v: z.literal(1),
-  mesh: digest,
-  node: digest,
-  incarnation: whole.max(STATUS_LIMITS.incarnation),
-  sequence: whole,
-  at: whole,
-  addresses: z.array(short).max(16),
-  zones: z.array(short).max(64),
-  labels: z.record(short, short),
-  version: short,
-  digest,
-  receipt: receiptSchema.nullable(),
-  health: z.object({
-    status: z.enum(['Running', 'Degraded', 'Error', 'Unknown']),
-    msg: text,
-    reasons: z.array(text).max(64),
-  }),
-  leaving: z.boolean(),
-})
-
-/** A record from canonical JSON; undefined when it is none. */
-function parseRecord(bytes: string): StatusRecord | undefined {
-  try {
-    const value = JSON.parse(bytes) as Json
-    const parsed = recordSchema.safeParse(value)
-    // The types agree but for closed sets of words, which another version of this software may extend.
-    return parsed.success && canonical(value) === bytes ? (parsed.data as StatusRecord) : undefined
-  } catch {
-    return undefined
-  }
-}
-
-/** Parses a gossip payload. */
-export function parseStatusPayload(payload: Uint8Array): unknown {
-  if (payload.length > STATUS_LIMITS.recordBytes + 1024) return undefined
-  try {
-    return JSON.parse(Buffer.from(payload).toString('utf8')) as unknown
-  } catch {
-    return undefined
-  }
-}
-
-type Version = Pick<StatusRecord, 'incarnation' | 'sequence'>
-
-function isNewer(a: Version, b: Version): boolean {
-  return a.incarnation > b.incarnation || (a.incarnation === b.incarnation && a.sequence > b.sequence)
-}
-
 /** Whether a record says more than what was heard. One read back from the store says nothing about now until it is heard again. */
 function isNews(record: StatusRecord, known: Heard): boolean {
   return known.seenMs === undefined ? !isNewer(known.record, record) : isNewer(record, known.record)
 }
 
-function isSigned({ bytes, sig }: SignedStatus, { node, mesh }: StatusRecord): boolean {
-  return verifySignature(node, statusInput(mesh, bytes), sig)
-}
-
-function statusInput(mesh: string, bytes: string): Uint8Array {
-  return Buffer.concat([
-    Buffer.from(STATUS_DOMAIN),
-    Buffer.from(mesh, 'hex'),
-    Buffer.from([0]),
-    Buffer.from(sha256(bytes), 'hex'),
-  ])
-}
-
-function asSigned(value: unknown): SignedStatus | undefined {
-  const { bytes, sig } = (typeof value === 'object' && value !== null ? value : {}) as Record<string, unknown>
-  if (typeof bytes !== 'string' || bytes.length > STATUS_LIMITS.recordBytes || !isHex(sig, 128)) return undefined
-  return { bytes, sig }
-}
-
-/** The saved records; none when the text is damaged: they are a convenience. */
-function parseList(text: string | undefined): SignedStatus[] {
-  try {
-    const list = JSON.parse(text ?? '[]') as unknown
-    return Array.isArray(list) ? list.map(asSigned).filter((signed) => signed !== undefined) : []
-  } catch {
-    return []
-  }
+/** Monotonic ms; what was read back from the store is older than anything. */
+function heardAt({ seenMs = Number.NEGATIVE_INFINITY }: Heard): number {
+  return seenMs
 }
 
 /** The stored incarnation; 0 when the text is damaged: peers who know better say so. */

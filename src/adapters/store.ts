@@ -11,7 +11,7 @@ import { ClassicLevel } from 'classic-level'
 import { canonical, sha256 } from '../core/canonical.ts'
 import { envelopeId, isHex, type Signatures, type WireEnvelope } from '../core/envelope.ts'
 import { MeshError } from '../errors.ts'
-import type { CorruptRecord, Store, StoredEnvelope } from '../ports.ts'
+import { MAX_MARK_BYTES, type CorruptRecord, type Store, type StoredEnvelope } from '../ports.ts'
 
 export interface LevelStoreOptions {
   /** The store's own directory; created with mode 0700. Only one process can have it open. */
@@ -24,7 +24,6 @@ export interface LevelStoreOptions {
 const GROUP_BYTES_MAX = 4 * 1024 * 1024
 /** When this much waits for the disk, `append` and `setMark` answer `unavailable` at once: the disk is too slow. */
 const QUEUED_BYTES_MAX = 64 * 1024 * 1024
-const MARK_BYTES_MAX = 1024 * 1024
 const READ_AHEAD_BYTES = 1024 * 1024
 const READ_AHEAD_RECORDS = 512
 
@@ -158,11 +157,10 @@ export class LevelStore implements Store {
     return this.#marks.get(name)
   }
 
-  /** @throws MeshError `too_large` over 1 MiB, besides what the port names. */
   setMark(name: string, value: string): Promise<void> {
     const size = Buffer.byteLength(value)
-    if (size > MARK_BYTES_MAX) {
-      const message = `mark ${name} has ${size} bytes; the limit is ${MARK_BYTES_MAX}`
+    if (size > MAX_MARK_BYTES) {
+      const message = `mark ${name} has ${size} bytes; the limit is ${MAX_MARK_BYTES}`
       return Promise.reject(new MeshError('too_large', message))
     }
     return this.#enqueue({ mark: [name, value], size })

@@ -1,7 +1,7 @@
 /** The OpenAPI 3.1 document of the route table, pure. Built by routes.ts once; a test holds real answers against it. */
 
 import { z } from 'zod'
-import type { Answer, Parameter, Route } from './routes.ts'
+import type { Answer, Parameter, Route } from './route.ts'
 
 /** @param schemas of the document's components, by name. */
 export function openApiDocument(

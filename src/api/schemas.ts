@@ -1,5 +1,5 @@
 /**
- * The shapes that the HTTP API answers with, as zod schemas: routes.ts makes values of them, openapi.ts publishes them,
+ * The shapes that the HTTP API answers with, as zod schemas: views.ts makes values of them, openapi.ts publishes them,
  * meshctl reads answers through them. Unknown members are dropped on reading, so that versions of either side may differ.
  */
 
@@ -103,6 +103,12 @@ export const RESOURCES = pageOf(RESOURCE)
 /** A deleted resource is not found, but its heads are what a new edit must name. */
 export const RESOURCE_GONE = PROBLEM.extend({ resource: RESOURCE.optional() })
 
+export const WORKSPACE = z.object({
+  name: z.string(),
+  resources: z.int().min(0).describe('that exist in it now'),
+})
+export const WORKSPACES = pageOf(WORKSPACE)
+
 export const PEER = z.object({
   key: publicKey,
   name: z.string().nullable(),
@@ -112,7 +118,9 @@ export const PEER = z.object({
   connected: z.boolean(),
   version: z.string().nullable(),
   addresses: z.array(z.string()),
-  zones: z.array(z.string()),
+  zones: z.array(z.string()).describe('as it says, as far as its grants cover them'),
+  ungrantedZones: z.array(z.string()).describe('what else it says; counts for nothing'),
+  workspaces: z.array(z.string()).describe('of its grants; * is all, none for a node without a grant'),
   labels: z.record(z.string(), z.string()),
   digest: z.string().nullable().describe('of all envelopes that the node holds'),
   leaving: z.boolean(),
@@ -127,6 +135,8 @@ export const NODE_RECEIPT = PEER.pick({
   state: true,
   ageMs: true,
   zones: true,
+  ungrantedZones: true,
+  workspaces: true,
   health: true,
 }).extend({
   target: hash.nullable().describe('the target that the answering node expects this node to take up; null if unknown'),
@@ -202,10 +212,43 @@ export const GRANT = z.object({
 })
 export const GRANTS = pageOf(GRANT)
 
+export const ID = z.object({
+  id: hash.describe('envelope id or public key, 64 hex digits'),
+  type: z.enum(['key', 'edit', 'grant', 'revoke', 'genesis']),
+  name: z.string().nullable().describe('of a key: what a grant calls it'),
+  about: z.string().nullable().describe('for a grant: its subject; for a revocation: its target'),
+  active: z.boolean().describe('of a key: whether a grant of it is in force; of an envelope: whether it counts'),
+})
+export const IDS = pageOf(ID)
+
+/** The components of the OpenAPI document, by name. */
+export const SCHEMAS = {
+  Problem: PROBLEM,
+  Health: HEALTH_ANSWER,
+  Node: NODE,
+  Resource: RESOURCE,
+  Resources: RESOURCES,
+  ResourceGone: RESOURCE_GONE,
+  Workspaces: WORKSPACES,
+  Peers: PEERS,
+  Receipts: RECEIPTS,
+  Edits: EDITS,
+  StoredEdit: STORED_EDIT,
+  Submission: SUBMISSION,
+  Outcomes: OUTCOMES,
+  Ids: IDS,
+  Chain: CHAIN,
+  Chains: CHAINS,
+  Grants: GRANTS,
+} as const satisfies Record<string, z.ZodType>
+export type SchemaName = keyof typeof SCHEMAS
+
 export type ResourceView = z.infer<typeof RESOURCE>
 export type PeerItem = z.infer<typeof PEER>
 export type ReceiptView = z.infer<typeof RECEIPT>
 export type NodeReceipt = z.infer<typeof NODE_RECEIPT>
+export type IdView = z.infer<typeof ID>
+export type WorkspaceView = z.infer<typeof WORKSPACE>
 export type EditView = z.infer<typeof EDIT>
 export type OutcomeView = z.infer<typeof OUTCOME>
 export type ChainView = z.infer<typeof CHAIN>

@@ -1,6 +1,6 @@
 /**
  * The HTTP server of a node: listens on a TCP port and on a unix socket, limits what comes in, counts it, and hands it to
- * the routes. Turns whatever goes wrong into a problem document. Built by node.ts with everything that the routes read.
+ * the table of routes.ts. Turns whatever goes wrong into a problem document. Built by node.ts with everything that the routes read.
  */
 
 import { chmod, lstat, unlink } from 'node:fs/promises'
@@ -15,12 +15,13 @@ import { PROXIED_HEADER } from '../core/names.ts'
 import { asMeshError, MeshError } from '../errors.ts'
 import type { Log } from '../log.ts'
 import type { Clock, Startable } from '../ports.ts'
-import type { StatusRecord } from '../status.ts'
+import type { StatusRecord } from '../status-record.ts'
 import { checkAccess, type Origin } from './access.ts'
-import type { ApiContext, ApiEnv } from './bindings.ts'
 import { EventStream } from './events.ts'
+import { checkQuery } from './parameters.ts'
 import { problemOf, problemResponse } from './problem.ts'
-import { checkQuery, ROUTES, type RouteContext } from './routes.ts'
+import type { ApiContext, ApiEnv, RouteContext } from './route.ts'
+import { ROUTES } from './routes.ts'
 
 export interface ApiServerOptions extends Omit<RouteContext, 'events'> {
   readonly clock: Clock
@@ -38,6 +39,8 @@ export const HTTP_LIMITS = {
   headers: 64,
   headersTimeoutMs: 10_000,
   requestTimeoutMs: 30_000,
+  /** How often Node looks at these two; a connection may last so much longer. Its default is 30 s. */
+  checkIntervalMs: 2_000,
   keepAliveTimeoutMs: 5_000,
   /** Of each listener; a further one is closed at once. */
   connections: 512,
@@ -149,6 +152,7 @@ export class ApiServer implements Startable {
         headersTimeout: HTTP_LIMITS.headersTimeoutMs,
         requestTimeout: HTTP_LIMITS.requestTimeoutMs,
         keepAliveTimeout: HTTP_LIMITS.keepAliveTimeoutMs,
+        connectionsCheckingInterval: HTTP_LIMITS.checkIntervalMs,
       },
       (incoming, outgoing) => void listener(incoming, outgoing),
     )
@@ -248,7 +252,8 @@ export class ApiServer implements Startable {
     }
   }
 
-  #announcePeer({ node, zones, health, receipt, leaving }: StatusRecord): void {
+  #announcePeer({ node, zones: claimed, health, receipt, leaving }: StatusRecord): void {
+    const { zones } = this.#options.membership.placeOf(node, claimed)
     this.#events.send('peer', { key: node, zones, health, receipt, leaving })
   }
 }

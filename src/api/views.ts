@@ -1,6 +1,6 @@
 /**
  * What the API shows of this node's state: pure functions from history, policy, resources and status records to the
- * shapes of schemas.ts. Called by routes.ts alone.
+ * shapes of schemas.ts. Called by handlers.ts and submit.ts.
  */
 
 import type { ResourceState } from '../core/document.ts'
@@ -9,6 +9,7 @@ import type { Chain, History } from '../core/history.ts'
 import { parseResourcePath, type ResourceName } from '../core/names.ts'
 import type { Policy } from '../core/policy.ts'
 import { documentOf, KINDS } from '../core/resources/index.ts'
+import type { Place } from '../membership.ts'
 import type { Outcome } from '../replica.ts'
 import type { PeerView } from '../status.ts'
 import type { ChainView, EditView, GrantView, OutcomeView, PeerItem, ResourceView } from './schemas.ts'
@@ -42,8 +43,12 @@ export function resourceView(state: ResourceState): ResourceView {
   }
 }
 
-/** Another node, as its last status record and this node's connections tell. */
-export function peerView({ key, name, state, ageMs, connected, record }: PeerView, self = false): PeerItem {
+/** Another node, as its last status record and this node's connections tell. Of its place, only what policy grants counts. */
+export function peerView(
+  { key, name, state, ageMs, connected, record }: PeerView,
+  { zones, workspaces }: Place,
+  self: boolean,
+): PeerItem {
   return {
     key,
     name: name ?? null,
@@ -53,7 +58,9 @@ export function peerView({ key, name, state, ageMs, connected, record }: PeerVie
     connected,
     version: record?.version ?? null,
     addresses: [...(record?.addresses ?? [])],
-    zones: [...(record?.zones ?? [])],
+    zones: [...zones],
+    ungrantedZones: (record?.zones ?? []).filter((zone) => !zones.includes(zone)),
+    workspaces: [...workspaces],
     labels: { ...record?.labels },
     digest: record?.digest ?? null,
     leaving: record?.leaving ?? false,
@@ -88,7 +95,8 @@ export function editView(policy: Policy, envelope: Envelope): EditView {
   }
 }
 
-function subjectOf(body: Body): string | null {
+/** Whom a grant is for, what a revocation takes away. */
+export function subjectOf(body: Body): string | null {
   if (body.type === 'grant') return body.subject
   return body.type === 'revoke' ? body.target : null
 }

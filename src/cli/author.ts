@@ -138,6 +138,10 @@ export class Author {
       if (denied === undefined) return parseBody(canonical(body as unknown as Json)) as SignedBody
       reasons.push(`${label}: ${denied.message}`)
     }
+    const { threshold } = this.#genesis.body
+    if (this.#isRoot(draft) && threshold > 1) {
+      reasons.push(`root: this mesh takes ${threshold} root signatures on one envelope, and meshctl signs with one key`)
+    }
     throw this.#noGrant(draft, reasons)
   }
 
@@ -149,9 +153,12 @@ export class Author {
       exercised: grantBody(grant, this.#genesis.id),
       label: `grant ${short(grant.id)} (${grant.role}, workspace ${grant.workspace}, zones ${grant.zones.join(', ')})`,
     }))
-    const isRoot = this.#genesis.body.roots.includes(this.publicKey) && draft.type !== 'edit'
     const root = { id: this.#genesis.id, exercised: this.#genesis.body, label: 'root' }
-    return isRoot ? [...grants, root] : grants
+    return this.#isRoot(draft) && this.#genesis.body.threshold === 1 ? [...grants, root] : grants
+  }
+
+  #isRoot(draft: Draft): boolean {
+    return this.#genesis.body.roots.includes(this.publicKey) && draft.type !== 'edit'
   }
 
   #noGrant(draft: Draft, reasons: readonly string[]): MeshError {

@@ -7,9 +7,11 @@ import { isFieldPath, isName, isZone } from '../core/names.ts'
 import { nearest } from '../core/resources/fields.ts'
 import { KINDS, kindOf } from '../core/resources/index.ts'
 import { MeshError } from '../errors.ts'
+import { isIdPrefix } from '../api/ids.ts'
 import type { EditView, GrantView } from '../api/schemas.ts'
 import { usage, type Args, type Cli, type Verb } from './cli.ts'
 import type { ApiClient } from './client.ts'
+import { ambiguous, resolveId } from './ids.ts'
 import { timeText, whatOf } from './observe.ts'
 import { noteOf } from './resources.ts'
 import { plain, short, table } from './terminal.ts'
@@ -21,6 +23,7 @@ export const grantVerb: Verb = {
   summary: 'give a key a role',
   usage: ['grant node|viewer|robot|editor|admin|owner KEY --zone ZONE... [--name NAME] [--kinds site,upstream]'],
   details: [
+    'KEY is a public key; of one that the node knows, the first 8 digits or more, or its name, will do.',
     'A node applies the resources of its zones; editors edit them; admins also write privileged fields, and grant; owners do everything.',
     'Granting takes a higher role than the one that is given. The workspace is -w; for nodes and owners all, unless -w says otherwise.',
   ].join('\n'),
@@ -51,9 +54,8 @@ export const grantVerb: Verb = {
     'meshctl -k owner.key grant editor 8139770e… --zone eu --kinds site --name ana',
   ],
   async run(cli, args) {
-    const [roleName, subject] = args.expect('ROLE', 'KEY') as [string, string]
+    const [roleName, keyText] = args.expect('ROLE', 'KEY') as [string, string]
     const role = roleOf(roleName)
-    publicKey(subject)
     const zones = zonesOf(args, role)
     const kinds = kindsOf(args)
     const fields = args.items('fields')
@@ -68,6 +70,12 @@ export const grantVerb: Verb = {
     if (name !== undefined && !isName(name)) throw usage(`--name takes lower-case letters, digits and -, not ${name}`)
     const enc = args.text('enc')
     if (enc !== undefined && !isHex(enc, 64)) throw usage('--enc takes 64 hex digits')
+    const subject = await resolveId(cli, keyText, {
+      field: 'KEY',
+      what: 'no key',
+      accepts: ({ type }) => type === 'key',
+      hint: 'A new key has to be given whole. See it with: meshctl key show -k FILE',
+    })
     const ws = cli.workspace ?? (role === 'node' || role === 'owner' ? '*' : 'default')
     const sent = await cli.withAuthor((author) =>
       author.send({
@@ -103,15 +111,6 @@ function roleOf(text: string): Role {
   )
 }
 
-function publicKey(text: string): void {
-  const isKey: boolean = isHex(text, 64)
-  if (!isKey)
-    throw usage(
-      `KEY is a public key of 64 lower-case hex digits, not ${text.slice(0, 80)}`,
-      'See it with: meshctl key show -k FILE',
-    )
-}
-
 function zonesOf(args: Args, role: Role): string[] {
   const zones = args.items('zone')
   if (zones.length === 0 && role === 'owner') return ['*']
@@ -138,6 +137,7 @@ export const revokeVerb: Verb = {
   summary: 'take a grant, or all grants of a key, away',
   usage: ['revoke KEY|GRANT-ID [--since TIME|EDIT] [--dry-run]'],
   details: [
+    'Either may be given by its first 8 digits or more, a key by its name too; what it stands for is printed before anything is signed.',
     'What the key did so far stays, as far as this node knows it. With --since (a stolen key), what this node took in from that',
     'edit or claimed time on becomes void. --dry-run lists what that is and changes nothing.',
   ].join('\n'),
@@ -151,13 +151,18 @@ export const revokeVerb: Verb = {
     'dry-run': { type: 'boolean', description: 'list what becomes void, and do nothing' },
   },
   examples: [
-    'meshctl -k owner.key revoke 8139770e… --dry-run',
-    'meshctl -k owner.key revoke 8139770e… --since 2026-03-01T12:00Z',
+    'meshctl -k owner.key revoke ana --dry-run',
+    'meshctl -k owner.key revoke 8139770ea87d --since 2026-03-01T12:00Z',
   ],
   async run(cli, args) {
-    const [id] = args.expect('KEY|GRANT-ID') as [string]
-    publicKey(id)
+    const [text] = args.expect('KEY|GRANT-ID') as [string]
     const client = await cli.client()
+    const id = await resolveId(cli, text, {
+      field: 'KEY|GRANT-ID',
+      what: 'no key and no grant in force',
+      accepts: ({ type, active }) => active && (type === 'key' || type === 'grant'),
+      hint: 'See what happened to it: meshctl log',
+    })
     const { target, subject, grants } = await targetOf(client, id)
     const ws = cli.workspace ?? commonWorkspace(grants)
     const history = (await client.edits({ author: subject }, HISTORY_MAX)).filter(
@@ -219,12 +224,23 @@ function commonWorkspace(grants: readonly GrantView[]): string {
 /** What stays accepted of a key's history, which is in the order in which this node took it in. */
 export function keptBy(history: readonly EditView[], since: string | undefined): readonly EditView[] {
   if (since === undefined) return history
-  const isId = /^[0-9a-f]{8,64}$/.test(since)
+  if (isIdPrefix(since)) {
+    const meant = history.filter(({ id }) => id.startsWith(since))
+    const [edit, ...others] = meant
+    if (edit === undefined) throw new MeshError('not_found', `the key made no edit ${since}`, { field: '--since' })
+    if (others.length > 0) {
+      throw ambiguous(
+        since,
+        meant.map(({ type, id }) => `${type} ${id}`),
+      )
+    }
+    return history.slice(0, history.indexOf(edit))
+  }
   const time = Date.parse(since)
-  if (!isId && Number.isNaN(time))
-    throw usage(`--since takes a time such as 2026-03-01T12:00Z or an edit's id, not ${since}`)
-  const first = history.findIndex((edit) => (isId ? edit.id.startsWith(since) : edit.at >= time))
-  if (first === -1 && isId) throw new MeshError('not_found', `the key made no edit ${since}`, { field: '--since' })
+  if (Number.isNaN(time)) {
+    throw usage(`--since takes a time such as 2026-03-01T12:00Z or an edit's id, not ${since.slice(0, 80)}`)
+  }
+  const first = history.findIndex(({ at }) => at >= time)
   return first === -1 ? history : history.slice(0, first)
 }
 

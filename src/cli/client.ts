@@ -65,6 +65,15 @@ export class ApiClient {
     return this.#pages('/v1/resources', filter, schemas.RESOURCES)
   }
 
+  workspaces(): Promise<schemas.WorkspaceView[]> {
+    return this.#pages('/v1/workspaces', {}, schemas.WORKSPACES)
+  }
+
+  /** Every key and envelope that a shortened id or a name may mean. */
+  ids(text: string): Promise<schemas.IdView[]> {
+    return this.#pages('/v1/ids', { text }, schemas.IDS)
+  }
+
   peers(): Promise<schemas.PeerItem[]> {
     return this.#pages('/v1/peers', {}, schemas.PEERS)
   }

@@ -48,6 +48,7 @@ export const initVerb: Verb = {
   details: [
     'Writes genesis.json, owner.key, recovery.key and next-recovery.key into a new directory. Reaches no node.',
     'The recovery key is the root: it made the owner, and alone can make another if the owner’s key is lost or stolen.',
+    'One root: a mesh whose root acts need the signatures of several cannot be founded with this version.',
   ].join('\n'),
   options: {
     dir: { type: 'string', value: 'DIR', description: 'where to write (default mesh)' },

@@ -3,6 +3,7 @@
 import { RECEIPT, type EditView, type NodeReceipt } from '../api/schemas.ts'
 import { usage, type Cli, type Verb } from './cli.ts'
 import type { ApiClient, ServerEvent } from './client.ts'
+import { resolveId, type Wanted } from './ids.ts'
 import { plain, quoted, short, span, table, toJson, toYaml, type Cell, type Paint } from './terminal.ts'
 import { nameOf, progressOf, type Progress } from './wait.ts'
 
@@ -68,9 +69,11 @@ function troubles(node: NodeReceipt, progress: Progress, { red, yellow }: Paint)
     // The reader is at it.
     .map((reason) => reason.replace(/; see meshctl status$/, ''))
     .filter((reason) => !reasons.includes(plain(reason)))
-  if (reasons === '' && health.length === 0) return ''
+  const claims = node.ungrantedZones.join(', ')
+  const others = claims === '' ? health : [...health, `claims zones ${claims} beyond its grant; they do not count`]
+  if (reasons === '' && others.length === 0) return ''
   const colour = reasons === '' ? yellow : red
-  return `${colour(plain(nameOf(node)))}:\n${reasons}${health.map((reason) => quoted(reason)).join('')}`
+  return `${colour(plain(nameOf(node)))}:\n${reasons}${others.map((reason) => quoted(reason)).join('')}`
 }
 
 function statusSummary(nodes: readonly NodeReceipt[], progress: readonly Progress[]): string {
@@ -215,6 +218,12 @@ function statusOf(health: unknown): string {
 }
 
 const LOG_MAX = 100_000
+const AUTHOR: Wanted = {
+  field: '--author',
+  what: 'no key',
+  accepts: ({ type }) => type === 'key',
+  hint: 'See who there is: meshctl log',
+}
 
 export const logVerb: Verb = {
   name: 'log',
@@ -222,7 +231,11 @@ export const logVerb: Verb = {
   usage: ['log [--limit 20] [--author KEY] [--resource PATH]'],
   options: {
     limit: { type: 'string', value: 'N', description: 'how many (default 20)' },
-    author: { type: 'string', value: 'KEY', description: 'only by this public key' },
+    author: {
+      type: 'string',
+      value: 'KEY',
+      description: 'only by this public key: whole, its first 8 digits or more, or a name',
+    },
     resource: { type: 'string', value: 'PATH', description: 'only of this resource: workspace/zone/kind/name' },
   },
   examples: ['meshctl log --limit 50', 'meshctl log --resource default/eu.west/site/web'],
@@ -232,7 +245,12 @@ export const logVerb: Verb = {
     const limit = /^\d{1,6}$/.test(text) ? Number(text) : 0
     if (limit < 1 || limit > LOG_MAX) throw usage(`--limit takes a number from 1 to ${LOG_MAX}, not ${text}`)
     const client = await cli.client()
-    const filter = { order: 'desc', author: args.text('author'), resource: args.text('resource') }
+    const author = args.text('author')
+    const filter = {
+      order: 'desc',
+      author: author === undefined ? undefined : await resolveId(cli, author, AUTHOR),
+      resource: args.text('resource'),
+    }
     const edits = await client.edits(filter, limit)
     const names = await authorNames(client)
     cli.out(

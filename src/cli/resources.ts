@@ -1,12 +1,8 @@
 /** The verbs on resources: apply, diff, get, delete, edit. From YAML to signed edits and back. */
 
-import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
-import { tmpdir } from 'node:os'
-import { join } from 'node:path'
 import { LIMITS, type Value } from '../core/envelope.ts'
 import { parseResourcePath, workspaceOf, type ResourceName } from '../core/names.ts'
 import { nearest } from '../core/resources/fields.ts'
-import { diffFields } from '../core/resources/flat.ts'
 import { documentOf, KINDS, kindOf, type Resource } from '../core/resources/index.ts'
 import { MeshError } from '../errors.ts'
 import type { ResourceView } from '../api/schemas.ts'
@@ -14,13 +10,13 @@ import type { Author } from './author.ts'
 import { durationMs, usage, type Args, type Cli, type OptionSpecs, type Verb } from './cli.ts'
 import type { ApiClient } from './client.ts'
 import { parseSources, readSources, type Wanted } from './documents.ts'
+import { editFields, planEdit } from './editor.ts'
 import {
   ABSENT,
   editsOf,
   pack,
   planDelete,
   planFields,
-  planOps,
   showChange,
   summary,
   type Change,
@@ -119,8 +115,10 @@ export const getVerb: Verb = {
     if (kindName === undefined || positionals.length > 2) throw usage(`get takes KIND [NAME]; kinds: ${kindWords()}`)
     const kind = kindName === 'all' ? undefined : knownKind(kindName)
     const found = await (await cli.client()).resources({ workspace: cli.workspace, zone: cli.zone, kind, name })
-    if (name !== undefined && found.length === 0) throw notFound(cli, kindName, name)
+    if (name !== undefined && found.length === 0) throw await notFound(cli, kindName, name)
     cli.out(listing(cli, found, name !== undefined))
+    const why = found.length === 0 ? await emptyWorkspace(cli) : undefined
+    if (why !== undefined) cli.note(why)
     return undefined
   },
 }
@@ -278,7 +276,7 @@ async function namedPath(cli: Cli, args: Args): Promise<string> {
   const kind = knownKind(kindName)
   const found = await (await cli.client()).resources({ workspace: cli.workspace, zone: cli.zone, kind, name })
   const [only, ...others] = found
-  if (only === undefined) throw notFound(cli, kindName, name)
+  if (only === undefined) throw await notFound(cli, kindName, name)
   if (others.length > 0) {
     throw usage(
       `${kindName} ${name} is in several places: ${found.map(({ path }) => path).join(', ')}`,
@@ -288,11 +286,31 @@ async function namedPath(cli: Cli, args: Args): Promise<string> {
   return only.path
 }
 
-function notFound({ workspace, zone }: Cli, kind: string, name: string): MeshError {
+async function notFound(cli: Cli, kind: string, name: string): Promise<MeshError> {
+  const { workspace, zone } = cli
   const where = `${workspace === undefined ? '' : ` in workspace ${workspace}`}${zone === undefined ? '' : ` in zone ${zone}`}`
-  return new MeshError('not_found', `there is no ${kind} ${name}${where}`, {
+  const why = await emptyWorkspace(cli)
+  return new MeshError('not_found', `there is no ${kind} ${name}${where}${why === undefined ? '' : `: ${why}`}`, {
     hint: `See what there is: meshctl get ${kind}`,
   })
+}
+
+/** So many are named; the others are counted. */
+const NAMED_WORKSPACES = 20
+
+/** That the workspace of -w holds nothing, as far as the node knows, and which ones there are; undefined when it holds something. */
+async function emptyWorkspace(cli: Cli): Promise<string | undefined> {
+  const { workspace } = cli
+  if (workspace === undefined) return undefined
+  const all = await (await cli.client()).workspaces()
+  const found = all.find(({ name }) => name === workspace)
+  if (found !== undefined && found.resources > 0) return undefined
+  const count = (n: number): string => (n === 0 ? 'none' : n === 1 ? '1 resource' : `${n} resources`)
+  const some = all.slice(0, NAMED_WORKSPACES).map(({ name, resources }) => `${name} (${count(resources)})`)
+  const known = plain([...some, ...(all.length > some.length ? [`${all.length - some.length} more`] : [])].join(', '))
+  return found === undefined
+    ? `this node knows no workspace ${plain(workspace)}; it knows ${known}`
+    : `the workspace ${workspace} has no resources; this node knows ${known}`
 }
 
 // ---------------------------------------------------------------------------------------------- showing
@@ -351,97 +369,4 @@ function about({ spec }: ResourceView): string {
   }
   const items = [...keys(spec?.['hosts']), ...keys(spec?.['endpoints'])]
   return items.length > 3 ? `${items.slice(0, 3).join(' ')} +${items.length - 3}` : items.join(' ')
-}
-
-// ---------------------------------------------------------------------------------------------- editing
-
-interface Edited {
-  readonly fields: ReadonlyMap<string, Value>
-  /** The file with the edited text. */
-  readonly draft: string
-  discard(): Promise<void>
-}
-
-/** Lets a person edit the resource until it is valid; undefined when nothing is different. */
-async function editFields(cli: Cli, path: string, before: Current): Promise<Edited | undefined> {
-  const original = toYaml(documentOf(parseResourcePath(path) as ResourceName, before.fields))
-  const directory = await mkdtemp(join(cli.host.env['TMPDIR'] ?? tmpdir(), 'meshctl-'))
-  const draft = join(directory, `${path.replaceAll('/', '_').replaceAll('*', 'all')}.yaml`)
-  const discard = (): Promise<void> => rm(directory, { recursive: true, force: true })
-  const command = cli.host.env['VISUAL'] || cli.host.env['EDITOR'] || 'vi'
-  let text = original
-  for (let complaint = ''; ;) {
-    const shown = `${complaint}${text}`
-    await writeFile(draft, shown, { mode: 0o600 })
-    const code = await cli.host.runEditor(command, draft)
-    if (code !== 0)
-      throw new MeshError('input_invalid', `the editor ${command} ended with ${code}; nothing was changed`, {
-        hint: `Your text is in ${draft}.`,
-      })
-    const saved = await readFile(draft, 'utf8')
-    text = withoutComplaint(saved)
-    if (text === original || text.trim() === '') {
-      await discard()
-      return undefined
-    }
-    try {
-      const fields = editedFields(path, text)
-      if (diffFields(before.fields, fields).length > 0 || before.conflicts.length > 0) return { fields, draft, discard }
-      await discard()
-      return undefined
-    } catch (error) {
-      const isUnchanged = saved === shown && complaint !== ''
-      if (isUnchanged)
-        throw new MeshError('resource_invalid', (error as Error).message, { hint: `Your text is in ${draft}.` }, error)
-      complaint = complaintOf(error as Error)
-    }
-  }
-}
-
-function editedFields(path: string, text: string): ReadonlyMap<string, Value> {
-  const [wanted, ...others] = parseSources([{ name: 'edit', text }])
-  if (wanted === undefined || others.length > 0)
-    throw new MeshError('resource_invalid', 'there must be exactly one document')
-  if (wanted.path !== path) {
-    throw new MeshError(
-      'resource_invalid',
-      `kind, name, workspace and zone cannot be edited: this would be ${wanted.path}`,
-      {
-        field: 'metadata',
-        hint: 'Apply it as a new resource, and delete the old one.',
-      },
-    )
-  }
-  return wanted.fields
-}
-
-const COMPLAINT = '#! '
-
-function complaintOf({ message }: Error): string {
-  const lines = ['This cannot be accepted. Correct it, or save it unchanged to give up:', ...message.split('\n')]
-  return lines.map((line) => `${COMPLAINT}${plain(line)}\n`).join('')
-}
-
-function withoutComplaint(text: string): string {
-  return text.replaceAll(/^#! .*\n/gm, '')
-}
-
-/** What a person changed, on top of what the resource is now. @throws MeshError `conflict` when both changed one field. */
-export function planEdit(
-  path: string,
-  before: Current,
-  edited: ReadonlyMap<string, Value>,
-  now: Current,
-  draft: string,
-): Change {
-  const ops = [...planFields(path, before, edited).ops]
-  const meanwhile = new Set(diffFields(before.fields, now.fields).map(([, field]) => field))
-  const clashes = ops.map(([, field]) => field).filter((field) => meanwhile.has(field))
-  if (!now.exists || clashes.length > 0) {
-    const what = now.exists ? `changed ${clashes.join(', ')}` : 'deleted it'
-    throw new MeshError('conflict', `somebody else ${what} while you were editing ${path}; nothing was sent`, {
-      hint: `Your text is in ${draft}. Look at the present state with meshctl get, and edit again.`,
-    })
-  }
-  return planOps(path, now, ops)
 }

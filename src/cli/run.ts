@@ -8,7 +8,7 @@ import { nearest } from '../core/resources/fields.ts'
 import { asMeshError, ERROR_CODES, MeshError } from '../errors.ts'
 import { VERSION } from '../version.ts'
 import { grantVerb, pushVerb, revokeVerb } from './authority.ts'
-import { Args, Cli, usage, type OptionSpecs, type Verb } from './cli.ts'
+import { Args, Cli, usage, type Verb } from './cli.ts'
 import { generalHelp, GLOBAL_OPTIONS, verbHelp } from './help.ts'
 import type { CliHost } from './host.ts'
 import { initVerb, keyVerb } from './keys.ts'
@@ -52,7 +52,7 @@ export async function run(host: CliHost): Promise<number> {
 async function dispatch(host: CliHost): Promise<number> {
   const { verbName, rest } = findVerb(host.argv)
   if (verbName === undefined) {
-    const { values } = parse(rest, GLOBAL_OPTIONS)
+    const { values } = parse(rest, undefined)
     if (values['version'] === true) {
       host.stdout.write(`${VERSION}\n`)
       return 0
@@ -63,12 +63,12 @@ async function dispatch(host: CliHost): Promise<number> {
     return isAsked ? 0 : ERROR_CODES.usage.exit
   }
   if (verbName === 'help') {
-    const [name] = parse(rest, GLOBAL_OPTIONS).positionals
+    const [name] = parse(rest, undefined).positionals
     host.stdout.write(name === undefined ? generalHelp(VERBS) : verbHelp(verbOf(name)))
     return 0
   }
   const verb = verbOf(verbName)
-  const { values, positionals } = parse(rest, { ...GLOBAL_OPTIONS, ...verb.options })
+  const { values, positionals } = parse(rest, verb)
   if (values['help'] === true) {
     host.stdout.write(verbHelp(verb))
     return 0
@@ -103,10 +103,12 @@ function verbOf(name: string): Verb {
   )
 }
 
+/** @param verb whose options may stand there beside the global ones. */
 function parse(
   argv: readonly string[],
-  options: OptionSpecs,
+  verb: Verb | undefined,
 ): { values: Record<string, unknown>; positionals: string[] } {
+  const options = { ...GLOBAL_OPTIONS, ...verb?.options }
   const config = Object.fromEntries(
     Object.entries(options).map(([name, { type, short, multiple = false }]) => [
       name,
@@ -123,11 +125,31 @@ function parse(
     return { values, positionals }
   } catch (error) {
     const { message } = error as Error
-    const [, unknown] = /^Unknown option '(?:--)?([^']+)'/.exec(message) ?? []
-    const close = unknown === undefined ? undefined : nearest(unknown, Object.keys(options))
-    const hint = close === undefined ? 'See: meshctl help VERB' : `Did you mean --${close}?`
-    throw new MeshError('usage', message.split('. ')[0] as string, { hint }, error)
+    const [, unknown] = /^Unknown option '([^']+)'/.exec(message) ?? []
+    const see = `See: meshctl help${verb === undefined ? '' : ` ${verb.name}`}`
+    if (unknown === undefined) {
+      const [, valueless] = /^Option '([^']+?)(?: <value>)?' argument (?:missing|is ambiguous)/.exec(message) ?? []
+      const what = valueless === undefined ? (message.split(/\.\s/)[0] as string) : `${valueless} needs a value`
+      throw new MeshError('usage', what, { hint: see }, error)
+    }
+    const what =
+      verb === undefined ? `there is no option ${unknown} before a verb` : `${verb.name} has no option ${unknown}`
+    const meant = likelyOption(unknown, Object.keys(options))
+    throw new MeshError('usage', what, { hint: meant === undefined ? see : `Did you mean ${meant}? ${see}` }, error)
   }
+}
+
+/** The option that was likely meant: of this verb, or else of others. */
+function likelyOption(unknown: string, own: readonly string[]): string | undefined {
+  const name = unknown.replace(/^-+/, '')
+  const close = nearest(name, own)
+  if (close !== undefined) return `--${close}`
+  const elsewhere = nearest(
+    name,
+    VERBS.flatMap(({ options }) => Object.keys(options)),
+  )
+  const verbs = VERBS.filter(({ options }) => elsewhere !== undefined && Object.hasOwn(options, elsewhere))
+  return elsewhere === undefined ? undefined : `--${elsewhere} of ${verbs.map(({ name }) => name).join(', ')}`
 }
 
 /** What people see of an error: what happened, and the way out. Its words may be a peer's. */

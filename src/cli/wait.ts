@@ -6,6 +6,7 @@
 import type { NodeReceipt } from '../api/schemas.ts'
 import { parseResourcePath, zoneCovers, type ResourceName } from '../core/names.ts'
 import { MeshError } from '../errors.ts'
+import { NOT_TRIED } from '../nginx/applying/isolate.ts'
 import type { Cli } from './cli.ts'
 import { plain, quoted, short, span } from './terminal.ts'
 
@@ -26,10 +27,12 @@ export function progressOf({ receipt, target }: NodeReceipt, paths?: ReadonlySet
   const reasons = [
     ...receipt.problems.filter(({ path }) => own(path)).map((problem) => `${problem.path}: ${withHint(problem)}`),
     ...receipt.isolated
-      .filter(({ path }) => own(path))
+      .filter(({ path, reason }) => own(path) && reason !== NOT_TRIED)
       .map(({ path, reason, serves }) => `${path}: ${reason}${served(serves)}`),
   ]
   if (reasons.length > 0) return { state: 'failed', reasons }
+  if (receipt.isolated.some(({ path, reason }) => own(path) && reason === NOT_TRIED))
+    return { state: 'pending', phase: 'not tried yet' }
   const { error, applied, desired, outcome, phase, isolated, problems, problemCount } = receipt
   const hidden = problemCount - problems.length - isolated.length
   if (hidden > 0) {
@@ -40,7 +43,8 @@ export function progressOf({ receipt, target }: NodeReceipt, paths?: ReadonlySet
   }
   if (applied !== null && applied === desired && error === null) return { state: 'applied' }
   // What others broke on this node is their failure: the rest of the target is applied.
-  const isAppliedElse = isolated.length > 0 && outcome === 'applied' && paths !== undefined
+  const isProven = outcome === 'applied' || outcome === 'unchanged'
+  const isAppliedElse = isolated.length > 0 && isProven && paths !== undefined
   if (isAppliedElse) return { state: 'applied' }
   const isWaitingForMesh = outcome === 'held' && phase === 'hold'
   if (error === null || isWaitingForMesh) return { state: 'pending', phase }
@@ -57,9 +61,10 @@ function served(serves: string | undefined): string {
   return serves === 'last_good' ? ' (its last good configuration serves)' : ' (it is left out)'
 }
 
-/** Whether a resource applies to a node of these zones. */
-export function concerns(path: string, zones: readonly string[]): boolean {
-  const { zone } = parseResourcePath(path) as ResourceName
+/** Whether a resource applies to a node that stands there. Its place is what policy grants it, not what it says. */
+export function concerns(path: string, { zones, workspaces }: Pick<NodeReceipt, 'zones' | 'workspaces'>): boolean {
+  const { workspace, zone } = parseResourcePath(path) as ResourceName
+  if (!workspaces.includes('*') && !workspaces.includes(workspace)) return false
   return zone === '*' || zones.some((inner) => zoneCovers(zone, inner))
 }
 
@@ -83,7 +88,7 @@ export async function waitUntilApplied(cli: Cli, paths: readonly string[], timeo
   const shown = new Map<string, string>()
   for (;;) {
     const all = await client.receipts()
-    const nodes = all.filter(({ zones }) => paths.some((path) => concerns(path, zones)))
+    const nodes = all.filter((node) => paths.some((path) => concerns(path, node)))
     const live = nodes.filter(({ state }) => state === 'Ready')
     const isEarly = clock.monotonic() - started < FIRST_RECEIPT_MS
     const progress = live.map((node) => ({ node, progress: awaited(progressOf(node, wanted), isEarly) }))

@@ -5,7 +5,7 @@ import { createServer, type Server } from 'node:http'
 import { connect } from 'node:net'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
-import { API_LIMITS } from '../../src/api/routes.ts'
+import { SUBMISSION_LIMITS } from '../../src/api/submit.ts'
 import { EVENT_LIMITS } from '../../src/api/events.ts'
 import { toWire } from '../../src/core/codec.ts'
 import type { Envelope } from '../../src/core/envelope.ts'
@@ -180,6 +180,34 @@ describe.each(['tcp', 'unix'] as const)('over %s', (transport) => {
     expect((await http(base(), '/v1/genesis')).json()).toMatchObject({ id: MESH_ID })
   })
 
+  test('a shortened id or a name gives every candidate', async () => {
+    const ids = async (text: string) =>
+      ((await http(base(), `/v1/ids?text=${text}`)).json() as { data: unknown[] }).data as Record<string, unknown>[]
+    const key = { id: KEYS.other.publicKey, type: 'key', name: 'edge-2', about: null, active: true }
+    expect(await ids(KEYS.other.publicKey.slice(0, 8))).toEqual([key])
+    expect(await ids(KEYS.other.publicKey)).toEqual([key])
+    expect(await ids('edge-2')).toEqual([key])
+    expect(await ids(MESH_ID.slice(0, 10))).toMatchObject([{ id: MESH_ID, type: 'genesis', active: true }])
+    const grant = FOUNDING[3] as Envelope
+    expect(await ids(grant.id.slice(0, 8))).toEqual([
+      { id: grant.id, type: 'grant', name: null, about: KEYS.other.publicKey, active: true },
+    ])
+    // A root that never signed an edit is known from the genesis.
+    expect(await ids(KEYS.root.publicKey.slice(0, 8))).toMatchObject([{ type: 'key', name: null, active: false }])
+    expect(await ids('0123456')).toEqual([])
+    expect(await ids('0'.repeat(64))).toEqual([])
+  })
+
+  test('workspaces are those that something names', async () => {
+    const next = editor()
+    const created = next([['default/eu/site/a', [], [['set', '$', true]]]])
+    await post(base(), submission(created))
+    const { data } = (await http(base(), '/v1/workspaces')).json() as { data: unknown[] }
+    expect(data).toEqual([{ name: 'default', resources: 1 }])
+    await post(base(), submission(next([['default/eu/site/a', [created.id], [['del', '$']]]])))
+    expect((await http(base(), '/v1/workspaces')).json()).toMatchObject({ data: [{ name: 'default', resources: 0 }] })
+  })
+
   test('one refused envelope is a problem; several give an outcome each', async () => {
     const stranger = editor(KEYS.stranger)([[SITE, [], [['set', '$', true]]]])
     const single = await post(base(), submission(stranger))
@@ -218,7 +246,7 @@ describe.each(['tcp', 'unix'] as const)('over %s', (transport) => {
     ['no envelopes', '{"envelopes":[]}', 400, 'envelopes'],
     [
       'too many',
-      JSON.stringify({ envelopes: Array.from({ length: API_LIMITS.envelopes + 1 }, () => 1) }),
+      JSON.stringify({ envelopes: Array.from({ length: SUBMISSION_LIMITS.envelopes + 1 }, () => 1) }),
       400,
       'envelopes',
     ],
@@ -235,7 +263,7 @@ describe.each(['tcp', 'unix'] as const)('over %s', (transport) => {
   })
 
   test('bounds what comes in: body, envelope, nesting inside an envelope', async () => {
-    const large = await post(base(), ' '.repeat(API_LIMITS.bodyBytes + 1))
+    const large = await post(base(), ' '.repeat(SUBMISSION_LIMITS.bodyBytes + 1))
     expect(large.status).toBe(413)
     const oversized = { bytes: ' '.repeat(64 * 1024 + 1), sigs: { [KEYS.owner.publicKey]: '0'.repeat(128) } }
     expect((await post(base(), submission(oversized))).status).toBe(413)
@@ -244,7 +272,7 @@ describe.each(['tcp', 'unix'] as const)('over %s', (transport) => {
     const chunked = await http(base(), '/v1/edits', {
       method: 'POST',
       headers: { ...JSON_TYPE, 'transfer-encoding': 'chunked' },
-      body: ' '.repeat(API_LIMITS.bodyBytes + 1),
+      body: ' '.repeat(SUBMISSION_LIMITS.bodyBytes + 1),
     })
     expect(chunked.status).toBe(413)
     expect((await http(base(), '/health')).status).toBe(200)
@@ -268,6 +296,9 @@ describe.each(['tcp', 'unix'] as const)('over %s', (transport) => {
     ['GET', '/v1/edits?order=up', {}, 400, 'order'],
     ['GET', '/v1/chains', {}, 400, 'author'],
     ['GET', '/v1/grants?subject=x', {}, 400, 'subject'],
+    ['GET', '/v1/ids', {}, 400, 'text'],
+    ['GET', '/v1/ids?text=DEADBEEF', {}, 400, 'text'],
+    ['GET', `/v1/ids?text=${'0'.repeat(65)}`, {}, 400, 'text'],
     ['GET', '/v1/resources/%00/eu/site/x', {}, 400, 'path'],
   ])('%s %s is a problem document', async (method, path, headers, status, field) => {
     const answer = await http(base(), path, { method, headers, ...(method === 'POST' ? { body: '{}' } : {}) })

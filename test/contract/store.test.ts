@@ -23,7 +23,7 @@ import { afterAll, describe, expect, test } from 'vitest'
 import { LevelStore } from '../../src/adapters/store.ts'
 import { envelopeId, type WireEnvelope } from '../../src/core/envelope.ts'
 import { MeshError } from '../../src/errors.ts'
-import type { CorruptRecord, Store } from '../../src/ports.ts'
+import { MAX_MARK_BYTES, type CorruptRecord, type Store } from '../../src/ports.ts'
 import { MemoryStore } from '../support/memory-store.ts'
 
 const SEAL_KEY = randomBytes(32)
@@ -219,6 +219,15 @@ describe.each(Object.keys(subjects))('the store port on %s', (name) => {
     expect(await again.getMark('a/b é\n')).toBe('x\ny')
     expect((await read(again)).ids).toHaveLength(1)
     await again.stop()
+  })
+
+  test('refuses a mark that is too large, and keeps the one before', async () => {
+    const { store } = create()
+    await store.start()
+    await store.setMark('peers', 'x'.repeat(MAX_MARK_BYTES))
+    await expect(store.setMark('peers', 'é'.repeat(MAX_MARK_BYTES))).rejects.toMatchObject({ code: 'too_large' })
+    expect(await store.getMark('peers')).toHaveLength(MAX_MARK_BYTES)
+    await store.stop()
   })
 
   test('starts and stops any number of times, and refuses work in between', async () => {

@@ -15,7 +15,7 @@ import {
   type Current,
 } from '../../src/cli/plan.ts'
 import { parseSources } from '../../src/cli/documents.ts'
-import { planEdit } from '../../src/cli/resources.ts'
+import { planEdit } from '../../src/cli/editor.ts'
 import { paint, plain, span, table, toJson, toYaml } from '../../src/cli/terminal.ts'
 import { LIMITS, parseBody, type Op, type Value } from '../../src/core/envelope.ts'
 import { canonical } from '../../src/core/canonical.ts'

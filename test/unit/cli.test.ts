@@ -7,9 +7,17 @@ import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 import { systemClock } from '../../src/adapters/clock.ts'
 import { VERBS } from '../../src/cli/run.ts'
 import { toWire } from '../../src/core/codec.ts'
-import { keyPairFromSeed, type EditBody, type Envelope, type KeyPair } from '../../src/core/envelope.ts'
+import {
+  keyPairFromSeed,
+  signEnvelope,
+  type EditBody,
+  type Envelope,
+  type GenesisBody,
+  type KeyPair,
+} from '../../src/core/envelope.ts'
 import { parseSources } from '../../src/cli/documents.ts'
 import { ERROR_CODES } from '../../src/errors.ts'
+import { NOT_TRIED } from '../../src/nginx/applying/isolate.ts'
 import { KEYS, startApiNode, targetOf, testKey, type ApiNode } from '../support/api-node.ts'
 import { meshctl, type CliOptions, type CliResult } from '../support/cli.ts'
 import { GENERATION, OLD_GENERATION, receiptOf } from '../support/receipt.ts'
@@ -274,6 +282,20 @@ describe('apply --wait', () => {
     expect((await wait()).code).toBe(0)
   })
 
+  test('what is not tried yet is waited for, whatever others broke', async () => {
+    const other = { path: 'default/eu.west/site/other', reason: 'nginx: [emerg] bad', serves: 'left_out' as const }
+    const untried = { path: SITE_PATH, reason: NOT_TRIED, serves: 'left_out' as const }
+    const stands = { outcome: 'unchanged', applied: OLD_GENERATION } as const
+    let said = ''
+    const argv = ['apply', '-f', 'site.yaml', '-f', 'app.yaml', '--wait', '--timeout', '30s']
+    const result = owner(argv, { onOutput: (text) => (said += text) })
+    await waitFor(() => edits().length === 1, { what: 'the edit' })
+    own({ ...stands, isolated: [other, untried], problemCount: 2 })
+    await waitFor(() => said.includes('edge-1: not tried yet'), { what: () => `what it waits for: ${said}` })
+    own({ ...stands, isolated: [other], problemCount: 1 })
+    expect((await result).code).toBe(0)
+  })
+
   test('a problem comes with its way out, and what serves meanwhile is said as it is', async () => {
     const result = wait()
     await waitFor(() => edits().length === 1, { what: 'the edit' })
@@ -289,6 +311,38 @@ describe('apply --wait', () => {
     const { code, err } = await owner(['apply', '-f', '-', '--wait'], { stdin: SITE.replace('eu.west', 'asia') })
     // A node that has not spoken yet has told of no zone.
     expect([code, err]).toEqual([0, expect.stringContaining('no live node is in asia; nodes are in: eu.west\n')])
+  })
+
+  test('a node that claims zones beyond its grant holds up nobody there', async () => {
+    own()
+    // Neither would ever take up what is expected of it.
+    const stalled = receiptOf({ target: 'f'.repeat(64) })
+    await speak(node, KEYS.other, { zones: ['us', 'eu.west'], receipt: stalled })
+    await speak(node, KEYS.stranger, { zones: ['eu.west'], receipt: stalled })
+    const result = wait(['--timeout', '5s'])
+    await waitFor(() => edits().length === 1, { what: 'the edit' })
+    own()
+    const { code, err } = await result
+    expect([code, err]).toEqual([0, expect.stringContaining('✓ edge-1: applied')])
+    expect(err).not.toMatch(new RegExp(`edge-2|${KEYS.stranger.publicKey.slice(0, 12)}`))
+    const out = await ok(['status'])
+    expect(out).toMatch(/^edge-2 +us +Ready/m)
+    expect(out).toContain('edge-2:\n    claims zones eu.west beyond its grant; they do not count\n')
+    expect(out).toMatch(new RegExp(`^${KEYS.stranger.publicKey.slice(0, 12)} +- +Ready`, 'm'))
+  })
+
+  test('a node without a grant, or with one for another workspace, is not waited for in zone *', async () => {
+    const everywhere = SITE.replace('zone: eu.west', "zone: '*'")
+    await ok(['revoke', KEYS.other.publicKey])
+    await ok(['grant', 'node', testKey(6).publicKey, '--zone', 'us', '-w', 'shop', '--name', 'edge-6'])
+    const stalled = receiptOf({ target: 'f'.repeat(64) })
+    for (const key of [KEYS.stranger, testKey(6)]) await speak(node, key, { zones: ['us'], receipt: stalled })
+    own()
+    const result = owner(['apply', '-f', '-', '--wait', '--timeout', '5s'], { stdin: everywhere })
+    await waitFor(() => edits().length === 1, { what: 'the edit' })
+    own()
+    const { code, err } = await result
+    expect([code, err]).toEqual([0, expect.stringContaining('✓ edge-1: applied')])
   })
 
   test('gives up after --timeout, and names who is behind', async () => {
@@ -329,6 +383,32 @@ describe('get, delete, edit', () => {
     expect(await ok(['get', 'sites', '-o', 'wide'])).toMatch(/CREATED BY +HEADS +HASH/)
     expect(await owner(['get', 'site', 'none'])).toMatchObject({ code: ERROR_CODES.not_found.exit })
     expect((await owner(['get', 'sitez'])).err).toContain('Did you mean site?')
+  })
+
+  test('an empty or unknown workspace is told, with those that there are', async () => {
+    await ok(['grant', 'editor', testKey(7).publicKey, '-z', 'eu', '-w', 'shop'])
+    const known = 'default (2 resources), shop (none)'
+    const nope = `this node knows no workspace nope; it knows ${known}`
+    expect(await owner(['-w', 'nope', 'get', 'all'])).toEqual({ code: 0, out: 'no resources\n', err: `${nope}\n` })
+    expect(await owner(['-w', 'nope', 'get', 'sites', '-o', 'json'])).toEqual({
+      code: 0,
+      out: '[]\n',
+      err: `${nope}\n`,
+    })
+    expect((await owner(['-w', 'shop', 'get', 'sites'])).err).toBe(
+      `the workspace shop has no resources; this node knows ${known}\n`,
+    )
+    expect(await owner(['-w', 'default', 'get', 'zonesettings'])).toEqual({ code: 0, out: 'no resources\n', err: '' })
+    for (const argv of [
+      ['get', 'site', 'web'],
+      ['delete', 'site', 'web'],
+    ]) {
+      const { code, err } = await owner(['-w', 'nope', ...argv])
+      expect([code, err]).toEqual([
+        ERROR_CODES.not_found.exit,
+        `meshctl: there is no site web in workspace nope: ${nope}\n  See what there is: meshctl get site\n`,
+      ])
+    }
   })
 
   test('yaml and json can be applied again unchanged', async () => {
@@ -782,6 +862,30 @@ describe('grant and revoke', () => {
     expect((await as('root.key', ['grant', 'owner', bob.publicKey])).code).toBe(0)
   })
 
+  test('a root of a mesh that takes several root signatures is told that meshctl signs with one', async () => {
+    const fresh = await startApiNode({ founded: false })
+    const roots = [KEYS.root, KEYS.next]
+    const genesis: GenesisBody = {
+      v: 1,
+      type: 'genesis',
+      name: 'large',
+      roots: roots.map(({ publicKey }) => publicKey).toSorted(),
+      threshold: 2,
+      next: '',
+      at: 0,
+    }
+    await fresh.replica.adopt(toWire(signEnvelope(genesis, roots)))
+    const argv = ['--api', fresh.url, '-k', 'root.key', 'grant', 'owner', ana.publicKey]
+    const { code, err } = await meshctl(argv, { cwd })
+    expect([code, err]).toEqual([
+      ERROR_CODES.denied.exit,
+      expect.stringContaining(
+        'root: this mesh takes 2 root signatures on one envelope, and meshctl signs with one key',
+      ),
+    ])
+    await fresh.stop()
+  })
+
   test('revoke keeps what was done; --dry-run changes nothing', async () => {
     await ok(['grant', 'editor', ana.publicKey, '--zone', 'eu'])
     await as('ana.key', ['apply', '-f', 'site.yaml'])
@@ -828,11 +932,11 @@ describe('grant and revoke', () => {
   test.each([
     [['grant', 'boss', '0'.repeat(64)], /there is no role boss/],
     [['grant', 'editer', '0'.repeat(64)], /Did you mean editor\?/],
-    [['grant', 'editor', 'abc', '-z', 'eu'], /64 lower-case hex digits/],
+    [['grant', 'editor', 'ABC', '-z', 'eu'], /64 lower-case hex digits/],
     [['grant', 'editor', '0'.repeat(64)], /--zone is missing/],
     [['grant', 'editor', '0'.repeat(64), '-z', 'E U'], /is not a zone/],
     [['grant', 'editor', '0'.repeat(64), '-z', 'eu', '--kinds', 'pods'], /there is no kind pods/],
-    [['revoke', 'abc'], /64 lower-case hex digits/],
+    [['revoke', 'a b'], /64 lower-case hex digits/],
   ])('meshctl %s is wrong usage', async (argv, message) => {
     const { code, err } = await owner(argv)
     expect(code).toBe(ERROR_CODES.usage.exit)
@@ -859,7 +963,23 @@ describe('the command line', () => {
 
   test.each([
     [['aply'], /there is no verb aply\n.*Did you mean apply\?/],
-    [['apply', '--filname', 'x'], /Unknown option '--filname'\n.*Did you mean --filename\?/],
+    [
+      ['apply', '--filname', 'x'],
+      /apply has no option --filname\n  Did you mean --filename\? See: meshctl help apply\n/,
+    ],
+    [
+      ['status', '--wiat'],
+      /status has no option --wiat\n  Did you mean --wait of apply, edit, delete\? See: meshctl help status\n/,
+    ],
+    [['get', 'all', '-w'], /meshctl: -w, --workspace needs a value\n  See: meshctl help get\n/],
+    [['status', '--no-color=yes'], /does not take an argument\n  See: meshctl help status\n/],
+    [['status', '-x'], /status has no option -x\n  See: meshctl help status\n/],
+    [['log', '--limit'], /meshctl: --limit needs a value\n  See: meshctl help log\n/],
+    [['log', '--limit', '--author', 'x'], /meshctl: --limit needs a value\n  See: meshctl help log\n/],
+    [
+      ['--wiat'],
+      /there is no option --wiat before a verb\n  Did you mean --wait of apply, edit, delete\? See: meshctl help\n/,
+    ],
     [['get', 'sites', '-o', 'xml'], /-o takes table, wide, yaml, json, not xml/],
     [['get'], /get takes KIND/],
     [['status', 'x'], /expected no arguments/],

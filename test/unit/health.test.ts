@@ -1,5 +1,6 @@
 import { expect, test } from 'vitest'
-import { healthOf, type HealthFacts, type HealthStatus } from '../../src/health.ts'
+import { factsOf, healthOf, type HealthFacts, type HealthStatus, type NodeFacts } from '../../src/health.ts'
+import { receiptOf } from '../support/receipt.ts'
 
 const facts = (errors: string[], warnings: string[], pending: string[]): HealthFacts => ({ errors, warnings, pending })
 
@@ -11,4 +12,58 @@ test.each<[HealthFacts, HealthStatus, string]>([
 ])('%j is %s', (given, status, msg) => {
   const { errors, warnings, pending } = given
   expect(healthOf(given)).toEqual({ status, msg, reasons: [...errors, ...warnings, ...pending] })
+})
+
+const WELL: NodeFacts = {
+  writeError: undefined,
+  corruptRecords: 0,
+  authorsOverQuota: [],
+  hasMesh: true,
+  isSettled: true,
+  hasLostStore: false,
+  complaints: [],
+  others: 2,
+  connections: 1,
+  isStarting: false,
+  receipt: receiptOf(),
+  closedToWorkers: [],
+}
+const held = receiptOf({
+  outcome: 'held',
+  phase: 'hold',
+  error: { code: 'not_applied', message: 'nothing is applied' },
+})
+
+test.each<[what: string, changes: Partial<NodeFacts>, place: keyof HealthFacts | undefined, words: string]>([
+  ['all is well', {}, undefined, ''],
+  ['it manages no nginx', { receipt: null }, undefined, ''],
+  ['the store fails', { writeError: 'full' }, 'errors', 'the store cannot be written: full'],
+  ['there is no mesh', { hasMesh: false, isSettled: false }, 'pending', 'no mesh yet'],
+  ['it has not settled', { isSettled: false }, 'pending', 'the first complete exchange'],
+  ['records are damaged', { corruptRecords: 3 }, 'warnings', 'damaged records of the store were left out'],
+  ['an author fills the store', { authorsOverQuota: ['ana'] }, 'warnings', 'author ana has filled its share'],
+  ['its place is wrong', { complaints: ['mesh.zone us'] }, 'warnings', 'mesh.zone us'],
+  ['it is cut off', { connections: 0 }, 'warnings', 'no connection with any other node (2 known)'],
+  ['it has just started', { connections: 0, isStarting: true }, 'pending', 'no connection with any other node'],
+  ['it is the only one', { connections: 0, others: 0 }, undefined, ''],
+  ['nginx was not looked at', { receipt: undefined }, 'pending', 'nginx has not been looked at yet'],
+  ['an apply failed', { receipt: receiptOf({ error: { code: 'nginx_failed', message: 'x' } }) }, 'warnings', 'x'],
+  ['it holds back before it has settled', { receipt: held, isSettled: false }, 'pending', 'nothing is applied'],
+  ['it holds back after', { receipt: held }, 'warnings', 'nothing is applied'],
+  ['it holds back for a lost store', { receipt: held, isSettled: false, hasLostStore: true }, 'warnings', 'nothing is'],
+  ['a site is not served', { receipt: receiptOf({ problemCount: 1 }) }, 'warnings', 'not served as written: 1 of'],
+  ['workers are shut out', { closedToWorkers: ['/root'] }, 'warnings', 'workers cannot pass through /root'],
+])('when %s', (_, changes, place, words) => {
+  const facts = factsOf({ ...WELL, ...changes })
+  const found = (['errors', 'warnings', 'pending'] as const).filter((one) =>
+    facts[one].some((reason) => words !== '' && reason.includes(words)),
+  )
+  expect(found).toEqual(place === undefined ? [] : [place])
+  if (place === undefined) expect(facts).toEqual({ errors: [], warnings: [], pending: [] })
+})
+
+test('an nginx that does not run is an error', () => {
+  const { nginx } = receiptOf()
+  const facts = factsOf({ ...WELL, receipt: receiptOf({ nginx: { ...nginx, running: false } }) })
+  expect(facts).toEqual({ errors: ['nginx does not run'], warnings: [], pending: [] })
 })

@@ -48,6 +48,27 @@ describe('admission', () => {
   })
 })
 
+test.each<[what: string, grants: { zones: string[]; ws?: string }[], claimed: string[], zones: string[], ws: string[]]>(
+  [
+    ['within its grant counts', [{ zones: ['eu'] }], ['eu.west', 'eu'], ['eu.west', 'eu'], ['*']],
+    ['beyond its grant does not', [{ zones: ['eu.west'] }], ['eu', 'eu.west', 'us', '*'], ['eu.west'], ['*']],
+    [
+      'with two grants',
+      [
+        { zones: ['eu'], ws: 'a' },
+        { zones: ['us'], ws: 'b' },
+      ],
+      ['us', 'eu'],
+      ['us', 'eu'],
+      ['a', 'b'],
+    ],
+    ['without a grant is nothing', [], ['eu'], [], []],
+  ],
+)('what a node says of its place %s', (_, grants, claimed, zones, workspaces) => {
+  const membership = membershipOf((mesh) => grants.map((options) => mesh.grant(peer!, 'node', options)))
+  expect(membership.placeOf(peer!, claimed)).toEqual({ zones, workspaces })
+})
+
 test('whom to dial: listed first and marked so, with all addresses known, never itself or strangers', () => {
   const membership = membershipOf((mesh) => [mesh.grant(peer!, 'node'), mesh.grant(own!, 'node')])
   const heard = new Map([

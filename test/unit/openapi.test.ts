@@ -3,7 +3,8 @@
 import { isDeepStrictEqual } from 'node:util'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import type { z } from 'zod'
-import { ROUTE_PATHS, ROUTES, SCHEMAS, type SchemaName } from '../../src/api/routes.ts'
+import { ROUTE_PATHS, ROUTES } from '../../src/api/routes.ts'
+import { SCHEMAS, type SchemaName } from '../../src/api/schemas.ts'
 import { FOUNDING, KEYS, startApiNode, type ApiNode } from '../support/api-node.ts'
 import { http, type HttpAnswer } from '../support/http.ts'
 import { receiptOf } from '../support/receipt.ts'
@@ -88,12 +89,16 @@ const REQUESTS: readonly (readonly [route: string, path: string, status: number]
   ['/v1/resources/{workspace}/{zone}/{kind}/{name}', `/v1/resources/${SITE}`, 200],
   ['/v1/resources/{workspace}/{zone}/{kind}/{name}', '/v1/resources/default/eu.west/upstream/gone', 404],
   ['/v1/resources/{workspace}/{zone}/{kind}/{name}', '/v1/resources/default/eu.west/upstream/never', 404],
+  ['/v1/workspaces', '/v1/workspaces', 200],
   ['/v1/peers', '/v1/peers', 200],
   ['/v1/receipts', '/v1/receipts', 200],
   ['/v1/edits', '/v1/edits', 200],
   ['/v1/edits', '/v1/edits?limit=0', 400],
   ['/v1/edits/{id}', `/v1/edits/${MESH_ID}`, 200],
   ['/v1/edits/{id}', `/v1/edits/${'0'.repeat(64)}`, 404],
+  ['/v1/ids', `/v1/ids?text=${MESH_ID.slice(0, 8)}`, 200],
+  ['/v1/ids', '/v1/ids?text=edge-1', 200],
+  ['/v1/ids', '/v1/ids', 400],
   ['/v1/chains', `/v1/chains?author=${KEYS.owner.publicKey}`, 200],
   ['/v1/chains/{workspace}/{author}', `/v1/chains/default/${KEYS.owner.publicKey}`, 200],
   ['/v1/grants', '/v1/grants', 200],

@@ -1,20 +1,15 @@
 import { describe, expect, test } from 'vitest'
 import { canonical, sha256, type Json } from '../../src/core/canonical.ts'
 import type { KeyPair } from '../../src/core/envelope.ts'
-import {
-  parseStatusPayload,
-  peerState,
-  STATUS_LIMITS,
-  STATUS_TIMES,
-  StatusTable,
-  type OwnStatus,
-  type SignedStatus,
-  type StatusRecord,
-} from '../../src/status.ts'
+import type { Log } from '../../src/log.ts'
+import { MAX_MARK_BYTES } from '../../src/ports.ts'
+import { parseStatusPayload, RECORD_LIMITS, type SignedStatus, type StatusRecord } from '../../src/status-record.ts'
+import { peerState, STATUS_LIMITS, STATUS_TIMES, StatusTable, type OwnStatus } from '../../src/status.ts'
 import { keyOf } from '../support/authors.ts'
 import { diceFrom } from '../support/histories.ts'
 import { MemoryStore } from '../support/memory-store.ts'
-import { silentLog } from '../support/silent-log.ts'
+import { receiptOf } from '../support/receipt.ts'
+import { rememberingLog, silentLog } from '../support/silent-log.ts'
 import { VirtualClock } from '../support/virtual-clock.ts'
 
 const MESH = 'a'.repeat(64)
@@ -48,26 +43,33 @@ interface TableOptions {
   readonly describe?: () => OwnStatus | undefined
   readonly store?: MemoryStore
   readonly isNode?: (key: string) => boolean
+  readonly log?: Log
+  readonly key?: KeyPair
 }
 
-async function tableOf({ describe = () => OWN, store = new MemoryStore(), isNode = () => true }: TableOptions = {}) {
+async function tableOf(options: TableOptions = {}) {
+  const { describe = () => OWN, store = new MemoryStore(), isNode = () => true, log = silentLog(), key = own } = options
   const clock = new VirtualClock()
   const published: SignedStatus[] = []
+  const payloads: Uint8Array[] = []
   await store.start()
   const table = new StatusTable({
-    key: own,
+    key,
     store,
     clock,
     random: () => 0.5,
-    log: silentLog(),
+    log,
     describe,
     isNode,
     granted: () => new Map([[peer.publicKey, 'edge-2']]),
     connected: () => [],
-    publish: async (payload) => void published.push(parseStatusPayload(payload) as SignedStatus),
+    publish: async (payload) => {
+      payloads.push(payload)
+      published.push(parseStatusPayload(payload) as SignedStatus)
+    },
   })
   await table.start()
-  return { table, clock, published, store }
+  return { table, clock, published, payloads, store }
 }
 
 describe('receiving', () => {
@@ -92,10 +94,10 @@ describe('receiving', () => {
     ['another’s signature', { ...sign(peer), sig: sign(own).sig }],
     ['another mesh', sign(peer, { mesh: 'c'.repeat(64) })],
     ['text that is not canonical', { ...sign(peer), bytes: ` ${sign(peer).bytes}` }],
-    ['an incarnation over the limit', sign(peer, { incarnation: STATUS_LIMITS.incarnation + 1 })],
+    ['an incarnation over the limit', sign(peer, { incarnation: RECORD_LIMITS.incarnation + 1 })],
     ['a health that is none', sign(peer, { health: { status: 'Great' } as never })],
     ['too many addresses', sign(peer, { addresses: Array<string>(17).fill('x') })],
-    ['too many bytes', sign(peer, { extra: 'x'.repeat(STATUS_LIMITS.recordBytes) })],
+    ['too many bytes', sign(peer, { extra: 'x'.repeat(RECORD_LIMITS.bytes) })],
   ])('rejects %s', async (_, value) => {
     const { table } = await tableOf()
     expect(table.receive(value)).toBe('reject')
@@ -197,7 +199,7 @@ describe('speaking', () => {
       await table.stop()
     }
     await store.setMark('incarnation', 'rubbish')
-    await store.setMark('peers', '{not json')
+    await store.setMark(`peers/${peer.publicKey.slice(0, 2)}`, '{not json')
     const { table, clock } = await tableOf({ store })
     await clock.advance(1)
     expect(table.own()?.incarnation).toBe(1)
@@ -214,9 +216,9 @@ describe('speaking', () => {
     }
     // A hundred seconds: some seven answers.
     expect(table.own()?.incarnation).toBeGreaterThan(900)
-    expect(table.receive(sign(own, { incarnation: STATUS_LIMITS.incarnation }))).toBe('ignore')
+    expect(table.receive(sign(own, { incarnation: RECORD_LIMITS.incarnation }))).toBe('ignore')
     await clock.advance(60_000)
-    expect(table.own()?.incarnation).toBeLessThanOrEqual(STATUS_LIMITS.incarnation)
+    expect(table.own()?.incarnation).toBeLessThanOrEqual(RECORD_LIMITS.incarnation)
   })
 
   test('tells a status that is too long without its details', async () => {
@@ -226,6 +228,18 @@ describe('speaking', () => {
     })
     await clock.advance(1)
     expect(JSON.parse(published[0]?.bytes ?? '')).toMatchObject({ health: { msg: 'much', reasons: [] } })
+  })
+
+  test('the longest status of an honest node, full of quotes, is one that its peers take', async () => {
+    const reasons = Array<string>(32).fill('"'.repeat(480))
+    const { clock, payloads } = await tableOf({
+      key: peer,
+      describe: () => ({ ...OWN, health: { status: 'Degraded', msg: 'much', reasons } }),
+    })
+    await clock.advance(1)
+    const { table } = await tableOf()
+    expect(table.receive(parseStatusPayload(payloads[0] as Uint8Array))).toBe('accept')
+    expect(table.peers()[0]?.record?.health.reasons).toEqual(reasons)
   })
 
   test('survives a description that fails', async () => {
@@ -251,6 +265,88 @@ test('records outlive a restart, as Unknown, until they are heard again', async 
   expect(table.receive(sign(peer, { sequence: 4 }))).toBe('ignore')
   expect(table.receive(sign(peer, { sequence: 5 }), STATUS_TIMES.unavailableAfterMs + 1)).toBe('accept')
   expect(table.peers()).toMatchObject([{ state: 'Unavailable' }])
+})
+
+describe('on disk', () => {
+  const addresses = ['10.0.0.9:9102']
+
+  test('a fleet of 3,000 nodes keeps its addresses over a restart', async () => {
+    const store = new MemoryStore()
+    const first = await tableOf({ store })
+    const fleet = Array.from({ length: 3000 }, (_, n) => keyOf(`fleet ${n}`))
+    for (const [n, key] of fleet.entries()) {
+      const signed = sign(key, { addresses: [`edge-${n}.example.com:9102`], receipt: receiptOf() })
+      expect(first.table.receive(signed)).toBe('accept')
+    }
+    await first.table.stop()
+    const { table } = await tableOf({ store })
+    const known = table.known()
+    const lost = fleet.filter(({ publicKey }, n) => known.get(publicKey)?.join() !== `edge-${n}.example.com:9102`)
+    expect([known.size, lost.length]).toEqual([3000, 0])
+  })
+
+  test('new addresses are there soon, without an orderly stop; what else changes does not write', async () => {
+    const store = new MemoryStore()
+    const writes: string[] = []
+    const setMark = store.setMark.bind(store)
+    store.setMark = async (name, value) => {
+      writes.push(name)
+      await setMark(name, value)
+    }
+    const { table, clock } = await tableOf({ store })
+    table.receive(sign(peer))
+    table.receive(sign(peer, { sequence: 2, addresses }))
+    await clock.advance(STATUS_TIMES.saveDelayMs)
+    table.receive(sign(peer, { sequence: 3, addresses, version: '9.9.9' }))
+    await clock.advance(STATUS_TIMES.saveDelayMs)
+    expect(writes).toEqual(['incarnation', `peers/${peer.publicKey.slice(0, 2)}`])
+    const after = await tableOf({ store })
+    expect(after.table.known()).toEqual(new Map([[peer.publicKey, addresses]]))
+  })
+
+  test('a full disk is told, and the addresses are written with the next ones', async () => {
+    const store = new MemoryStore({ failsWrite: (n) => n === 2 })
+    const { log, lines } = rememberingLog()
+    const { table, clock } = await tableOf({ store, log })
+    table.receive(sign(peer, { addresses }))
+    await clock.advance(STATUS_TIMES.saveDelayMs)
+    expect(lines.join()).toContain('known peers could not be saved')
+    table.receive(sign(keyOf('another'), { addresses }))
+    await clock.advance(STATUS_TIMES.saveDelayMs)
+    const after = await tableOf({ store })
+    expect(after.table.known().size).toBe(2)
+  })
+
+  test('of more than a mark holds, those heard of last are kept, and how many are not is told', async () => {
+    // The nodes whose keys begin with these two digits share a mark.
+    const many = Array.from({ length: 20_000 }, (_, n) => keyOf(`many ${n}`)).filter(({ publicKey }) =>
+      publicKey.startsWith('00'),
+    )
+    const health = { status: 'Degraded', msg: '', reasons: Array<string>(28).fill('x'.repeat(1000)) } as const
+    const store = new MemoryStore()
+    const { log, lines } = rememberingLog()
+    const { table, clock } = await tableOf({ store, log })
+    for (const key of many) {
+      expect(table.receive(sign(key, { health }))).toBe('accept')
+      await clock.advance(1)
+    }
+    await table.stop()
+    const kept = new Set((await tableOf({ store })).table.known().keys())
+    const expected = Math.floor(MAX_MARK_BYTES / JSON.stringify(sign(peer, { health })).length)
+    expect([many.length > expected, kept.size]).toEqual([true, expected])
+    expect(many.slice(-expected).every(({ publicKey }) => kept.has(publicKey))).toBe(true)
+    expect(lines.join()).toContain('too large to be saved')
+  })
+
+  test('who may not speak any more is written no more', async () => {
+    const store = new MemoryStore()
+    let mayPeerSpeak = true
+    const { table } = await tableOf({ store, isNode: () => mayPeerSpeak })
+    table.receive(sign(peer))
+    mayPeerSpeak = false
+    await table.stop()
+    expect((await tableOf({ store })).table.known().size).toBe(0)
+  })
 })
 
 test.each<[number | undefined, boolean, boolean, string]>([

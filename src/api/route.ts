@@ -1,0 +1,81 @@
+/**
+ * What a route is made of and what it is given, as types alone: routes.ts fills in the table, handlers.ts and submit.ts
+ * answer, openapi.ts describes, server.ts supplies the context.
+ */
+
+import type { HttpBindings } from '@hono/node-server'
+import type { Context } from 'hono'
+import type { Health } from '../health.ts'
+import type { Membership } from '../membership.ts'
+import type { Metrics } from '../metrics.ts'
+import type { Receipt } from '../reconciler.ts'
+import type { Replica } from '../replica.ts'
+import type { StatusTable } from '../status.ts'
+import type { Origin } from './access.ts'
+import type { EventStream } from './events.ts'
+import type { SchemaName } from './schemas.ts'
+
+export interface ApiEnv {
+  /** Node's own request and response, and where the request came from. */
+  readonly Bindings: HttpBindings & { readonly origin: Origin }
+  readonly Variables: {
+    /** Path pattern of the route that answers; the label of its metrics. */
+    route?: string
+  }
+}
+
+export type ApiContext = Context<ApiEnv>
+
+/** What the node says of itself. */
+export interface NodeInfo {
+  readonly key: string
+  readonly version: string
+  readonly name: string | undefined
+  /** As its grant and configuration give them. */
+  readonly zones: readonly string[]
+}
+
+/** What the routes read and call. */
+export interface RouteContext {
+  readonly replica: Replica
+  readonly status: StatusTable
+  readonly membership: Pick<Membership, 'placeOf'>
+  readonly receipt: () => Receipt | undefined
+  readonly health: () => Health
+  readonly converged: () => boolean
+  /** False for a node whose grant was revoked: what it took in would spread no further. */
+  readonly mayTakeEdits: () => boolean
+  readonly metrics: Metrics
+  readonly info: () => NodeInfo
+  readonly events: EventStream
+}
+
+export interface Parameter {
+  readonly name: string
+  readonly in: 'path' | 'query'
+  readonly description: string
+  readonly type: 'string' | 'integer'
+}
+
+export interface Answer {
+  readonly description: string
+  /** Name of the schema among the document's components. */
+  readonly schema?: SchemaName
+  /** Default: application/json, and application/problem+json for errors. */
+  readonly contentType?: string
+}
+
+export type Handler = (c: ApiContext, context: RouteContext) => Response | Promise<Response>
+
+export interface Route {
+  readonly method: 'get' | 'post'
+  /** As in OpenAPI: `/v1/edits/{id}`. */
+  readonly path: string
+  readonly operationId: string
+  readonly summary: string
+  readonly parameters: readonly Parameter[]
+  readonly body?: SchemaName
+  /** By status. Errors that any route may give are added by openapi.ts. */
+  readonly answers: Readonly<Record<number, Answer>>
+  readonly handle: Handler
+}
