@@ -142,7 +142,7 @@ export const VERDICT = z.object({
 
 export const EDIT = z.object({
   id: envelopeId,
-  type: z.enum(['edit', 'grant', 'revoke', 'genesis']),
+  type: z.enum(['edit', 'grant', 'revoke', 'rootset', 'genesis']),
   workspace: z.string().nullable(),
   by: publicKey.nullable(),
   grant: envelopeId.nullable(),

@@ -40,7 +40,7 @@ export class MeshState {
     const isKnown = this.history.has(envelope.id)
     if (!this.history.add(envelope)) return false
     const { body } = envelope
-    if (isKnown || body.type === 'revoke') {
+    if (isKnown || body.type === 'revoke' || body.type === 'rootset') {
       this.policy.forget()
       this.#verdictsAreStale = true
     }

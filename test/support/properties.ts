@@ -8,7 +8,7 @@ import * as Automerge from '@automerge/automerge'
 import { admit } from '../../src/core/admission.ts'
 import { canonical, type Json } from '../../src/core/canonical.ts'
 import { ResourceDocument, type Step } from '../../src/core/document.ts'
-import type { EditBody, Envelope } from '../../src/core/envelope.ts'
+import type { EditBody, Envelope, RootsetBody } from '../../src/core/envelope.ts'
 import { MeshState } from '../../src/core/state.ts'
 import {
   CLASSES,
@@ -221,6 +221,8 @@ function revocationTakesOnlyWhatIsIts(state: MeshState, view: OracleView): void 
   // What names the revocation cannot stand without it: its author's later envelopes, and what names those.
   const gone = new Set([revocation])
   for (const envelope of all) if (namesOf(envelope).some((id) => gone.has(id))) gone.add(envelope.id)
+  // Without a root set that names it, the roots that it replaced are back.
+  if (all.some(({ id, body }) => body.type === 'rootset' && gone.has(id))) return
   const without = new MeshState()
   for (const envelope of all) if (!gone.has(envelope.id)) without.add(envelope)
 
@@ -229,7 +231,7 @@ function revocationTakesOnlyWhatIsIts(state: MeshState, view: OracleView): void 
     before = touched.size
     const targets = new Set([...touched].map((id) => state.history.get(id)?.body).map((body) => targetOf(body)))
     for (const { id, body } of all) {
-      if (body.type === 'genesis' || body.grant === body.mesh) continue
+      if (body.type === 'genesis' || state.history.get(body.grant)?.body.type !== 'grant') continue
       const isOfTarget = targets.has(`grant/${body.grant}`) || targets.has(`key/${body.by}`)
       if (isOfTarget || touched.has(body.grant)) touched.add(id)
     }
@@ -258,6 +260,7 @@ function namesOf({ body }: Envelope): readonly string[] {
   if (body.type === 'genesis') return []
   const own = [body.grant, ...body.prev]
   if (body.type === 'edit') return [...own, ...body.edits.flatMap(([, deps]) => deps)]
+  if (body.type === 'rootset') return [...own, ...body.keep]
   return body.type === 'revoke' ? [...own, ...body.keep, body.target.replace(/^grant\//, '')] : own
 }
 
@@ -272,7 +275,7 @@ const SHARE_AT_LEAST: Tally = {
   revokeGrant: 0.6,
   revokeKey: 0.6,
   revokeBare: 0.6,
-  revokeKeeping: 0.5,
+  revokeKeeping: 0.4,
   nestedRevoked: 0.2,
   revived: 0.05,
   coSigned: 0.25,
@@ -283,6 +286,10 @@ const SHARE_AT_LEAST: Tally = {
   voidInChain: 0.4,
   voidGrant: 0.2,
   robot: 0.3,
+  rotated: 0.1,
+  superseded: 0.1,
+  rootsetKept: 0.1,
+  contested: 0.01,
 }
 /** Which classes a history holds. @throws AssertionError when it is not a history worth checking at all. */
 export function classify(history: GeneratedHistory, view: OracleView): Set<HistoryClass> {
@@ -309,6 +316,31 @@ export function classify(history: GeneratedHistory, view: OracleView): Set<Histo
     'robot',
     edits.some((edit) => isAccepted(edit.id) && roleOf(byId, edit) === 'robot'),
   )
+  const rootsets = envelopes.filter((envelope): envelope is Envelope<RootsetBody> => envelope.body.type === 'rootset')
+  for (const { id, body } of rootsets) {
+    if (!isAccepted(id)) {
+      const rivals = rootsets.filter((other) => isAccepted(other.id) && other.id !== body.grant)
+      note(
+        'contested',
+        isAccepted(body.grant) && rivals.some((other) => other.body.grant === grantIn(byId, body.grant)),
+      )
+      continue
+    }
+    const under = envelopes.filter(({ body: other }) => other.type !== 'genesis' && other.grant === body.grant)
+    const others = under.filter(({ body: other }) => other.type !== 'rootset')
+    note(
+      'superseded',
+      others.some((envelope) => !isAccepted(envelope.id)),
+    )
+    note(
+      'rootsetKept',
+      others.some((envelope) => isAccepted(envelope.id)),
+    )
+    note(
+      'rotated',
+      envelopes.some((envelope) => grantIn(byId, envelope.id) === id && isAccepted(envelope.id)),
+    )
+  }
   for (const { id, body } of envelopes) {
     if (body.type === 'grant') note('voidGrant', !isAccepted(id))
     if (body.type !== 'revoke') continue
@@ -344,6 +376,11 @@ export function classify(history: GeneratedHistory, view: OracleView): Set<Histo
     )
   }
   return found
+}
+
+function grantIn(byId: ReadonlyMap<string, Envelope>, id: string): string | undefined {
+  const body = byId.get(id)?.body
+  return body === undefined || body.type === 'genesis' ? undefined : body.grant
 }
 
 function roleOf(byId: ReadonlyMap<string, Envelope>, edit: Envelope<EditBody>): string | undefined {
