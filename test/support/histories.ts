@@ -84,7 +84,7 @@ export function keyOf(name: string): KeyPair {
 
 // ---------------------------------------------------------------------------------------------- a mesh to write into
 
-type Scope = Pick<GrantBody, 'ws' | 'zones' | 'kinds'> & Partial<Pick<GrantBody, 'fields' | 'hosts' | 'name'>>
+type Scope = Pick<GrantBody, 'ws' | 'zones' | 'kinds'> & Partial<Pick<GrantBody, 'fields' | 'hosts' | 'quota' | 'name'>>
 
 export interface SignOptions {
   /** The author. */
@@ -207,6 +207,8 @@ export const CLASSES = [
   'superseded',
   'rootsetKept',
   'contested',
+  'overQuota',
+  'answered',
 ] as const
 export type HistoryClass = (typeof CLASSES)[number]
 
@@ -214,6 +216,9 @@ export interface GeneratedHistory {
   readonly seed: number
   readonly steps: number
   readonly mesh: string
+  readonly scribe: Scribe
+  /** Key pairs of every root set. */
+  readonly rootKeys: readonly KeyPair[]
   /** Each envelope once, with all of its signatures, in a causal order. The genesis is first. */
   readonly envelopes: readonly Envelope[]
   /** The same, as they travel: co-signed ones come in parts, each with some of the signatures. */
@@ -395,6 +400,7 @@ export function generateHistory(seed: number, steps: number = FULL_STEPS): Gener
     scribe.grant(options(first, '*', alf, alfGrant.id), (editors[1] as KeyPair).publicKey, 'editor', {
       zones: ['eu', 'us'],
       kinds: ['site', 'upstream'],
+      quota: dice.pick([{ resources: 1 }, { fields: 3 }, { bytes: 120 }]),
     }),
   )
   publish(
@@ -563,7 +569,7 @@ export function generateHistory(seed: number, steps: number = FULL_STEPS): Gener
     adaGrant.id,
     nextRoots,
   )
-  return { seed, steps, mesh: scribe.mesh, envelopes, parts, intruders }
+  return { seed, steps, mesh: scribe.mesh, scribe, rootKeys: generations.flat(), envelopes, parts, intruders }
 }
 
 function countEdits(envelopes: readonly Envelope[]): number {
