@@ -293,7 +293,10 @@ export class MeshNode implements Startable {
     } as const
     const log = this.#log.child('nginx')
     return new Reconciler({
-      desired: async () => slice((await this.replica.fresh()).resources(), this.#place()),
+      desired: async () => {
+        const state = await this.replica.fresh()
+        return slice(state.resources(), this.#place(), (edit) => state.grantOf(edit))
+      },
       applier: new Applier({ layout, nginx: process, clock, random, settings }),
       nginx: process,
       layout,

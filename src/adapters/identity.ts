@@ -84,14 +84,6 @@ export function sealKeyFromSeed(seed: Uint8Array): Uint8Array {
   return new Uint8Array(hkdfSync('sha256', seed, '', 'nxmesh/v1/store-seal', 32))
 }
 
-/** The X25519 public key that secrets for this node are sealed to, 64 hex digits: `enc` of its grant. */
-export function encryptionKeyFromSeed(seed: Uint8Array): string {
-  const scalar = Buffer.from(hkdfSync('sha256', seed, '', 'nxmesh/v1/x25519', 32))
-  const der = Buffer.concat([Buffer.from('302e020100300506032b656e04220420', 'hex'), scalar])
-  const jwk = createPrivateKey({ key: der, format: 'der', type: 'pkcs8' }).export({ format: 'jwk' })
-  return Buffer.from(jwk.x as string, 'base64url').toString('hex')
-}
-
 async function readKeyFile(file: string): Promise<{ content: Buffer; mode: number }> {
   try {
     const handle = await open(file, 'r')

@@ -152,7 +152,7 @@ export const VERDICT = z.object({
 
 export const EDIT = z.object({
   id: envelopeId,
-  type: z.enum(['edit', 'grant', 'revoke', 'genesis']),
+  type: z.enum(['edit', 'grant', 'revoke', 'rootset', 'genesis']),
   workspace: z.string().nullable(),
   by: publicKey.nullable(),
   grant: envelopeId.nullable(),
@@ -207,6 +207,10 @@ export const GRANT = z.object({
   kinds: z.array(z.string()),
   fields: z.array(z.string()).nullable(),
   hosts: z.array(z.string()).nullable(),
+  quota: z
+    .strictObject({ resources: z.int().optional(), fields: z.int().optional(), bytes: z.int().optional() })
+    .nullable()
+    .describe('what the resources made under the grant may amount to'),
   by: publicKey,
   at: time,
 })
@@ -214,7 +218,7 @@ export const GRANTS = pageOf(GRANT)
 
 export const ID = z.object({
   id: hash.describe('envelope id or public key, 64 hex digits'),
-  type: z.enum(['key', 'edit', 'grant', 'revoke', 'genesis']),
+  type: z.enum(['key', 'edit', 'grant', 'revoke', 'rootset', 'genesis']),
   name: z.string().nullable().describe('of a key: what a grant calls it'),
   about: z.string().nullable().describe('for a grant: its subject; for a revocation: its target'),
   active: z.boolean().describe('of a key: whether a grant of it is in force; of an envelope: whether it counts'),

@@ -128,6 +128,7 @@ export function grantView({ id, body }: Envelope<GrantBody>): GrantView {
     kinds: [...body.kinds],
     fields: body.fields === undefined ? null : [...body.fields],
     hosts: body.hosts === undefined ? null : [...body.hosts],
+    quota: body.quota ?? null,
     by: body.by,
     at: body.at,
   }

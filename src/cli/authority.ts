@@ -2,7 +2,7 @@
 
 import { readFile } from 'node:fs/promises'
 import { wireFromJson } from '../core/codec.ts'
-import { isHex, LIMITS, ROLES, type Role, type WireEnvelope } from '../core/envelope.ts'
+import { isHex, LIMITS, ROLES, type GrantBody, type Role, type WireEnvelope } from '../core/envelope.ts'
 import { isFieldPath, isName, isZone } from '../core/names.ts'
 import { nearest } from '../core/resources/fields.ts'
 import { KINDS, kindOf } from '../core/resources/index.ts'
@@ -41,7 +41,13 @@ export const grantVerb: Verb = {
       type: 'string',
       multiple: true,
       value: 'HOSTS',
-      description: 'host names, or *.suffix, that sites by this key may claim; recorded, not enforced yet',
+      description: 'host names, or *.suffix, that edits by this key may claim (default all)',
+    },
+    quota: {
+      type: 'string',
+      multiple: true,
+      value: 'LIMITS',
+      description: 'what resources made under it may amount to: resources=10,fields=200,bytes=65536 (default no limit)',
     },
     enc: {
       type: 'string',
@@ -66,6 +72,7 @@ export const grantVerb: Verb = {
         'Write it like routes/root/path, or routes/ for all below.',
       )
     const hosts = args.items('hosts')
+    const quota = quotaOf(args)
     const name = args.text('name')
     if (name !== undefined && !isName(name)) throw usage(`--name takes lower-case letters, digits and -, not ${name}`)
     const enc = args.text('enc')
@@ -88,6 +95,7 @@ export const grantVerb: Verb = {
         kinds,
         ...(fields.length === 0 ? {} : { fields }),
         ...(hosts.length === 0 ? {} : { hosts }),
+        ...(quota === undefined ? {} : { quota }),
         ...(enc === undefined ? {} : { enc }),
         ...(name === undefined ? {} : { name }),
       }),
@@ -118,6 +126,19 @@ function zonesOf(args: Args, role: Role): string[] {
   const wrong = zones.find((zone) => !isZone(zone))
   if (wrong !== undefined) throw usage(`--zone ${wrong} is not a zone`, 'Write it like eu.west, or * for all.')
   return zones
+}
+
+const QUOTAS = ['resources', 'fields', 'bytes'] as const
+
+function quotaOf(args: Args): GrantBody['quota'] {
+  const limits = args.items('quota').map((item) => {
+    const [, name, value] = /^([a-z]+)=(\d{1,15})$/.exec(item) ?? []
+    const quota = QUOTAS.find((known) => known === name)
+    if (quota === undefined || value === undefined)
+      throw usage(`--quota ${item} is no limit`, `Write it like resources=10; there are ${QUOTAS.join(', ')}.`)
+    return [quota, Number(value)] as const
+  })
+  return limits.length === 0 ? undefined : Object.fromEntries(limits)
 }
 
 function kindsOf(args: Args): string[] {

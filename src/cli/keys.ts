@@ -2,11 +2,12 @@
 
 import { mkdir, open } from 'node:fs/promises'
 import { join, relative } from 'node:path'
-import { createKeyFile, encryptionKeyFromSeed } from '../adapters/identity.ts'
+import { createKeyFile } from '../adapters/identity.ts'
 import { toWire } from '../core/codec.ts'
 import { isHex, type Envelope } from '../core/envelope.ts'
 import { foundMesh } from '../core/founding.ts'
 import { isName, isZone } from '../core/names.ts'
+import { encryptionKey } from '../core/secrets.ts'
 import { MeshError } from '../errors.ts'
 import { ChainFile } from './chain-file.ts'
 import { usage, type Args, type Cli, type Verb } from './cli.ts'
@@ -26,7 +27,7 @@ export const keyVerb: Verb = {
     if (action === 'new' && file === undefined)
       throw usage('-k FILE is missing', 'Say where the new key goes: meshctl key new -k node.key')
     const key = action === 'new' ? await createKeyFile(cli.path(file as string)) : await cli.key()
-    const shown = { publicKey: key.publicKey, enc: encryptionKeyFromSeed(key.seed) }
+    const shown = { publicKey: key.publicKey, enc: encryptionKey(key.seed).publicKey }
     cli.out(cli.format === 'json' ? toJson(shown) : cli.format === 'yaml' ? toYaml(shown) : `${key.publicKey}\n`)
     if (action === 'new') cli.note(`made ${file}; keep it secret. Above is its public key.`)
     return undefined

@@ -295,6 +295,8 @@ export function whatOf(edit: EditView, names: ReadonlyMap<string, string> = new 
   switch (edit.type) {
     case 'genesis':
       return 'genesis'
+    case 'rootset':
+      return 'root set'
     case 'grant':
       return `grant ${edit.role} to ${names.get(about) ?? short(about)}`
     case 'revoke':

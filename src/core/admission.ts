@@ -3,7 +3,7 @@
  * and disk; called by the replica only. What is refused here can never become right later; what waits, may.
  */
 
-import type { Envelope, GenesisBody, GrantBody } from './envelope.ts'
+import { FOREIGN_SIGNATURES, type Authorising, type Envelope, type GenesisBody, type GrantBody } from './envelope.ts'
 import type { Lookup } from './history.ts'
 import { denial } from './policy.ts'
 
@@ -21,28 +21,28 @@ const READY: Admission = { outcome: 'ready' }
 export function admit(envelope: Envelope, lookup: Lookup): Admission {
   const { body } = envelope
   if (body.type === 'genesis') return admitGenesis(envelope as Envelope<GenesisBody>)
-  const isRoot = body.grant === body.mesh
   const targetId =
     body.type === 'revoke' && body.target.startsWith('grant/') ? body.target.slice('grant/'.length) : undefined
   const named = [
     body.grant,
     ...body.prev,
     ...(body.type === 'edit' ? body.edits.flatMap(([, deps]) => deps) : []),
-    ...(body.type === 'revoke' ? body.keep : []),
+    ...('keep' in body ? body.keep : []),
     ...(targetId === undefined ? [] : [targetId]),
   ]
   const missing = [...new Set(named)].filter((id) => lookup.get(id) === undefined)
   if (missing.length > 0) return { outcome: 'waiting', missing }
 
   const exercised = lookup.get(body.grant)?.body
-  if (exercised === undefined || exercised.type !== (isRoot ? 'genesis' : 'grant')) {
-    return refused('grant does not name a grant')
-  }
+  if (exercised === undefined || !isAuthorising(exercised)) return refused('grant names neither a grant nor a root set')
+  const signers = Object.keys(envelope.sigs)
+  if (exercised.type === 'grant' && signers.length > 1 && body.type !== 'rootset') return refused(FOREIGN_SIGNATURES)
   const target = targetId === undefined ? undefined : lookup.get(targetId)?.body
   if (targetId !== undefined && target?.type !== 'grant') return refused('target does not name a grant')
-  const linkError = chainError(envelope, lookup) ?? dependencyError(envelope, lookup) ?? keepError(envelope, lookup)
+  const linkError =
+    chainError(envelope, lookup) ?? dependencyError(envelope, lookup) ?? keepError(envelope, exercised, lookup)
   if (linkError !== undefined) return refused(linkError)
-  const denied = denial(body, Object.keys(envelope.sigs), exercised, target as GrantBody | undefined)
+  const denied = denial(body, signers, exercised, target as GrantBody | undefined)
   return denied === undefined ? READY : refused(denied.message)
 }
 
@@ -80,14 +80,15 @@ function dependencyError({ body }: Envelope, lookup: Lookup): string | undefined
   return undefined
 }
 
-function keepError({ body }: Envelope, lookup: Lookup): string | undefined {
-  if (body.type !== 'revoke') return undefined
-  const subject = revokedKey(body.target, lookup)
+function keepError({ body }: Envelope, exercised: Authorising, lookup: Lookup): string | undefined {
+  if (body.type !== 'revoke' && body.type !== 'rootset') return undefined
+  const replaced = exercised.type === 'grant' ? [] : exercised.roots
+  const keys = body.type === 'rootset' ? replaced : [revokedKey(body.target, lookup)]
   const foreign = body.keep.find((id) => {
     const kept = lookup.get(id)?.body
-    return kept === undefined || kept.type === 'genesis' || kept.by !== subject
+    return kept === undefined || kept.type === 'genesis' || !keys.includes(kept.by)
   })
-  return foreign === undefined ? undefined : `keep ${foreign} is not by the key that is revoked`
+  return foreign === undefined ? undefined : `keep ${foreign} is not by a key that is revoked or replaced`
 }
 
 function revokedKey(target: string, lookup: Lookup): string | undefined {
@@ -95,6 +96,10 @@ function revokedKey(target: string, lookup: Lookup): string | undefined {
   if (form === 'key') return hex
   const grant = lookup.get(hex)?.body
   return grant?.type === 'grant' ? grant.subject : undefined
+}
+
+function isAuthorising(body: Envelope['body']): body is Authorising {
+  return body.type === 'grant' || body.type === 'rootset' || body.type === 'genesis'
 }
 
 function refused(reason: string): Admission {

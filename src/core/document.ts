@@ -40,6 +40,8 @@ export interface ResourceState {
   readonly exists: boolean
   /** Visible flat fields, sorted, without `$`. Empty when the resource does not exist. */
   readonly fields: ReadonlyMap<string, Value>
+  /** The edit that gave each visible field its value, by field. */
+  readonly writers: ReadonlyMap<string, string>
   /** Fields with several concurrent values, the visible one first. */
   readonly conflicts: ReadonlyMap<string, readonly FieldWrite[]>
   /** Writes that a concurrent delete hides, sorted by field. */
@@ -148,6 +150,7 @@ export class ResourceDocument {
     // counts no more, and a thousand concurrent deletes do not become a thousand times its fields.
     const deleted = this.#pastOf(this.#deletes)
     const fields = new Map<string, Value>()
+    const writers = new Map<string, string>()
     const conflicts = new Map<string, readonly FieldWrite[]>()
     const lost: FieldWrite[] = []
     for (const field of backend.keys('_root').toSorted()) {
@@ -155,7 +158,10 @@ export class ResourceDocument {
       const writes = this.#read(field)
       const counting = writes.filter((write) => counted.has(write.edit))
       const winner = counting[0]
-      if (winner !== undefined) fields.set(field, winner.value)
+      if (winner !== undefined) {
+        fields.set(field, winner.value)
+        writers.set(field, winner.edit)
+      }
       if (counting.length > 1) conflicts.set(field, counting)
       for (const write of writes) if (!counted.has(write.edit) && !deleted.has(write.edit)) lost.push(write)
     }
@@ -167,6 +173,7 @@ export class ResourceDocument {
       path: this.#path,
       exists,
       fields,
+      writers,
       conflicts,
       lost,
       excessive: this.#excessive.toSorted(),

@@ -13,7 +13,7 @@ import {
 } from 'node:crypto'
 import * as noble from '@noble/ed25519'
 import { MeshError } from '../errors.ts'
-import { canonical, type Json } from './canonical.ts'
+import { canonical, sha256, type Json } from './canonical.ts'
 import { isFieldPath, isName, isResourcePath, isWorkspace, isZone, workspaceOf } from './names.ts'
 
 export type Scalar = string | number | boolean
@@ -34,7 +34,7 @@ interface Common {
   readonly ws: string
   /** Author's Ed25519 public key, 64 hex digits. */
   readonly by: string
-  /** Id of the grant that is exercised; the mesh id when a root key acts as root. */
+  /** Id of the grant that is exercised; when root keys act, the id of their root set: the genesis (the mesh id) or a rootset. */
   readonly grant: string
   /** Position in the author's chain of this workspace: 1 + the highest n of prev. */
   readonly n: number
@@ -71,17 +71,29 @@ export interface RevokeBody extends Common {
   /** Heads of the target's chains that stay accepted, with everything before them. */
   readonly keep: readonly string[]
 }
+/** Replaces the root set that it exercises, which committed to it, and is signed by the new keys. */
+export interface RootsetBody extends Common {
+  readonly type: 'rootset'
+  readonly roots: readonly string[]
+  readonly threshold: number
+  /** As in the genesis. */
+  readonly next: string
+  /** Heads of the replaced keys' chains that stay accepted, with everything before them. */
+  readonly keep: readonly string[]
+}
 export interface GenesisBody {
   readonly v: 1
   readonly type: 'genesis'
   readonly name: string
   readonly roots: readonly string[]
   readonly threshold: number
-  /** Hash of the next root set, which alone can replace this one. Empty: none was prepared. */
+  /** `rootSetHash` of the next root set, which alone can replace this one. Empty: none was prepared. */
   readonly next: string
   readonly at: number
 }
-export type Body = EditBody | GrantBody | RevokeBody | GenesisBody
+export type Body = EditBody | GrantBody | RevokeBody | RootsetBody | GenesisBody
+/** What an envelope may exercise. */
+export type Authorising = GrantBody | RootsetBody | GenesisBody
 
 /** Signatures by public key, hex. */
 export type Signatures = Readonly<Record<string, string>>
@@ -106,6 +118,8 @@ export const LIMITS = {
   ops: 256,
   deps: 16,
   keep: 16,
+  /** Of a rootset: each replaced root key has a chain in each workspace. */
+  rootKeep: 64,
   prev: 4,
   stringBytes: 8 * 1024,
   arrayItems: 64,
@@ -114,6 +128,9 @@ export const LIMITS = {
   signatures: 16,
   roots: 16,
 } as const
+
+/** Why a second signature is refused on what only its author signs: it is somebody's ballast. */
+export const FOREIGN_SIGNATURES = 'has signatures of others than the author'
 
 const ID_DOMAIN = 'nxmesh/v1/id\0'
 const SIG_DOMAIN = 'nxmesh/v1/sig\0'
@@ -125,6 +142,11 @@ export function envelopeId(bytes: string): string {
 /** The bytes that a signature of envelope `id` in mesh `mesh` covers. */
 export function signingInput(mesh: string, id: string): Uint8Array {
   return Buffer.concat([Buffer.from(SIG_DOMAIN), Buffer.from(mesh, 'hex'), Buffer.from([0]), Buffer.from(id, 'hex')])
+}
+
+/** What a root set commits to as its successor: SHA-256 over the successor's keys and threshold. */
+export function rootSetHash(roots: readonly string[], threshold: number): string {
+  return sha256(`nxmesh/v1/roots\0${canonical({ roots: roots.toSorted(), threshold })}`)
 }
 
 // ---------------------------------------------------------------------------------------------- signatures
@@ -287,7 +309,7 @@ export function parseBody(bytes: string): Body {
   const body = value as unknown as Body
   if (body.type !== 'genesis') checkCommon(body)
   if (body.type === 'edit') checkEdits(body)
-  if (body.type === 'genesis' && body.threshold > body.roots.length)
+  if ('threshold' in body && body.threshold > body.roots.length)
     throw invalid('threshold', 'is over the number of roots')
   return body
 }
@@ -331,7 +353,7 @@ const optional = (field: Field): Field => ({ ...field, optional: true })
 const hash = where((value) => isHex(value, 64), '64 lower-case hex digits')
 const anything: Field = { check: () => undefined }
 
-const COMMON: Shape<Omit<EditBody, 'type' | 'edits'>> = {
+const COMMON: Shape<Common> = {
   v: anything,
   mesh: hash,
   ws: where((value) => value === '*' || isWorkspace(value), 'a workspace name or *'),
@@ -351,6 +373,16 @@ const quotaField: Field = {
       integer(0).check(limit, `${field}.${key}`)
     }
   },
+}
+
+const ROOT_SET: Shape<Pick<GenesisBody, 'roots' | 'threshold' | 'next'>> = {
+  roots: sorted(
+    where((value) => isHex(value, 64) && !isSmallOrderKey(value), 'an Ed25519 public key in hex, not of small order'),
+    1,
+    LIMITS.roots,
+  ),
+  threshold: integer(1, LIMITS.roots),
+  next: where((value) => value === '' || isHex(value, 64), 'empty or 64 hex digits'),
 }
 
 const BODY_SHAPES: { readonly [T in Body['type']]: Shape<Extract<Body, { type: T }>> } = {
@@ -387,23 +419,19 @@ const BODY_SHAPES: { readonly [T in Body['type']]: Shape<Extract<Body, { type: T
     target: where(isTarget, '`grant/<id>` or `key/<public key>`'),
     keep: sorted(hash, 0, LIMITS.keep),
   },
+  rootset: { ...COMMON, type: anything, ...ROOT_SET, keep: sorted(hash, 0, LIMITS.rootKeep) },
   genesis: {
     v: anything,
     type: anything,
     name: where(isName, 'a name'),
-    roots: sorted(
-      where((value) => isHex(value, 64) && !isSmallOrderKey(value), 'an Ed25519 public key in hex, not of small order'),
-      1,
-      LIMITS.roots,
-    ),
-    threshold: integer(1, LIMITS.roots),
-    next: where((value) => value === '' || isHex(value, 64), 'empty or 64 hex digits'),
+    ...ROOT_SET,
     at: integer(0),
   },
 }
 
 function checkCommon(body: Exclude<Body, GenesisBody>): void {
   if (body.type === 'edit' && body.ws === '*') throw invalid('ws', 'an edit belongs to one workspace')
+  if (body.type === 'rootset' && body.ws !== '*') throw invalid('ws', 'a root set belongs to all workspaces: *')
   if ((body.n === 1) !== (body.prev.length === 0)) throw invalid('n', 'must be 1 exactly when prev is empty')
 }
 
@@ -461,13 +489,13 @@ function parseSignatures(sigs: Record<string, unknown>, body: Body, message: Uin
   const entries = Object.entries(sigs)
   if (entries.length === 0 || entries.length > LIMITS.signatures)
     throw invalid('sigs', `must hold 1 to ${LIMITS.signatures} signatures`)
-  // Only a root operation has co-signers; on anything else a second signature is somebody's ballast.
-  const mayCosign = body.type === 'genesis' || body.grant === body.mesh
+  // Only a root operation has co-signers, and roots make no edits; admission.ts knows what else is none.
+  const mayCosign = body.type !== 'edit'
   if (body.type !== 'genesis' && !Object.hasOwn(sigs, body.by)) throw invalid('sigs', 'lacks the author’s signature')
-  if (!mayCosign && entries.length > 1) throw invalid('sigs', 'has signatures of others than the author')
+  if (!mayCosign && entries.length > 1) throw invalid('sigs', FOREIGN_SIGNATURES)
   const checked: Record<string, string> = {}
   for (const [key, signature] of entries.toSorted(([a], [b]) => (a < b ? -1 : 1))) {
-    if (body.type === 'genesis' && !body.roots.includes(key))
+    if ('roots' in body && !body.roots.includes(key))
       throw invalid('sigs', 'has a signature of a key that is not a root')
     if (message !== undefined && !verifySignature(key, message, signature as string))
       throw invalid('sigs', `the signature of ${key} is not valid`)

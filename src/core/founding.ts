@@ -3,8 +3,7 @@
  * which a bare `npm start` also uses; nothing else makes a mesh.
  */
 
-import { canonical, sha256 } from './canonical.ts'
-import { signEnvelope, type Envelope, type GenesisBody, type GrantBody, type KeyPair } from './envelope.ts'
+import { rootSetHash, signEnvelope, type Envelope, type GenesisBody, type GrantBody, type KeyPair } from './envelope.ts'
 
 export interface Founding {
   /** Name of the mesh, a DNS label. */
@@ -59,9 +58,4 @@ export function foundMesh({ name, root, nextRoot, owner, ownerName, nodes, at }:
     grants.push(signEnvelope(body, [owner]))
   }
   return [genesis, ownerGrant, ...grants]
-}
-
-/** What a root set commits to as its successor: SHA-256 over the successor's keys and threshold. */
-export function rootSetHash(roots: readonly string[], threshold: number): string {
-  return sha256(`nxmesh/v1/roots\0${canonical({ roots: roots.toSorted(), threshold })}`)
 }

@@ -5,7 +5,7 @@
  */
 
 import { sha256 } from './canonical.ts'
-import type { Body, EditBody, Envelope, GenesisBody, GrantBody, RevokeBody, Signatures } from './envelope.ts'
+import type { Body, Envelope, GenesisBody, Signatures } from './envelope.ts'
 
 /** One author's envelopes in one workspace. */
 export interface Chain {
@@ -63,6 +63,7 @@ export class History implements Lookup {
   readonly #byResource = new Map<string, string[]>()
   readonly #revocations = new Map<string, string[]>()
   readonly #grants = new Map<string, string[]>()
+  readonly #rootsets = new Map<string, string[]>()
   readonly #bytesOfAuthor = new Map<string, number>()
   #genesis: Envelope<GenesisBody> | undefined
   readonly #order: string[] = []
@@ -145,6 +146,11 @@ export class History implements Lookup {
     return this.#grants.get(subject) ?? NONE
   }
 
+  /** Ids of the root sets that follow a root set (a rootset, or the genesis). */
+  rootsetsAfter(rootset: string): readonly string[] {
+    return this.#rootsets.get(rootset) ?? NONE
+  }
+
   /** Keys that were ever granted anything. */
   subjects(): Iterable<string> {
     return this.#grants.keys()
@@ -165,9 +171,10 @@ export class History implements Lookup {
     if (body.type === 'edit') for (const [resource] of body.edits) append(this.#byResource, resource, id)
     if (body.type === 'grant') append(this.#grants, body.subject, id)
     if (body.type === 'revoke') append(this.#revocations, body.target, id)
+    if (body.type === 'rootset') append(this.#rootsets, body.grant, id)
   }
 
-  #extendChain(id: string, body: EditBody | GrantBody | RevokeBody): void {
+  #extendChain(id: string, body: Exclude<Body, GenesisBody>): void {
     const key = chainKey(body.ws, body.by)
     const chain = this.#chains.get(key) ?? new GrowingChain(body.ws, body.by)
     chain.extend(id, body.n, body.prev)

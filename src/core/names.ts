@@ -85,3 +85,12 @@ export function unescapeSegment(segment: string): string {
   if (!segment.includes('~')) return segment
   return segment.replaceAll('~1', '/').replaceAll('~0', '~')
 }
+
+/**
+ * Whether a pattern of host names covers one: `www.example.com` itself, `*.example.com` all below it and itself, `*` any.
+ * Both in lower case.
+ */
+export function hostCovers(pattern: string, host: string): boolean {
+  if (pattern === '*' || pattern === host) return true
+  return pattern.startsWith('*.') && host.endsWith(pattern.slice(1))
+}

@@ -4,7 +4,19 @@
  * so verdicts rest on higher ranks only and cannot go round in circles. DESIGN: edits and trust, policy.
  */
 
-import type { EditBody, Envelope, GenesisBody, GrantBody, Op, RevokeBody, Role } from './envelope.ts'
+import {
+  rootSetHash,
+  type Authorising,
+  type Body,
+  type EditBody,
+  type Envelope,
+  type GenesisBody,
+  type GrantBody,
+  type Op,
+  type RevokeBody,
+  type Role,
+  type RootsetBody,
+} from './envelope.ts'
 import type { History } from './history.ts'
 import { parseResourcePath, zoneCovers } from './names.ts'
 
@@ -21,12 +33,25 @@ const PRIVILEGED_PREFIX = 'privileged/'
 
 /** Why an envelope does not count. The same words on every node. */
 export interface Denial {
-  readonly code: 'role' | 'scope' | 'rank' | 'field' | 'subject' | 'root' | 'revoked' | 'grant_void' | 'threshold'
+  readonly code:
+    | 'role'
+    | 'scope'
+    | 'rank'
+    | 'field'
+    | 'subject'
+    | 'root'
+    | 'revoked'
+    | 'grant_void'
+    | 'threshold'
+    | 'superseded'
+    | 'contested'
   readonly message: string
 }
 export type Verdict = { readonly accepted: true } | { readonly accepted: false; readonly denial: Denial }
 
 const ACCEPTED: Verdict = { accepted: true }
+
+type RootSet = GenesisBody | RootsetBody
 
 /** Where an author's authority ends: its rank and its scope. */
 interface Authority {
@@ -38,32 +63,33 @@ interface Authority {
 
 const ROOT_AUTHORITY: Authority = { rank: ROOT_RANK, ws: '*', zones: ['*'], kinds: ['*'] }
 
-function authorityOf(source: GrantBody | GenesisBody): Authority {
-  if (source.type === 'genesis') return ROOT_AUTHORITY
+function authorityOf(source: Authorising): Authority {
+  if (source.type !== 'grant') return ROOT_AUTHORITY
   return { rank: RANKS[source.role], ws: source.ws, zones: source.zones, kinds: source.kinds }
 }
 
 /** What the author of an envelope signed in workspace `ws` reaches: that workspace, however wide the exercised grant is. */
-function authorityIn(ws: string, exercised: GrantBody | GenesisBody): Authority {
+function authorityIn(ws: string, exercised: Authorising): Authority {
   return { ...authorityOf(exercised), ws }
 }
 
 /**
  * What the exercised grant itself forbids; undefined when it allows the envelope. Depends on immutable bytes alone,
  * so what is denied here is denied for ever.
- * @param exercised the grant that `envelope.body.grant` names, or the genesis when a root acts.
+ * @param exercised what `envelope.body.grant` names: a grant, or a root set when roots act.
  * @param target for a revocation of one grant: that grant.
  */
 export function denial(
-  body: EditBody | GrantBody | RevokeBody,
+  body: Exclude<Body, GenesisBody>,
   signers: readonly string[],
-  exercised: GrantBody | GenesisBody,
+  exercised: Authorising,
   target?: GrantBody,
 ): Denial | undefined {
+  if (body.type === 'rootset') return successionDenial(body, exercised)
   const authority = authorityOf(exercised)
-  if (exercised.type === 'genesis') {
+  if (exercised.type !== 'grant') {
     const stranger = signers.find((signer) => !exercised.roots.includes(signer))
-    if (stranger !== undefined) return { code: 'root', message: `${stranger} is not a root key of this mesh` }
+    if (stranger !== undefined) return { code: 'root', message: `${stranger} is not a key of the exercised root set` }
     if (body.type === 'edit') return { code: 'role', message: 'root keys grant and revoke; they make no edits' }
   } else if (exercised.subject !== body.by) {
     return { code: 'subject', message: 'the grant belongs to another key than the author’s' }
@@ -75,6 +101,13 @@ export function denial(
   if (authority.rank < GRANTING_RANK) return { code: 'role', message: 'this role may not grant or revoke' }
   const subject = body.type === 'grant' ? body : target
   return subject === undefined ? undefined : authorityDenial(authorityIn(body.ws, exercised), authorityOf(subject))
+}
+
+/** Pre-rotation: a root set says which one may follow, so that whoever steals its keys cannot choose. */
+function successionDenial({ roots, threshold }: RootsetBody, exercised: Authorising): Denial | undefined {
+  if (exercised.type === 'grant') return { code: 'role', message: 'a root set follows a root set, not a grant' }
+  if (exercised.next === rootSetHash(roots, threshold)) return undefined
+  return { code: 'root', message: 'this is not the root set that the exercised one named as the next' }
 }
 
 function editDenial(body: EditBody, grant: GrantBody, authority: Authority): Denial | undefined {
@@ -136,7 +169,7 @@ export class Policy {
     this.#history = history
   }
 
-  /** Drops remembered verdicts; to be called when a revocation or a co-signature was added. */
+  /** Drops remembered verdicts; to be called when a revocation, a root set or a co-signature was added. */
   forget(): void {
     this.#verdicts.clear()
     this.#revocations.clear()
@@ -165,6 +198,13 @@ export class Policy {
       .filter((grant) => this.verdict(grant).accepted && this.revocationsOf(grant).length === 0)
   }
 
+  /** The root set in force: the last that follows from the genesis. Undefined before there is a genesis. */
+  rootSet(): Envelope<RootSet> | undefined {
+    let current: Envelope<RootSet> | undefined = this.#history.genesis
+    for (let next = current; next !== undefined; [next] = this.#successorsOf(next.id)) current = next
+    return current
+  }
+
   /** Whether a key had a grant as a node and has lost all of them. */
   isRevokedNode(subject: string): boolean {
     const roles = this.#history.grantsOf(subject).map((id) => (this.#history.get(id) as Envelope<GrantBody>).body.role)
@@ -188,37 +228,64 @@ export class Policy {
   #decide(envelope: Envelope): Verdict {
     const { body } = envelope
     if (body.type === 'genesis') return ACCEPTED
-    if (body.grant === body.mesh) return this.#decideRoot(envelope)
-    const grant = this.#history.get(body.grant) as Envelope<GrantBody>
-    if (!this.verdict(grant).accepted) {
-      return denied('grant_void', `the exercised grant ${grant.id} is itself not accepted`)
+    const exercised = this.#history.get(body.grant) as Envelope<Authorising>
+    if (!this.verdict(exercised).accepted) {
+      return denied('grant_void', `the exercised ${nameOf(exercised)} is itself not accepted`)
     }
-    const revocation = this.revocationsOf(grant).find((candidate) => !this.#keeps(candidate, envelope))
+    if (body.type === 'rootset') return this.#decideSuccession(envelope as Envelope<RootsetBody>, exercised)
+    if (exercised.body.type !== 'grant') return this.#decideRoot(envelope, exercised as Envelope<RootSet>)
+    const revocations = this.revocationsOf(exercised as Envelope<GrantBody>)
+    const revocation = revocations.find((candidate) => !this.#keeps(candidate, envelope))
     if (revocation === undefined) return ACCEPTED
     return denied('revoked', `the grant was revoked by ${revocation.body.by} (revocation ${revocation.id})`)
   }
 
-  #decideRoot(envelope: Envelope): Verdict {
-    const { roots, threshold } = (this.#history.genesis as Envelope<GenesisBody>).body
-    const signed = Object.keys(envelope.sigs).filter((key) => roots.includes(key)).length
-    return signed >= threshold ? ACCEPTED : denied('threshold', `${signed} of ${threshold} root signatures`)
+  #decideRoot(envelope: Envelope, exercised: Envelope<RootSet>): Verdict {
+    const missing = missingSignatures(envelope, exercised.body)
+    if (missing !== undefined) return missing
+    const successor = this.#successorsOf(exercised.id).find((candidate) => !this.#keeps(candidate, envelope))
+    if (successor === undefined) return ACCEPTED
+    return denied('superseded', `the ${nameOf(exercised)} was replaced by root set ${successor.id}`)
+  }
+
+  /**
+   * A thief of a root set can sign it again with another `next`. Which was first cannot be told, so then none follows: the
+   * mesh is founded anew.
+   */
+  #decideSuccession(envelope: Envelope<RootsetBody>, exercised: Envelope<Authorising>): Verdict {
+    const missing = missingSignatures(envelope, envelope.body)
+    if (missing !== undefined) return missing
+    const { body } = exercised
+    if (body.type !== 'rootset') return ACCEPTED
+    const rival = this.#successorsOf(body.grant).find((other) => other.body.next !== body.next)
+    if (rival === undefined) return ACCEPTED
+    return denied('contested', `${nameOf(exercised)} and root set ${rival.id} name different successors`)
+  }
+
+  /** Accepted root sets that follow one, sorted by id. */
+  #successorsOf(rootset: string): readonly Envelope<RootsetBody>[] {
+    return this.#history
+      .rootsetsAfter(rootset)
+      .toSorted()
+      .map((id) => this.#history.get(id) as Envelope<RootsetBody>)
+      .filter((successor) => this.verdict(successor).accepted)
   }
 
   /** Rank and scope first: only then does asking for the verdict lead upwards. */
   #outranks(revocation: RevokeBody, grant: GrantBody): boolean {
-    const exercised = this.#history.get(revocation.grant)?.body as GrantBody | GenesisBody
+    const exercised = this.#history.get(revocation.grant)?.body as Authorising
     return authorityDenial(authorityIn(revocation.ws, exercised), authorityOf(grant)) === undefined
   }
 
   /** Whether an envelope is among those a revocation keeps: its heads and all before them in their author's chain. */
-  #keeps(revocation: Envelope<RevokeBody>, envelope: Envelope): boolean {
+  #keeps(revocation: Envelope<RevokeBody | RootsetBody>, envelope: Envelope): boolean {
     const position = this.#history.positionOf(envelope.id)
     // What is not admitted yet is before nothing.
     return position !== undefined && isSet(this.#keptBy(revocation), position)
   }
 
   /** Positions that a revocation keeps, one bit each: a mesh may hold thousands of revocations of long chains. */
-  #keptBy(revocation: Envelope<RevokeBody>): Uint8Array {
+  #keptBy(revocation: Envelope<RevokeBody | RootsetBody>): Uint8Array {
     // The past of an admitted envelope is immutable, so the closure is computed once.
     const known = this.#kept.get(revocation.id)
     if (known !== undefined) return known
@@ -235,6 +302,15 @@ export class Policy {
     this.#kept.set(revocation.id, kept)
     return kept
   }
+}
+
+function missingSignatures({ sigs }: Envelope, { roots, threshold }: RootSet): Verdict | undefined {
+  const signed = Object.keys(sigs).filter((key) => roots.includes(key)).length
+  return signed >= threshold ? undefined : denied('threshold', `${signed} of ${threshold} root signatures`)
+}
+
+function nameOf({ id, body }: Envelope<Authorising>): string {
+  return body.type === 'grant' ? `grant ${id}` : body.type === 'rootset' ? `root set ${id}` : 'first root set'
 }
 
 function byteAt(bits: Uint8Array, position: number): number {

@@ -6,7 +6,8 @@
 import { sha256 } from './canonical.ts'
 import type { ResourceState } from './document.ts'
 import { Memo } from './memo.ts'
-import { parseResourcePath, zoneCovers, type ResourceName } from './names.ts'
+import { escapeSegment, hostCovers, parseResourcePath, zoneCovers, type ResourceName } from './names.ts'
+import { overQuota, type GrantOf } from './quota.ts'
 import { KINDS, readFields, type ReadFields } from './resources/index.ts'
 import type { SiteSpec } from './resources/site.ts'
 import type { UpstreamSpec } from './resources/upstream.ts'
@@ -30,7 +31,15 @@ export interface SliceResource<S = unknown> {
 export interface Problem {
   /** Of the resource. */
   readonly path: string
-  readonly code: 'schema' | 'reference' | 'clash' | 'unsupported' | 'unresolved' | 'host_not_granted' | 'nginx'
+  readonly code:
+    | 'schema'
+    | 'reference'
+    | 'clash'
+    | 'unsupported'
+    | 'unresolved'
+    | 'quota'
+    | 'host_not_granted'
+    | 'nginx'
   readonly message: string
   readonly hint?: string
 }
@@ -38,7 +47,7 @@ export interface Problem {
 export interface Slice {
   /** Sorted by path. */
   readonly resources: readonly SliceResource[]
-  /** Sorted by path. A resource that it names is not in `resources`. */
+  /** Sorted by path. A resource that it names is not in `resources`, or not with all of its hosts. */
   readonly problems: readonly Problem[]
   /** SHA-256 over path and hash of every resource of the zones and their ancestors: what waves compare. */
   readonly target: string
@@ -57,15 +66,22 @@ const SETTINGS_WORKSPACE = 'default'
 
 const remembered = new Memo<ReadFields | FieldFault>()
 
-export function slice(resources: Iterable<ResourceState>, node: SliceNode): Slice {
+/** @param resources all that exist, in every zone: a quota counts them together */
+export function slice(resources: readonly ResourceState[], node: SliceNode, grantOf: GrantOf): Slice {
   remembered.turn()
+  const excess = overQuota(resources, grantOf)
   const applying = [...resources].filter((state) => applies(state, node)).toSorted((a, b) => (a.path < b.path ? -1 : 1))
   const sliced: SliceResource[] = []
   const problems: Problem[] = []
   for (const state of applying) {
-    const result = interpret(state)
+    const over = excess.get(state.path)
+    const result = over === undefined ? interpret(state) : quotaProblem(state.path, over)
     if ('code' in result) problems.push(result)
-    else if (isSelected(result.spec, node.labels)) sliced.push(result)
+    else if (isSelected(result.spec, node.labels)) {
+      const { resource, denied } = isSite(result) ? withGrantedHosts(result, state, grantOf) : { resource: result }
+      sliced.push(resource)
+      if (denied !== undefined) problems.push(denied)
+    }
   }
   return { resources: sliced, problems, target: targetOf(applying, node) }
 }
@@ -113,6 +129,29 @@ function interpret(state: ResourceState): SliceResource | Problem {
   }
   const { at, edit } = state.created as { at: number; edit: string }
   return { path, name, kind: kind.kind, labels: read.labels, spec: read.spec, created: { at, edit }, hash }
+}
+
+function quotaProblem(path: string, message: string): Problem {
+  return { path, code: 'quota', message, hint: 'delete others by that grant, or ask for a grant with a larger quota' }
+}
+
+/** The site without the hosts that those who wrote them may not claim: so nobody takes a host by claiming to be older. */
+function withGrantedHosts(site: SliceResource<SiteSpec>, state: ResourceState, grantOf: GrantOf) {
+  const isGranted = (host: string): boolean => {
+    const field = `hosts/${escapeSegment(host)}`
+    const edits = state.conflicts.get(field)?.map(({ edit }) => edit) ?? [state.writers.get(field) ?? '']
+    return edits.some((edit) => grantOf(edit)?.body.hosts?.some((pattern) => hostCovers(pattern, host)) ?? true)
+  }
+  const { hosts } = site.spec
+  const denied = hosts.filter((host) => !isGranted(host))
+  if (denied.length === 0) return { resource: site }
+  const spec = { ...site.spec, hosts: hosts.filter((host) => !denied.includes(host)) }
+  return { resource: { ...site, spec }, denied: hostProblem(site.path, denied) }
+}
+
+function hostProblem(path: string, hosts: readonly string[]): Problem {
+  const message = `whoever wrote ${hosts.join(', ')} may not claim ${hosts.length === 1 ? 'it' : 'them'}`
+  return { path, code: 'host_not_granted', message, hint: 'grant the host: meshctl grant ... --hosts' }
 }
 
 function isSelected(spec: unknown, labels: Readonly<Record<string, string>>): boolean {

@@ -5,7 +5,7 @@
 
 import { canonical, sha256 } from './canonical.ts'
 import { ResourceDocument, type ResourceState, type Step } from './document.ts'
-import type { Body, EditBody, Envelope } from './envelope.ts'
+import type { Body, EditBody, Envelope, GrantBody } from './envelope.ts'
 import { History } from './history.ts'
 import { parseResourcePath } from './names.ts'
 import { Policy } from './policy.ts'
@@ -40,7 +40,7 @@ export class MeshState {
     const isKnown = this.history.has(envelope.id)
     if (!this.history.add(envelope)) return false
     const { body } = envelope
-    if (isKnown || body.type === 'revoke') {
+    if (isKnown || body.type === 'revoke' || body.type === 'rootset') {
       this.policy.forget()
       this.#verdictsAreStale = true
     }
@@ -81,6 +81,12 @@ export class MeshState {
       .toSorted()
       .map((path) => this.resource(path) as ResourceState)
       .filter((state) => state.exists)
+  }
+
+  /** The grant that an edit exercises; undefined when the edit is not known. */
+  grantOf(edit: string): Envelope<GrantBody> | undefined {
+    const body = this.history.get(edit)?.body
+    return body?.type === 'edit' ? (this.history.get(body.grant) as Envelope<GrantBody>) : undefined
   }
 
   /** Paths whose state may have changed since the last call. */

@@ -10,6 +10,7 @@ import { join } from './join.ts'
 import { machine, type BenchResult } from './measure.ts'
 import { memory } from './memory.ts'
 import { propagation, WAYS, type PropagationOptions } from './propagation.ts'
+import { trust } from './trust.ts'
 
 const USAGE = `Benchmarks of NxMesh
 
@@ -17,6 +18,7 @@ const USAGE = `Benchmarks of NxMesh
   npm run -s bench -- join        [--edits 10000] [--resources 1000] [--authors 3] [--missing 100] [--rounds 3]
   npm run -s bench -- memory      [--resources 10000] [--settle-ms 10000]
   npm run -s bench -- apply       [--sites 100,1000] [--rounds 15] [--workers 2]
+  npm run -s bench -- trust       [--edits 10000] [--resources 1000] [--authors 3] [--voided 250] [--grants 1000]
 
   --json       one JSON object on stdout, nothing else
   --pause-ms   rest between edits: propagation 50, apply 700
@@ -61,6 +63,14 @@ const BENCHES: Readonly<Record<string, (options: Options) => Promise<BenchResult
       rounds: integer(options, 'rounds', 15),
       workers: integer(options, 'workers', 2),
       pauseMs: integer(options, 'pause-ms', 700),
+    }),
+  trust: (options) =>
+    trust({
+      edits: integer(options, 'edits', 10_000),
+      resources: integer(options, 'resources', 1000),
+      authors: integer(options, 'authors', 3),
+      voided: integer(options, 'voided', 250),
+      grants: integer(options, 'grants', 1000),
     }),
 }
 
@@ -121,6 +131,8 @@ async function main(): Promise<void> {
       missing: text,
       rounds: text,
       sites: text,
+      voided: text,
+      grants: text,
       workers: text,
       peers: text,
       'pause-ms': text,

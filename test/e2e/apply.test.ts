@@ -13,13 +13,12 @@ import { promisify } from 'node:util'
 import { expect, test, vi } from 'vitest'
 import { systemClock } from '../../src/adapters/clock.ts'
 import { sha256 } from '../../src/core/canonical.ts'
-import { slice } from '../../src/core/slice.ts'
 import { Addresses } from '../../src/nginx/applying/addresses.ts'
 import { probe } from '../../src/nginx/applying/probe.ts'
 import type { Unit } from '../../src/nginx/rendering/unit.ts'
 import { Reconciler, type Receipt } from '../../src/reconciler.ts'
 import { backend, fetchRoot, freePort, NginxHost, upstream } from '../support/nginx-host.ts'
-import { EVERYWHERE, statesOf } from '../support/resources.ts'
+import { sliceOf, statesOf } from '../support/resources.ts'
 import { silentLog } from '../support/silent-log.ts'
 import { waitFor } from '../support/wait.ts'
 
@@ -603,7 +602,7 @@ test('from resources to proven nginx: edits, a bad one, nginx killed, a hand edi
   let last: Receipt | undefined
   const applier = host.applier()
   const daemon = new Reconciler({
-    desired: () => slice(statesOf(yaml.join('---\n')), EVERYWHERE),
+    desired: () => sliceOf(statesOf(yaml.join('---\n'))),
     applier,
     nginx: host.nginx,
     layout: host.layout,

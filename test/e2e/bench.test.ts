@@ -101,3 +101,11 @@ test('what cannot be run is an error that says what can', async () => {
   expect(await bench('join', '--edit', '3')).toMatchObject({ code: 2, stdout: '' })
   expect(await bench('--help')).toMatchObject({ code: 0, stdout: expect.stringContaining('npm run -s bench -- join') })
 })
+
+test('trust says what admission, a revocation and grants cost', async () => {
+  const args = ['--edits', '200', '--resources', '40', '--voided', '12', '--grants', '10']
+  const { rows, aims } = await result('trust', ...args)
+  expect(rows.map(({ what }) => what)).toEqual(['admission', 'materialised', 'revocation', 'grants'])
+  expect(rows[2]).toMatchObject({ voided: 12, resourcesChanged: expect.any(Number), cpuMs: expect.any(Number) })
+  expect(aims.map(({ name }) => name)).toEqual(['admission_per_edit_cpu_ms', 'revocation_cpu_ms'])
+})

@@ -12,7 +12,7 @@ import { ApiServer, type ApiServerOptions } from '../../src/api/server.ts'
 import { toWire } from '../../src/core/codec.ts'
 import { keyPairFromSeed, type KeyPair } from '../../src/core/envelope.ts'
 import { foundMesh } from '../../src/core/founding.ts'
-import { slice } from '../../src/core/slice.ts'
+import { targetOf as targetOfSlice } from '../../src/core/slice.ts'
 import type { Health } from '../../src/health.ts'
 import { createLog, type Log } from '../../src/log.ts'
 import { Membership } from '../../src/membership.ts'
@@ -154,5 +154,5 @@ export async function startApiNode({
 
 /** The target of a node of the test mesh, as its own reconciler would compute it. */
 export function targetOf(replica: Replica, zones: readonly string[]): string {
-  return slice(replica.state.resources(), { zones, workspaces: ['*'], labels: {} }).target
+  return targetOfSlice(replica.state.resources(), { zones, workspaces: ['*'], labels: {} })
 }

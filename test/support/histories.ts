@@ -8,6 +8,7 @@ import { sha256 } from '../../src/core/canonical.ts'
 import {
   keyPairFromSeed,
   parseEnvelope,
+  rootSetHash,
   signEnvelope,
   type Body,
   type EditBody,
@@ -18,6 +19,7 @@ import {
   type ResourceEdit,
   type RevokeBody,
   type Role,
+  type RootsetBody,
 } from '../../src/core/envelope.ts'
 
 // ---------------------------------------------------------------------------------------------- randomness
@@ -82,7 +84,7 @@ export function keyOf(name: string): KeyPair {
 
 // ---------------------------------------------------------------------------------------------- a mesh to write into
 
-type Scope = Pick<GrantBody, 'ws' | 'zones' | 'kinds'> & Partial<Pick<GrantBody, 'fields' | 'hosts' | 'name'>>
+type Scope = Pick<GrantBody, 'ws' | 'zones' | 'kinds'> & Partial<Pick<GrantBody, 'fields' | 'hosts' | 'quota' | 'name'>>
 
 export interface SignOptions {
   /** The author. */
@@ -104,7 +106,12 @@ export class Scribe {
   #clock = 1_700_000_000_000
 
   constructor(
-    options: { readonly roots?: readonly KeyPair[]; readonly threshold?: number; readonly name?: string } = {},
+    options: {
+      readonly roots?: readonly KeyPair[]
+      readonly threshold?: number
+      readonly next?: string
+      readonly name?: string
+    } = {},
   ) {
     const roots = options.roots ?? [keyOf('root')]
     this.genesis = signEnvelope(
@@ -114,7 +121,7 @@ export class Scribe {
         name: options.name ?? 'test',
         roots: roots.map((root) => root.publicKey).toSorted(),
         threshold: options.threshold ?? 1,
-        next: '',
+        next: options.next ?? '',
         at: this.#clock,
       },
       roots,
@@ -138,6 +145,17 @@ export class Scribe {
 
   revoke(options: SignOptions, target: string, keep: readonly string[] = []): Envelope<RevokeBody> {
     return this.sign(options, { type: 'revoke', target, keep: keep.toSorted() })
+  }
+
+  rootset(
+    options: Omit<SignOptions, 'ws'>,
+    set: Pick<RootsetBody, 'roots' | 'threshold' | 'next'>,
+    keep: readonly string[] = [],
+  ): Envelope<RootsetBody> {
+    return this.sign(
+      { ...options, ws: '*' },
+      { type: 'rootset', ...set, roots: set.roots.toSorted(), keep: keep.toSorted() },
+    )
   }
 
   /** Signs a body of which only what its type adds is given. */
@@ -185,6 +203,12 @@ export const CLASSES = [
   'voidInChain',
   'voidGrant',
   'robot',
+  'rotated',
+  'superseded',
+  'rootsetKept',
+  'contested',
+  'overQuota',
+  'answered',
 ] as const
 export type HistoryClass = (typeof CLASSES)[number]
 
@@ -192,6 +216,9 @@ export interface GeneratedHistory {
   readonly seed: number
   readonly steps: number
   readonly mesh: string
+  readonly scribe: Scribe
+  /** Key pairs of every root set. */
+  readonly rootKeys: readonly KeyPair[]
   /** Each envelope once, with all of its signatures, in a causal order. The genesis is first. */
   readonly envelopes: readonly Envelope[]
   /** The same, as they travel: co-signed ones come in parts, each with some of the signatures. */
@@ -212,7 +239,18 @@ const RESOURCES = [
   'shop/eu/site/cart',
 ] as const
 
-type Signed = Envelope<EditBody | GrantBody | RevokeBody>
+type Signed = Envelope<EditBody | GrantBody | RevokeBody | RootsetBody>
+
+type SignedBody = Signed['body']
+
+function publicKeyOf({ publicKey }: KeyPair): string {
+  return publicKey
+}
+
+/** The key pairs of one of these sets, by its public keys. */
+function keysOf<Set extends readonly KeyPair[]>(roots: readonly string[], sets: readonly Set[]): Set {
+  return sets.find((set) => set.some((key) => key.publicKey === roots[0])) as Set
+}
 
 /** What one place of the mesh has seen, and what an author there builds on. */
 class View {
@@ -251,6 +289,10 @@ class View {
     return edits.map((edit) => edit.id).filter((id) => !followed.has(id))
   }
 
+  rootsets(): Envelope<RootsetBody>[] {
+    return this.envelopes.filter((envelope): envelope is Envelope<RootsetBody> => envelope.body.type === 'rootset')
+  }
+
   grantsOf(subject: string): Envelope<GrantBody>[] {
     return this.envelopes.filter(
       (envelope): envelope is Envelope<GrantBody> =>
@@ -267,8 +309,14 @@ export function editOf(envelope: Envelope<EditBody>, path: string): ResourceEdit
 export function generateHistory(seed: number, steps: number = FULL_STEPS): GeneratedHistory {
   const dice = diceFrom(seed)
   const isCoSigned = dice.chance(0.4)
-  const roots = (isCoSigned ? ['root', 'root 2', 'root 3'] : ['root']).map(keyOf)
-  const scribe = new Scribe({ roots, threshold: isCoSigned ? 2 : 1, name: `seed-${seed >>> 0}` })
+  const generations = ['', ' next', ' last'].map((name) =>
+    (isCoSigned ? ['root', 'root 2', 'root 3'] : ['root']).map((root) => keyOf(`${root}${name}`)),
+  )
+  const [roots = [], nextRoots = []] = generations
+  const threshold = isCoSigned ? 2 : 1
+  const commitments = generations.map((set) => rootSetHash(set.map(publicKeyOf), threshold))
+  const scribe = new Scribe({ roots, threshold, next: commitments[1] as string, name: `seed-${seed >>> 0}` })
+  const rotates = dice.chance(0.5)
   const views = [new View(), new View(), new View()] as const
   const envelopes: Envelope[] = []
   const parts: Envelope[] = []
@@ -308,11 +356,15 @@ export function generateHistory(seed: number, steps: number = FULL_STEPS): Gener
     // Claimed times jump about: nothing may rest on them but the order of creations.
     at: 1_700_000_000_000 + dice.below(1_000_000),
   })
-  const cosigners = (): readonly KeyPair[] => (isCoSigned && dice.chance(0.85) ? [dice.pick(roots.slice(1))] : [])
-  const rootOptions = (view: View, ws: string): SignOptions => ({
-    ...options(view, ws, roots[0] as KeyPair, scribe.mesh),
-    cosigners: cosigners(),
-  })
+  const cosigners = (set: readonly KeyPair[]): readonly KeyPair[] =>
+    isCoSigned && dice.chance(0.85) ? [dice.pick(set.slice(1))] : []
+  /** Signs as some root set: the newest that is seen here, or one that was replaced, as a thief of it would. */
+  const rootOptions = (view: View, ws: string): SignOptions => {
+    const seen = view.rootsets()
+    const exercised = dice.chance(0.7) ? seen.at(-1) : dice.pick([undefined, ...seen])
+    const set = exercised === undefined ? roots : keysOf(exercised.body.roots, generations)
+    return { ...options(view, ws, set[0] as KeyPair, exercised?.id ?? scribe.mesh), cosigners: cosigners(set) }
+  }
 
   const [first] = views
   publish(first, scribe.genesis)
@@ -348,6 +400,7 @@ export function generateHistory(seed: number, steps: number = FULL_STEPS): Gener
     scribe.grant(options(first, '*', alf, alfGrant.id), (editors[1] as KeyPair).publicKey, 'editor', {
       zones: ['eu', 'us'],
       kinds: ['site', 'upstream'],
+      quota: dice.pick([{ resources: 1 }, { fields: 3 }, { bytes: 120 }]),
     }),
   )
   publish(
@@ -459,6 +512,35 @@ export function generateHistory(seed: number, steps: number = FULL_STEPS): Gener
     const role = subject === ada ? 'admin' : 'editor'
     publish(view, scribe.grant(as, subject.publicKey, role, { zones: [dice.pick(['eu', 'us'])], kinds: ['*'] }))
   }
+  /** Replaces a root set with the one that it named; now and then twice, with different words on what follows. */
+  const rotate = (view: View): void => {
+    const replaced = dice.pick([undefined, ...view.rootsets()])
+    const generation = replaced === undefined ? 1 : 1 + generations.indexOf(keysOf(replaced.body.roots, generations))
+    const set = generations[generation]
+    const named = replaced?.body.next ?? commitments[1]
+    if (set === undefined || named !== commitments[generation]) return
+    const old = generations[generation - 1] ?? []
+    const chains = view.envelopes.filter(
+      (envelope): envelope is Signed =>
+        envelope.body.type !== 'genesis' && old.some((key) => key.publicKey === (envelope.body as SignedBody).by),
+    )
+    const heads = [...new Set(chains.map(({ body }) => `${body.ws} ${body.by}`))].flatMap((chain) => {
+      const [ws, by] = chain.split(' ') as [string, string]
+      return view.chainHeads(ws, by)
+    })
+    const roll = dice.next()
+    const kept = roll < 0.75 ? heads : roll < 0.95 ? dice.some(chains, 0.6) : []
+    const next = dice.chance(0.8) ? (commitments[generation + 1] ?? '') : sha256(`rival ${dice.below(2)}`)
+    const by = set[0] as KeyPair
+    publish(
+      view,
+      scribe.rootset(
+        { ...options(view, '*', by, replaced?.id ?? scribe.mesh), cosigners: cosigners(set) },
+        { roots: set.map(publicKeyOf), threshold, next },
+        kept.map(({ id }) => id).slice(0, 64),
+      ),
+    )
+  }
   const meet = (view: View): void => {
     const from = dice.pick(views)
     for (const envelope of from.envelopes) view.add(envelope)
@@ -471,6 +553,7 @@ export function generateHistory(seed: number, steps: number = FULL_STEPS): Gener
     else if (roll < 0.73) edit(view, true)
     else if (roll < 0.8) revoke(view)
     else if (roll < 0.83) grantAgain(view)
+    else if (rotates && roll < 0.87) rotate(view)
     else meet(view)
   }
   spread()
@@ -484,8 +567,9 @@ export function generateHistory(seed: number, steps: number = FULL_STEPS): Gener
     { owner, ada, robot, editor: editors[0] as KeyPair },
     ownerGrant.id,
     adaGrant.id,
+    nextRoots,
   )
-  return { seed, steps, mesh: scribe.mesh, envelopes, parts, intruders }
+  return { seed, steps, mesh: scribe.mesh, scribe, rootKeys: generations.flat(), envelopes, parts, intruders }
 }
 
 function countEdits(envelopes: readonly Envelope[]): number {
@@ -519,6 +603,7 @@ function forge(
   { owner, ada, robot, editor }: Cast,
   ownerGrant: string,
   adaGrant: string,
+  nextRoots: readonly KeyPair[],
 ): GeneratedHistory['intruders'] {
   const stranger = keyOf(`stranger ${dice.below(8)}`)
   const first = { prev: [], n: 1 }
@@ -560,6 +645,50 @@ function forge(
     [
       'a stranger as root',
       scribe.grant({ by: stranger, grant: scribe.mesh, ws: '*', ...first }, stranger.publicKey, 'owner', all),
+    ],
+    [
+      'a root set that nobody named',
+      scribe.rootset(
+        { by: stranger, grant: scribe.mesh, ...first },
+        { roots: [stranger.publicKey], threshold: 1, next: '' },
+      ),
+    ],
+    [
+      'the next root set with a lower threshold or fewer keys',
+      scribe.rootset(
+        { by: nextRoots[0] as KeyPair, grant: scribe.mesh, ...first },
+        { roots: [stranger, ...nextRoots].map(publicKeyOf), threshold: 1, next: '' },
+      ),
+    ],
+    [
+      'a root set that follows a grant',
+      scribe.rootset({ by: owner, grant: ownerGrant, ...first }, { roots: [owner.publicKey], threshold: 1, next: '' }),
+    ],
+    [
+      'a root set that keeps what no replaced root signed',
+      scribe.rootset(
+        { by: nextRoots[0] as KeyPair, grant: scribe.mesh, ...first },
+        { roots: nextRoots.map(publicKeyOf), threshold: nextRoots.length === 1 ? 1 : 2, next: '' },
+        [adaGrant],
+      ),
+    ],
+    [
+      'a co-signature on what is no root’s',
+      scribe.grant(
+        { by: ada, grant: adaGrant, ws: 'default', ...first, cosigners: [owner] },
+        stranger.publicKey,
+        'viewer',
+        all,
+      ),
+    ],
+    [
+      'the next root before its time',
+      scribe.grant(
+        { by: nextRoots[0] as KeyPair, grant: scribe.mesh, ws: '*', ...first },
+        stranger.publicKey,
+        'owner',
+        all,
+      ),
     ],
     [
       'a root that edits',

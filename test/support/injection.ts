@@ -60,6 +60,14 @@ spec:
   defaults: { maxBodySize: 9m, timeouts: { connect: 9s, read: 9s, send: 9s } }
 ---
 apiVersion: nxmesh/v1
+kind: Secret
+metadata: { name: tls, labels: { l: v } }
+spec:
+  nodeSelector: { disk: ssd }
+  sealed: ['00000000000000000000000000000000', 'AA']
+  keys: { '00000000000000000000000000000000': { '0000000000000000000000000000000000000000000000000000000000000000': AA } }
+---
+apiVersion: nxmesh/v1
 kind: Site
 metadata: { name: all, labels: { l: v } }
 spec:

@@ -4,9 +4,18 @@
  * Imports nothing of src/core but types.
  */
 
-import type { EditBody, Envelope, GenesisBody, GrantBody, Op, RevokeBody, Value } from '../../src/core/envelope.ts'
+import type {
+  EditBody,
+  Envelope,
+  GenesisBody,
+  GrantBody,
+  Op,
+  RevokeBody,
+  RootsetBody,
+  Value,
+} from '../../src/core/envelope.ts'
 
-type Signed = Envelope<EditBody | GrantBody | RevokeBody>
+type Signed = Envelope<EditBody | GrantBody | RevokeBody | RootsetBody>
 
 const RANK = { root: 4, owner: 3, admin: 2, editor: 1, robot: 1, node: 0, viewer: 0 } as const
 
@@ -40,18 +49,41 @@ export function judge(envelopes: readonly Envelope[]): OracleView {
     const found = byId.get(id)
     return found?.body.type === 'grant' ? (found as Envelope<GrantBody>) : undefined
   }
+  const rootSetOf = (id: string): GenesisBody | RootsetBody | undefined => {
+    const body = byId.get(id)?.body
+    return body?.type === 'genesis' || body?.type === 'rootset' ? body : undefined
+  }
   const rankOf = ({ body }: Signed): number =>
-    RANK[body.grant === genesis.id ? 'root' : (grantOf(body.grant)?.body.role ?? 'viewer')]
+    RANK[rootSetOf(body.grant) === undefined ? (grantOf(body.grant)?.body.role ?? 'viewer') : 'root']
 
   const accepted = new Set([genesis.id])
   const effectiveRevocations = new Set<string>()
+  const rootsets = signed.filter((envelope): envelope is Envelope<RootsetBody> => envelope.body.type === 'rootset')
+  const isSignedBy = (envelope: Envelope, { roots, threshold }: GenesisBody | RootsetBody): boolean =>
+    roots.filter((root) => Object.hasOwn(envelope.sigs, root)).length >= threshold
+  // Generation after generation: whether one may be followed is known when all of its own are judged.
+  for (let generation = [genesis.id]; generation.length > 0;) {
+    const words = (id: string): Set<string> =>
+      new Set(
+        rootsets
+          .filter((one) => accepted.has(one.id) && one.body.grant === (byId.get(id)?.body as RootsetBody).grant)
+          .map((one) => one.body.next),
+      )
+    const mayBeFollowed = generation.filter((id) => id === genesis.id || words(id).size === 1)
+    generation = rootsets
+      .filter((one) => mayBeFollowed.includes(one.body.grant) && isSignedBy(one, one.body))
+      .map((one) => one.id)
+    for (const id of generation) accepted.add(id)
+  }
   // Whoever may revoke an author of this rank has a higher one, and was judged in an earlier round.
   for (const rank of [4, 3, 2, 1, 0]) {
-    for (const envelope of signed.filter((one) => rankOf(one) === rank)) {
+    for (const envelope of signed.filter((one) => one.body.type !== 'rootset' && rankOf(one) === rank)) {
       const { body } = envelope
-      if (rank === RANK.root) {
-        const roots = Object.keys(envelope.sigs).filter((key) => genesis.body.roots.includes(key))
-        if (roots.length >= genesis.body.threshold && body.type !== 'edit') accepted.add(envelope.id)
+      const rootSet = rootSetOf(body.grant)
+      if (rootSet !== undefined) {
+        const successors = rootsets.filter((one) => accepted.has(one.id) && one.body.grant === body.grant)
+        const isKept = successors.every(({ body: { keep } }) => keep.some((head) => isAtOrBefore(envelope.id, head)))
+        if (accepted.has(body.grant) && isSignedBy(envelope, rootSet) && isKept) accepted.add(envelope.id)
         continue
       }
       const grant = grantOf(body.grant)
@@ -112,7 +144,7 @@ function covers(grant: GrantBody, { body }: Signed): boolean {
   if (grant.subject !== body.by || (grant.ws !== '*' && grant.ws !== body.ws)) return false
   if (body.type !== 'edit') {
     if (RANK[grant.role] < RANK.admin) return false
-    return body.type === 'revoke' || (RANK[body.role] < RANK[grant.role] && isWithin(body, grant))
+    return body.type !== 'grant' || (RANK[body.role] < RANK[grant.role] && isWithin(body, grant))
   }
   if (RANK[grant.role] < RANK.editor) return false
   return body.edits.every(([path, , ops]) => {

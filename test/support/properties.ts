@@ -8,7 +8,9 @@ import * as Automerge from '@automerge/automerge'
 import { admit } from '../../src/core/admission.ts'
 import { canonical, type Json } from '../../src/core/canonical.ts'
 import { ResourceDocument, type Step } from '../../src/core/document.ts'
-import type { EditBody, Envelope } from '../../src/core/envelope.ts'
+import type { EditBody, Envelope, GenesisBody, KeyPair, RevokeBody, RootsetBody } from '../../src/core/envelope.ts'
+import type { Chain } from '../../src/core/history.ts'
+import { overQuota } from '../../src/core/quota.ts'
 import { MeshState } from '../../src/core/state.ts'
 import {
   CLASSES,
@@ -69,6 +71,7 @@ export function outcome(state: MeshState): unknown {
   return {
     hash: state.hash(),
     resources: [...state.history.resourcePaths()].toSorted().map((path) => state.resource(path)),
+    excess: [...overQuota(state.resources(), (edit) => state.grantOf(edit))].toSorted(),
     verdicts: state.history.order.toSorted().map((id) => [id, state.policy.verdict(state.history.get(id) as Envelope)]),
     forks: [...state.history.chains()]
       .map(({ workspace, author, heads, forks, highestN }) => ({ workspace, author, heads, forks, highestN }))
@@ -84,8 +87,16 @@ function glance(state: MeshState, dice: Dice): void {
 
 // ---------------------------------------------------------------------------------------------- the properties
 
+interface Checked {
+  readonly view: OracleView
+  /** Whether there was a revocation that could be voided. */
+  readonly wasAnswered: boolean
+  /** Resources over a quota. */
+  readonly excess: number
+}
+
 /** Checks all properties of one history. @throws AssertionError that names the property. */
-export function checkHistory(history: GeneratedHistory): OracleView {
+export function checkHistory(history: GeneratedHistory): Checked {
   const parts = received(history)
   const dice = diceFrom(history.seed ^ 0x5eed)
   const central = replay(parts)
@@ -101,7 +112,9 @@ export function checkHistory(history: GeneratedHistory): OracleView {
   const view = judge(central.history.order.map((id) => central.history.get(id) as Envelope))
   agreesWithOracle(central, view)
   revocationTakesOnlyWhatIsIts(central, view)
-  return view
+  const wasAnswered = voidedRevocationGivesBack(history, central, view)
+  lonelyFieldsSurvive(central, view)
+  return { view, wasAnswered, excess: overQuota(central.resources(), (edit) => central.grantOf(edit)).size }
 }
 
 /** Two halves of the mesh see different envelopes, read in between, then give each other what they lack. */
@@ -155,8 +168,10 @@ function documentsAreEqual(state: MeshState, dice: Dice): void {
     }
     const read = document.read()
     assert.deepEqual(read, state.resource(path), 'a document alone shows what the state shows')
-    const loaded = Automerge.load<unknown>(document.save())
+    const saved = document.save()
+    const loaded = Automerge.load<unknown>(saved)
     document.free()
+    assert.deepEqual(Automerge.save(loaded), saved, 'a document that is saved and loaded is the same')
     for (const [field, value] of read.fields) {
       // Where a value that a delete hides is still in the document, Automerge alone does not know that it is hidden.
       const backend = Automerge.getBackend(loaded)
@@ -221,6 +236,8 @@ function revocationTakesOnlyWhatIsIts(state: MeshState, view: OracleView): void 
   // What names the revocation cannot stand without it: its author's later envelopes, and what names those.
   const gone = new Set([revocation])
   for (const envelope of all) if (namesOf(envelope).some((id) => gone.has(id))) gone.add(envelope.id)
+  // Without a root set that names it, the roots that it replaced are back.
+  if (all.some(({ id, body }) => body.type === 'rootset' && gone.has(id))) return
   const without = new MeshState()
   for (const envelope of all) if (!gone.has(envelope.id)) without.add(envelope)
 
@@ -229,7 +246,7 @@ function revocationTakesOnlyWhatIsIts(state: MeshState, view: OracleView): void 
     before = touched.size
     const targets = new Set([...touched].map((id) => state.history.get(id)?.body).map((body) => targetOf(body)))
     for (const { id, body } of all) {
-      if (body.type === 'genesis' || body.grant === body.mesh) continue
+      if (body.type === 'genesis' || state.history.get(body.grant)?.body.type !== 'grant') continue
       const isOfTarget = targets.has(`grant/${body.grant}`) || targets.has(`key/${body.by}`)
       if (isOfTarget || touched.has(body.grant)) touched.add(id)
     }
@@ -250,6 +267,74 @@ function revocationTakesOnlyWhatIsIts(state: MeshState, view: OracleView): void 
   }
 }
 
+/** When the revoker of something loses the grant under which they did it, all is as if they had not. */
+function voidedRevocationGivesBack(
+  { scribe, rootKeys }: GeneratedHistory,
+  state: MeshState,
+  view: OracleView,
+): boolean {
+  const all = state.history.order.map((id) => state.history.get(id) as Envelope)
+  const named = new Set(all.flatMap(namesOf))
+  const revocation = all.find(({ id, body }) => {
+    const isByGrant = body.type === 'revoke' && state.history.get(body.grant)?.body.type === 'grant'
+    return isByGrant && view.effectiveRevocations.has(id) && !named.has(id)
+  })
+  if (revocation === undefined) return false
+  const { by, grant } = revocation.body as RevokeBody
+  const rootSet = state.policy.rootSet() as Envelope<RootsetBody | GenesisBody>
+  const roots = rootKeys.filter(({ publicKey }) => rootSet.body.roots.includes(publicKey))
+  const heads = [...state.history.chains()].filter(({ author }) => author === by).flatMap((chain) => chain.heads)
+  const keep = [...heads.filter((id) => id !== revocation.id), ...(revocation.body as RevokeBody).prev]
+  const [root, ...cosigners] = roots as [KeyPair, ...KeyPair[]]
+  const chain = state.history.chain('*', root.publicKey)
+  const answer = scribe.revoke(
+    {
+      by: root,
+      grant: rootSet.id,
+      ws: '*',
+      prev: (chain?.heads ?? []).slice(0, 4),
+      n: nextOf(state, chain),
+      cosigners,
+    },
+    `grant/${grant}`,
+    [...new Set(keep)].slice(0, 16),
+  )
+  const without = new MeshState()
+  for (const envelope of all) if (envelope.id !== revocation.id) without.add(envelope)
+  state = replay(all)
+  assert.equal(admit(answer, state.history).outcome, 'ready')
+  state.add(answer)
+  if (keep.length > 16) return false
+  assert.equal(state.hash(), without.hash(), 'voiding a revocation restores what it took')
+  return true
+}
+
+function nextOf(state: MeshState, chain: Chain | undefined): number {
+  const places = (chain?.heads ?? []).slice(0, 4).map((id) => (state.history.get(id) as Envelope<EditBody>).body.n)
+  return 1 + Math.max(0, ...places)
+}
+
+/** What one edit alone wrote is visible, whatever others wrote to other fields meanwhile. */
+function lonelyFieldsSurvive(state: MeshState, view: OracleView): void {
+  for (const path of view.paths) {
+    const edits = state.history.editsOf(path).filter((id) => view.accepted.has(id))
+    const writes = edits.flatMap((id) => stepOf(state, id, path).ops.map((op) => ({ id, op })))
+    const [creation, ...others] = writes.filter(({ op: [, field] }) => field === '$')
+    // Deleting and creating anew end what was before.
+    if (creation?.op[0] !== 'set' || others.length > 0) continue
+    const counted = new Set([creation.id])
+    for (const id of edits) {
+      if (stepOf(state, id, path).deps.some((dep) => counted.has(dep))) counted.add(id)
+    }
+    for (const { id, op } of writes) {
+      const [action, field, value] = op
+      const isLonely = writes.filter((other) => other.op[1] === field).length === 1
+      if (action === 'set' && field !== '$' && isLonely && counted.has(id))
+        assert.deepEqual(state.resource(path)?.fields.get(field), value, `${field} of ${path} survives`)
+    }
+  }
+}
+
 function targetOf(body: Envelope['body'] | undefined): string | undefined {
   return body?.type === 'revoke' ? body.target : undefined
 }
@@ -258,6 +343,7 @@ function namesOf({ body }: Envelope): readonly string[] {
   if (body.type === 'genesis') return []
   const own = [body.grant, ...body.prev]
   if (body.type === 'edit') return [...own, ...body.edits.flatMap(([, deps]) => deps)]
+  if (body.type === 'rootset') return [...own, ...body.keep]
   return body.type === 'revoke' ? [...own, ...body.keep, body.target.replace(/^grant\//, '')] : own
 }
 
@@ -272,7 +358,7 @@ const SHARE_AT_LEAST: Tally = {
   revokeGrant: 0.6,
   revokeKey: 0.6,
   revokeBare: 0.6,
-  revokeKeeping: 0.5,
+  revokeKeeping: 0.4,
   nestedRevoked: 0.2,
   revived: 0.05,
   coSigned: 0.25,
@@ -283,9 +369,15 @@ const SHARE_AT_LEAST: Tally = {
   voidInChain: 0.4,
   voidGrant: 0.2,
   robot: 0.3,
+  rotated: 0.1,
+  superseded: 0.1,
+  rootsetKept: 0.1,
+  contested: 0.01,
+  overQuota: 0.05,
+  answered: 0.2,
 }
 /** Which classes a history holds. @throws AssertionError when it is not a history worth checking at all. */
-export function classify(history: GeneratedHistory, view: OracleView): Set<HistoryClass> {
+export function classify(history: GeneratedHistory, { view, wasAnswered, excess }: Checked): Set<HistoryClass> {
   const { envelopes } = history
   const byId = new Map(envelopes.map((envelope) => [envelope.id, envelope]))
   const isAccepted = (id: string): boolean => view.accepted.has(id)
@@ -299,6 +391,8 @@ export function classify(history: GeneratedHistory, view: OracleView): Set<Histo
     if (holds) found.add(name)
   }
   const places = envelopes.flatMap(({ body }) => (body.type === 'genesis' ? [] : [`${body.ws} ${body.by} ${body.n}`]))
+  note('overQuota', excess > 0)
+  note('answered', wasAnswered)
   note('fork', new Set(places).size < places.length)
   note('coSigned', history.parts.length > envelopes.length)
   note(
@@ -309,6 +403,31 @@ export function classify(history: GeneratedHistory, view: OracleView): Set<Histo
     'robot',
     edits.some((edit) => isAccepted(edit.id) && roleOf(byId, edit) === 'robot'),
   )
+  const rootsets = envelopes.filter((envelope): envelope is Envelope<RootsetBody> => envelope.body.type === 'rootset')
+  for (const { id, body } of rootsets) {
+    if (!isAccepted(id)) {
+      const rivals = rootsets.filter((other) => isAccepted(other.id) && other.id !== body.grant)
+      note(
+        'contested',
+        isAccepted(body.grant) && rivals.some((other) => other.body.grant === grantIn(byId, body.grant)),
+      )
+      continue
+    }
+    const under = envelopes.filter(({ body: other }) => other.type !== 'genesis' && other.grant === body.grant)
+    const others = under.filter(({ body: other }) => other.type !== 'rootset')
+    note(
+      'superseded',
+      others.some((envelope) => !isAccepted(envelope.id)),
+    )
+    note(
+      'rootsetKept',
+      others.some((envelope) => isAccepted(envelope.id)),
+    )
+    note(
+      'rotated',
+      envelopes.some((envelope) => grantIn(byId, envelope.id) === id && isAccepted(envelope.id)),
+    )
+  }
   for (const { id, body } of envelopes) {
     if (body.type === 'grant') note('voidGrant', !isAccepted(id))
     if (body.type !== 'revoke') continue
@@ -344,6 +463,11 @@ export function classify(history: GeneratedHistory, view: OracleView): Set<Histo
     )
   }
   return found
+}
+
+function grantIn(byId: ReadonlyMap<string, Envelope>, id: string): string | undefined {
+  const body = byId.get(id)?.body
+  return body === undefined || body.type === 'genesis' ? undefined : body.grant
 }
 
 function roleOf(byId: ReadonlyMap<string, Envelope>, edit: Envelope<EditBody>): string | undefined {

@@ -8,7 +8,7 @@ import { canonical, sha256 } from '../../src/core/canonical.ts'
 import type { ResourceState } from '../../src/core/document.ts'
 import type { Value } from '../../src/core/envelope.ts'
 import { fieldsOf, parseDocument, pathOf } from '../../src/core/resources/index.ts'
-import { slice, type SliceNode } from '../../src/core/slice.ts'
+import { slice, type Slice, type SliceNode } from '../../src/core/slice.ts'
 import type { HostLayout } from '../../src/nginx/rendering/host-layout.ts'
 import { assemble, render, type RenderInput } from '../../src/nginx/rendering/render.ts'
 import type { Capabilities } from '../../src/ports.ts'
@@ -32,7 +32,18 @@ export const EVERYWHERE: SliceNode = { zones: ['eu', 'us'], workspaces: ['*'], l
 export function stateOf(path: string, fields: ReadonlyMap<string, Value>, at = 1): ResourceState {
   const hash = sha256(canonical([path, [...fields]]))
   const created = { at, edit: sha256(`${path} ${at}`), by: 'f'.repeat(64) }
-  return { path, exists: true, fields, conflicts: new Map(), lost: [], excessive: [], heads: [], created, hash }
+  return {
+    path,
+    exists: true,
+    fields,
+    writers: new Map(),
+    conflicts: new Map(),
+    lost: [],
+    excessive: [],
+    heads: [],
+    created,
+    hash,
+  }
 }
 
 /** States of the documents in a YAML text, each created one millisecond after the one before. */
@@ -43,6 +54,11 @@ export function statesOf(yaml: string): ResourceState[] {
   })
 }
 
+/** The slice where no grant limits anything. */
+export function sliceOf(states: readonly ResourceState[], node: SliceNode = EVERYWHERE): Slice {
+  return slice(states, node, () => undefined)
+}
+
 /** Slice, rendering and generation of the resources. */
 export function renderStates(
   states: readonly ResourceState[],
@@ -50,7 +66,7 @@ export function renderStates(
 ) {
   const { node = EVERYWHERE, ...rest } = changes
   const input: RenderInput = {
-    slice: slice(states, node),
+    slice: sliceOf(states, node),
     capabilities: DEBIAN_12,
     host: LAYOUT,
     addresses: new Map(),

@@ -5,7 +5,7 @@
 
 import { describe, expect, test } from 'vitest'
 import { sha256 } from '../../src/core/canonical.ts'
-import { sitesKey, slice as sliceOf, type Slice } from '../../src/core/slice.ts'
+import { sitesKey, type Slice } from '../../src/core/slice.ts'
 import { MeshError } from '../../src/errors.ts'
 import { Addresses, type Lookup } from '../../src/nginx/applying/addresses.ts'
 import type { Generation } from '../../src/nginx/applying/generation.ts'
@@ -15,7 +15,7 @@ import type { Unit } from '../../src/nginx/rendering/unit.ts'
 import { dueAt, Reconciler, type ApplierPort, type Receipt, type ReconcilerOptions } from '../../src/reconciler.ts'
 import { FakeNginx } from '../support/fake-nginx.ts'
 import { site } from '../support/nginx-host.ts'
-import { LAYOUT, statesOf } from '../support/resources.ts'
+import { LAYOUT, sliceOf, statesOf } from '../support/resources.ts'
 import { silentLog } from '../support/silent-log.ts'
 import { VirtualClock } from '../support/virtual-clock.ts'
 

@@ -51,10 +51,20 @@ const GRANT: Loose = {
 }
 const REVOKE: Loose = { ...common, type: 'revoke', target: `grant/${id}`, keep: [] }
 const GENESIS: Loose = { v: 1, type: 'genesis', name: 'home', roots: [root.publicKey], threshold: 1, next: '', at: 1 }
+const ROOTSET: Loose = {
+  ...common,
+  type: 'rootset',
+  ws: '*',
+  roots: [owner.publicKey, root.publicKey].toSorted(),
+  threshold: 1,
+  next: '',
+  keep: [],
+}
 const BODIES = [
   ['edit', EDIT],
   ['grant', GRANT],
   ['revoke', REVOKE],
+  ['rootset', ROOTSET],
   ['genesis', GENESIS],
 ] as const
 
@@ -121,6 +131,7 @@ describe('each field', () => {
     edit: ['subject', 'role', 'target', 'keep', 'edits2'],
     grant: ['edits', 'target', 'keep', 'rank'],
     revoke: ['edits', 'subject', 'zones'],
+    rootset: ['edits', 'target', 'name'],
     genesis: ['mesh', 'by', 'n', 'ws'],
   }
   for (const [type, body] of BODIES) {
@@ -151,7 +162,7 @@ describe('each field', () => {
 
   test.each<[string, Loose, string]>([
     ['an unknown version', { ...EDIT, v: 2 }, 'v'],
-    ['an unknown type', { ...EDIT, type: 'rootset' }, 'type'],
+    ['an unknown type', { ...EDIT, type: 'checkpoint' }, 'type'],
     ['a type of the prototype', { ...EDIT, type: 'toString' }, 'type'],
     ['an edit of all workspaces', { ...EDIT, ws: '*' }, 'ws'],
     ['n 0', { ...EDIT, n: 0 }, 'n'],
@@ -177,6 +188,9 @@ describe('each field', () => {
     ['a target with more', { ...REVOKE, target: `grant/${id}/x` }, 'target'],
     ['a keep that is no id', { ...REVOKE, keep: ['x'] }, 'keep[0]'],
     ['a threshold above the roots', { ...GENESIS, threshold: 2 }, 'threshold'],
+    ['a threshold above the roots that follow', { ...ROOTSET, threshold: 3 }, 'threshold'],
+    ['a root set of one workspace', { ...ROOTSET, ws: 'default' }, 'ws'],
+    ['a root set that others signed', { ...ROOTSET, roots: [owner.publicKey] }, 'sigs'],
     ['no roots', { ...GENESIS, roots: [] }, 'roots'],
     ['no edits', { ...EDIT, edits: [] }, 'edits'],
     ['an edit in two parts', { ...EDIT, edits: [['default/eu/site/a', []]] }, 'edits[0]'],

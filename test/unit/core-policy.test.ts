@@ -1,6 +1,15 @@
 import { describe, expect, test } from 'vitest'
 import { admit } from '../../src/core/admission.ts'
-import { ROLES, type EditBody, type Envelope, type GrantBody, type Op, type Role } from '../../src/core/envelope.ts'
+import {
+  ROLES,
+  rootSetHash,
+  type EditBody,
+  type Envelope,
+  type GrantBody,
+  type KeyPair,
+  type Op,
+  type Role,
+} from '../../src/core/envelope.ts'
 import { RANKS, denial, type Denial } from '../../src/core/policy.ts'
 import { MeshState } from '../../src/core/state.ts'
 import { Scribe, keyOf } from '../support/histories.ts'
@@ -14,13 +23,15 @@ const ALL = { zones: ['*'], kinds: ['*'] }
 /** A mesh with an owner, an admin and an editor that the admin granted. */
 class Office {
   readonly scribe: Scribe
+  readonly root: KeyPair
   readonly state = new MeshState()
   readonly ownerGrant: Envelope<GrantBody>
   readonly adminGrant: Envelope<GrantBody>
   readonly editorGrant: Envelope<GrantBody>
 
-  constructor(scribe: Scribe = new Scribe()) {
+  constructor(scribe: Scribe = new Scribe(), rootKey: KeyPair = root) {
     this.scribe = scribe
+    this.root = rootKey
     this.add(scribe.genesis)
     this.ownerGrant = this.add(scribe.grant(this.asRoot(), owner.publicKey, 'owner', ALL))
     this.adminGrant = this.add(scribe.grant(this.asOwner(), admin.publicKey, 'admin', ALL))
@@ -45,7 +56,7 @@ class Office {
     )
   }
 
-  asRoot = (ws = '*') => ({ by: root, grant: this.scribe.mesh, ws })
+  asRoot = (ws = '*') => ({ by: this.root, grant: this.scribe.mesh, ws })
   asOwner = (ws = '*') => ({ by: owner, grant: this.ownerGrant.id, ws })
   asAdmin = (ws = '*') => ({ by: admin, grant: this.adminGrant.id, ws })
 
@@ -287,5 +298,66 @@ describe('roots', () => {
       ALL,
     )
     expect(admit(made, state.history)).toMatchObject({ outcome: 'refused' })
+  })
+
+  describe('that are replaced', () => {
+    const [first, second, third, thief] = ['set 1', 'set 2', 'set 3', 'thief'].map(keyOf) as [
+      KeyPair,
+      KeyPair,
+      KeyPair,
+      KeyPair,
+    ]
+    const hashOf = (key: KeyPair): string => rootSetHash([key.publicKey], 1)
+    const setOf = (key: KeyPair, next?: KeyPair) => ({
+      roots: [key.publicKey],
+      threshold: 1,
+      next: next === undefined ? '' : hashOf(next),
+    })
+    const start = () => {
+      const office = new Office(new Scribe({ roots: [first], next: hashOf(second) }), first)
+      const follow = (grant: string, by: KeyPair, next?: KeyPair, keep: readonly string[] = []) =>
+        office.add(office.scribe.rootset({ by, grant }, setOf(by, next), keep))
+      const grantAs = (by: KeyPair, grant: string, subject: KeyPair) =>
+        office.add(office.scribe.grant({ by, grant, ws: '*' }, subject.publicKey, 'owner', ALL))
+      return { office, follow, grantAs, mesh: office.scribe.mesh }
+    }
+
+    test('act no more, but for what is kept; their stolen keys cannot choose who follows', () => {
+      const { office, follow, grantAs, mesh } = start()
+      const stolen = grantAs(first, mesh, thief)
+      expect(office.verdict(stolen)).toBe('accepted')
+      expect(
+        admit(office.scribe.rootset({ by: thief, grant: mesh }, setOf(thief)), office.state.history),
+      ).toMatchObject({ outcome: 'refused' })
+      const set = follow(mesh, second, third, [office.ownerGrant.id])
+      expect(office.state.policy.rootSet()).toBe(set)
+      expect([office.ownerGrant, office.edit(), stolen].map((one) => office.verdict(one))).toEqual([
+        'accepted',
+        'accepted',
+        'superseded',
+      ])
+      expect(office.verdict(grantAs(first, mesh, keyOf('later')))).toBe('superseded')
+      expect(office.verdict(grantAs(second, set.id, keyOf('new owner')))).toBe('accepted')
+    })
+
+    test('are followed by none when the next one names two', () => {
+      const { office, follow, grantAs, mesh } = start()
+      const keep = [office.ownerGrant.id]
+      const set = follow(mesh, second, third, keep)
+      const last = follow(set.id, third)
+      expect(office.state.policy.rootSet()).toBe(last)
+      const rival = office.add(
+        office.scribe.rootset({ by: second, grant: mesh, prev: [], n: 1 }, setOf(second, thief), keep),
+      )
+      const usurper = follow(rival.id, thief)
+      expect([set, rival, last, usurper].map((one) => office.verdict(one))).toEqual([
+        'accepted',
+        'accepted',
+        'contested',
+        'contested',
+      ])
+      expect(office.verdict(grantAs(thief, usurper.id, thief))).toBe('grant_void')
+      expect(office.verdict(office.ownerGrant)).toBe('accepted')
+    })
   })
 })

@@ -6,7 +6,8 @@ import { chmodSync, mkdirSync, mkdtempSync, readFileSync, rmSync, statSync, writ
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, describe, expect, test } from 'vitest'
-import { createKeyFile, encryptionKeyFromSeed, loadKey, sealKeyFromSeed } from '../../src/adapters/identity.ts'
+import { createKeyFile, loadKey, sealKeyFromSeed } from '../../src/adapters/identity.ts'
+import { encryptionKey } from '../../src/core/secrets.ts'
 import { keyPairFromSeed, verifySignature } from '../../src/core/envelope.ts'
 import { MeshError } from '../../src/errors.ts'
 
@@ -199,8 +200,8 @@ test('derived keys depend on the seed alone, and differ from each other and from
   const { seed } = keyPairFromSeed(Buffer.from(SEED, 'hex'))
   expect(sealKeyFromSeed(seed)).toEqual(sealKeyFromSeed(Buffer.from(SEED, 'hex')))
   expect(sealKeyFromSeed(seed)).not.toEqual(sealKeyFromSeed(Buffer.alloc(32)))
-  expect(encryptionKeyFromSeed(seed)).toMatch(/^[0-9a-f]{64}$/)
+  expect(encryptionKey(seed).publicKey).toMatch(/^[0-9a-f]{64}$/)
   expect(
-    new Set([SEED, PUBLIC, Buffer.from(sealKeyFromSeed(seed)).toString('hex'), encryptionKeyFromSeed(seed)]).size,
+    new Set([SEED, PUBLIC, Buffer.from(sealKeyFromSeed(seed)).toString('hex'), encryptionKey(seed).publicKey]).size,
   ).toBe(4)
 })

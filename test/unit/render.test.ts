@@ -3,10 +3,18 @@ import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import { sha256 } from '../../src/core/canonical.ts'
 import { fieldsOf, parseDocument, pathOf } from '../../src/core/resources/index.ts'
-import { slice } from '../../src/core/slice.ts'
 import { DEFAULT_ANSWER, hostNamesOf, render } from '../../src/nginx/rendering/render.ts'
 import { resourceArbitrary } from '../support/arbitrary-resources.ts'
-import { DEBIAN_12, EVERYWHERE, LAYOUT, renderStates, renderYaml, stateOf, statesOf } from '../support/resources.ts'
+import {
+  DEBIAN_12,
+  EVERYWHERE,
+  LAYOUT,
+  renderStates,
+  renderYaml,
+  sliceOf,
+  stateOf,
+  statesOf,
+} from '../support/resources.ts'
 
 function site(name: string, spec: string, zone = '*'): string {
   return `
@@ -208,7 +216,7 @@ describe('upstreams', () => {
       upstream('u', "endpoints: { 'b.internal:80': {}, '10.0.0.1:80': {}, '[::1]:1': {} }"),
       upstream('v', "endpoints: { 'a.internal:1': {}, 'b.internal:2': {} }"),
     ]
-    expect(hostNamesOf(slice(statesOf(yaml.join('---')), EVERYWHERE))).toEqual(['a.internal', 'b.internal'])
+    expect(hostNamesOf(sliceOf(statesOf(yaml.join('---')), EVERYWHERE))).toEqual(['a.internal', 'b.internal'])
   })
 })
 
@@ -336,7 +344,7 @@ test('what did not change is not rendered again', () => {
     ),
   ).flat()
   const unitsOf = (list: typeof states) =>
-    render({ slice: slice(list, EVERYWHERE), capabilities: DEBIAN_12, host: LAYOUT, addresses: new Map() }).units
+    render({ slice: sliceOf(list, EVERYWHERE), capabilities: DEBIAN_12, host: LAYOUT, addresses: new Map() }).units
   const before = new Set(unitsOf(states))
   const after = unitsOf([...states.slice(1), ...statesOf(site('s0', 'hosts: [t0.example]'))])
   expect(after.filter((unit) => !before.has(unit)).map(({ path }) => path)).toEqual(['default/*/site/s0'])

@@ -1,8 +1,10 @@
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
-import type { Value } from '../../src/core/envelope.ts'
+import type { ResourceState } from '../../src/core/document.ts'
+import type { Envelope, GrantBody, Value } from '../../src/core/envelope.ts'
+import type { GrantOf } from '../../src/core/quota.ts'
 import { isSite, settingsOf, slice, type SliceNode } from '../../src/core/slice.ts'
-import { stateOf, statesOf } from '../support/resources.ts'
+import { sliceOf, stateOf, statesOf } from '../support/resources.ts'
 
 function site(name: string, { zone = '*', workspace = 'default', selector = '' } = {}): string {
   return `
@@ -25,7 +27,7 @@ spec: { ${spec} }
 const NODE: SliceNode = { zones: ['eu.west', 'cdn'], workspaces: ['*'], labels: { disk: 'ssd' } }
 
 function names(yaml: string, node: SliceNode = NODE): string[] {
-  return slice(statesOf(yaml), node).resources.map((resource) => resource.name.name)
+  return sliceOf(statesOf(yaml), node).resources.map((resource) => resource.name.name)
 }
 
 describe('which resources apply', () => {
@@ -53,7 +55,7 @@ describe('which resources apply', () => {
   })
   test('not one that was deleted', () => {
     const states = statesOf(site('a')).map((state) => ({ ...state, exists: false }))
-    expect(slice(states, NODE).resources).toEqual([])
+    expect(sliceOf(states, NODE).resources).toEqual([])
   })
 })
 
@@ -65,7 +67,7 @@ test('a merged state that lost a required field is a problem of that resource al
       ['routes/x/order', 3],
     ]),
   )
-  const { resources, problems } = slice([...statesOf(site('a')), broken], NODE)
+  const { resources, problems } = sliceOf([...statesOf(site('a')), broken], NODE)
   expect(resources.map(({ path }) => path)).toEqual(['default/*/site/a'])
   expect(problems).toEqual([
     {
@@ -83,7 +85,7 @@ test('a kind of a newer version, settings of another name or workspace: each a p
     stateOf('default/*/zonesettings/other', new Map()),
     ...statesOf(settings('*', 'reload: { quietMs: 1 }', 'shop')),
   ]
-  const result = slice(states, NODE)
+  const result = sliceOf(states, NODE)
   expect(result.resources).toEqual([])
   expect(result.problems.map(({ path, code }) => [path, code])).toEqual([
     ['default/*/wormhole/a', 'unsupported'],
@@ -93,7 +95,10 @@ test('a kind of a newer version, settings of another name or workspace: each a p
 })
 
 test('defaults are filled in', () => {
-  const [resource] = slice(statesOf(`${site('a')}  routes: { r: { path: /, proxy: { upstream: x } } }`), NODE).resources
+  const [resource] = sliceOf(
+    statesOf(`${site('a')}  routes: { r: { path: /, proxy: { upstream: x } } }`),
+    NODE,
+  ).resources
   expect(resource !== undefined && isSite(resource) && resource.spec.routes['r']).toMatchObject({
     match: 'prefix',
     action: 'proxy',
@@ -108,7 +113,7 @@ describe('target', () => {
     site('c', { zone: 'us' }),
     site('d', { selector: 'disk: none' }),
   ].join('---')
-  const target = (text: string) => slice(statesOf(text), NODE).target
+  const target = (text: string) => sliceOf(statesOf(text), NODE).target
 
   test('covers every resource of the zones, selected or broken or not, and no other', () => {
     expect(target(yaml.replace('c.example', 'x.example'))).toBe(target(yaml))
@@ -118,20 +123,20 @@ describe('target', () => {
 
   test('property: order does not matter', () => {
     const states = statesOf(yaml)
-    const expected = slice(states, NODE)
+    const expected = sliceOf(states, NODE)
     fc.assert(
       fc.property(fc.shuffledSubarray(states, { minLength: states.length }), (shuffled) => {
-        expect(slice(shuffled, NODE)).toEqual(expected)
+        expect(sliceOf(shuffled, NODE)).toEqual(expected)
       }),
     )
   })
 })
 
 describe('zone settings', () => {
-  const of = (...documents: string[]) => settingsOf(slice(statesOf(documents.join('---')), NODE))
+  const of = (...documents: string[]) => settingsOf(sliceOf(statesOf(documents.join('---')), NODE))
 
   test('have defaults', () => {
-    expect(settingsOf(slice([], NODE))).toMatchObject({
+    expect(settingsOf(sliceOf([], NODE))).toMatchObject({
       quietMs: 300,
       maxWaitMs: 5000,
       workerShutdownTimeout: undefined,
@@ -151,5 +156,65 @@ describe('zone settings', () => {
       maxBodySize: '2m',
       readTimeout: '9s',
     })
+  })
+})
+
+describe('what grants limit', () => {
+  const yaml = [
+    site('a'),
+    site('b'),
+    `${site('c').replace('[c.example]', '[c.example, shop.example, x.shop.example, other.example]')}`,
+  ].join('---')
+  const grant = (more: Partial<GrantBody>): Envelope<GrantBody> =>
+    ({ id: 'f'.repeat(64), body: { type: 'grant', role: 'editor', ...more } }) as unknown as Envelope<GrantBody>
+  const hostsOf = (states: readonly ResourceState[], granted: Envelope<GrantBody>) => {
+    const { resources, problems } = slice(states, NODE, () => granted)
+    return [
+      resources.filter(isSite).map(({ name, spec }) => [name.name, ...spec.hosts]),
+      problems.map(({ path, code, message }) => [path, code, message]),
+    ]
+  }
+
+  test('hosts outside the grant of who wrote them are left out, and said', () => {
+    expect(hostsOf(statesOf(yaml), grant({ hosts: ['*.shop.example', 'a.example', 'c.example'] }))).toEqual([
+      [['a', 'a.example'], ['b'], ['c', 'c.example', 'x.shop.example']],
+      [
+        ['default/*/site/b', 'host_not_granted', 'whoever wrote b.example may not claim it'],
+        ['default/*/site/c', 'host_not_granted', 'whoever wrote other.example, shop.example may not claim them'],
+      ],
+    ])
+  })
+
+  test('a host is granted to the one who wrote it, not to who made the site', () => {
+    const [state] = statesOf(site('a')) as [ResourceState]
+    const written = (edit: string): ResourceState => ({ ...state, writers: new Map([['hosts/a.example', edit]]) })
+    const grants: GrantOf = (edit) => grant({ hosts: [edit === 'hers' ? 'a.example' : 'his.example'] })
+    expect(slice([written('his')], NODE, grants).problems).toMatchObject([{ code: 'host_not_granted' }])
+    expect(slice([written('hers')], NODE, grants).problems).toEqual([])
+    const write = (edit: string) => ({ field: 'hosts/a.example', value: true, edit, by: '' })
+    const both = new Map([['hosts/a.example', [write('his'), write('hers')]]])
+    expect(slice([{ ...written('his'), conflicts: both }], NODE, grants).problems).toEqual([])
+  })
+
+  test.each<[string, GrantBody['quota'] & {}, string[]]>([
+    ['resources', { resources: 2 }, ['c']],
+    ['fields', { fields: 2 }, ['c']],
+    ['bytes', { bytes: 90 }, ['b', 'c']],
+    ['none', {}, []],
+    ['nothing', { resources: 0 }, ['a', 'b', 'c']],
+  ])('a quota of %s keeps the oldest', (_, quota, left) => {
+    const { resources, problems } = slice(statesOf(yaml).toReversed(), NODE, () => grant({ quota }))
+    expect(problems.map(({ path, code }) => [path, code])).toEqual(
+      left.map((name) => [`default/*/site/${name}`, 'quota']),
+    )
+    expect(resources).toHaveLength(3 - left.length)
+  })
+
+  test('a quota counts resources of every zone, and a smaller one may fit where a larger did not', () => {
+    const large = site('big').replace('[big.example]', '[a.example, b.example, c.example]')
+    const states = statesOf([site('far', { zone: 'us' }), large, site('small')].join('---'))
+    const { resources, problems } = slice(states, NODE, () => grant({ quota: { fields: 2 } }))
+    expect(resources.map(({ name }) => name.name)).toEqual(['small'])
+    expect(problems).toMatchObject([{ path: 'default/*/site/big', message: expect.stringContaining('2 fields') }])
   })
 })

@@ -34,15 +34,17 @@ export interface SelectInput {
 export const NOT_TRIED = 'not tried yet: some of the changes made with it failed, and it is still being found out which'
 
 /** These take something away on purpose, so that serving the last good text would defeat them. */
-const WITHDRAWN: ReadonlySet<Problem['code']> = new Set(['clash', 'host_not_granted'])
+const WITHDRAWN: ReadonlySet<Problem['code']> = new Set(['clash', 'quota', 'host_not_granted'])
 
 export function selectUnits({ units, problems, lastGood, refusal }: SelectInput): Selection {
   const desired = new Map(units.map((unit) => [unit.path, unit]))
   const chosen = new Map<string, Unit>()
   const reasons = new Map<string, string>()
+  const isWithdrawn = ({ path, code }: Problem): boolean => WITHDRAWN.has(code) && !desired.has(path)
+  const withdrawn = new Set(problems.filter(isWithdrawn).map(({ path }) => path))
 
   const fallBack = (path: string) => {
-    const unit = lastGood.get(path)
+    const unit = withdrawn.has(path) ? undefined : lastGood.get(path)
     if (unit === undefined || chosen.get(path) === unit || refusal(unit.digest) !== undefined) chosen.delete(path)
     else chosen.set(path, unit)
   }
@@ -56,10 +58,7 @@ export function selectUnits({ units, problems, lastGood, refusal }: SelectInput)
       fallBack(unit.path)
     }
   }
-  const withdrawn = new Set(problems.filter(({ code }) => WITHDRAWN.has(code)).map(({ path }) => path))
-  for (const { path } of problems) {
-    if (!desired.has(path) && !withdrawn.has(path)) fallBack(path)
-  }
+  for (const { path } of problems) if (!desired.has(path)) fallBack(path)
   dropClaimed(chosen, desired)
 
   // Leaving one out may take away what another needs; each round removes or replaces at least one, so it ends.
