@@ -3,7 +3,7 @@
  * any node. A pure function of the accepted state, so every node leaves out the same. Called by slice.ts.
  */
 
-import { canonical, type Json } from './canonical.ts'
+import { canonical } from './canonical.ts'
 import type { ResourceState } from './document.ts'
 import type { Envelope, GrantBody } from './envelope.ts'
 
@@ -43,7 +43,7 @@ function* excessOf({ id, body }: Envelope<GrantBody>, states: readonly ResourceS
 }
 
 function costOf({ path, fields }: ResourceState): Record<Measure, number> {
-  const json = canonical([path, [...fields]] as unknown as Json)
+  const json = canonical([path, [...fields]])
   return { resources: 1, fields: fields.size, bytes: Buffer.byteLength(json) }
 }
 

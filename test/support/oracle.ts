@@ -62,12 +62,11 @@ export function judge(envelopes: readonly Envelope[]): OracleView {
   const isSignedBy = (envelope: Envelope, { roots, threshold }: GenesisBody | RootsetBody): boolean =>
     roots.filter((root) => Object.hasOwn(envelope.sigs, root)).length >= threshold
   // Generation after generation: whether one may be followed is known when all of its own are judged.
+  const grantIn = (id: string): string | undefined => rootsets.find((one) => one.id === id)?.body.grant
   for (let generation = [genesis.id]; generation.length > 0;) {
     const words = (id: string): Set<string> =>
       new Set(
-        rootsets
-          .filter((one) => accepted.has(one.id) && one.body.grant === (byId.get(id)?.body as RootsetBody).grant)
-          .map((one) => one.body.next),
+        rootsets.filter((one) => accepted.has(one.id) && one.body.grant === grantIn(id)).map((one) => one.body.next),
       )
     const mayBeFollowed = generation.filter((id) => id === genesis.id || words(id).size === 1)
     generation = rootsets

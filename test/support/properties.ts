@@ -71,7 +71,7 @@ export function outcome(state: MeshState): unknown {
   return {
     hash: state.hash(),
     resources: [...state.history.resourcePaths()].toSorted().map((path) => state.resource(path)),
-    excess: [...overQuota(state.resources(), (edit) => state.grantOf(edit))].toSorted(),
+    excess: [...overQuota(state.resources(), (edit) => state.grantOf(edit))].toSorted(([a], [b]) => (a < b ? -1 : 1)),
     verdicts: state.history.order.toSorted().map((id) => [id, state.policy.verdict(state.history.get(id) as Envelope)]),
     forks: [...state.history.chains()]
       .map(({ workspace, author, heads, forks, highestN }) => ({ workspace, author, heads, forks, highestN }))

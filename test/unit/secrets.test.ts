@@ -83,7 +83,7 @@ describe('a secret', () => {
       const value = fields.get(field) as string | string[]
       const change = (text: string): string => (text.startsWith('A') ? 'B' : 'A') + text.slice(1)
       const changed = typeof value === 'string' ? change(value) : [value[0] as string, change(value[1] as string)]
-      expect(() => opened(new Map([...fields, [field, changed]]), ana)).toThrow()
+      expect(() => opened(new Map([...fields, [field, changed]]), ana)).toThrow(/was not sealed|is not an X25519/)
     }
     expect(() => opened(new Map([...fields, ['sealed', 'x']]), ana)).toThrow('was not sealed')
     expect(() => opened(new Map([...fields, ['sealed', ['ff', 'x']]]), ana)).toThrow('was not sealed')

@@ -163,7 +163,7 @@ describe('what grants limit', () => {
   const yaml = [
     site('a'),
     site('b'),
-    `${site('c').replace('[c.example]', '[c.example, shop.example, x.shop.example, other.example]')}`,
+    site('c').replace('[c.example]', '[c.example, shop.example, x.shop.example, other.example]'),
   ].join('---')
   const grant = (more: Partial<GrantBody>): Envelope<GrantBody> =>
     ({ id: 'f'.repeat(64), body: { type: 'grant', role: 'editor', ...more } }) as unknown as Envelope<GrantBody>

@@ -77,10 +77,14 @@ describe('a token', () => {
   test('that was changed anywhere is refused', () => {
     const token = signToken(ana, MESH, NOW, 60)
     fc.assert(
-      fc.property(fc.nat({ max: token.length - 1 }), fc.constantFrom(...'aA0_-.='), (index, letter) => {
-        fc.pre(token[index] !== letter)
-        expect(faultOf(token.slice(0, index) + letter + token.slice(index + 1))).not.toBe('none')
-      }),
+      fc.property(
+        fc.nat({ max: token.length - 1 }),
+        fc.constantFrom('a', 'A', '0', '_', '-', '.', '='),
+        (index, letter) => {
+          fc.pre(token[index] !== letter)
+          expect(faultOf(token.slice(0, index) + letter + token.slice(index + 1))).not.toBe('none')
+        },
+      ),
     )
   })
 })
