@@ -127,6 +127,13 @@ const nginxSchema = z.strictObject({
     .describe('Whether nginx stops with the node. false keeps sites served while the node restarts or is upgraded.'),
 })
 
+const httpTlsSchema = z.strictObject({
+  cert: path()
+    .default('')
+    .describe('Certificate chain (PEM) with which the API speaks HTTPS. Read at start. Empty: plain HTTP.'),
+  key: path().default('').describe('The private key of that certificate (PEM).'),
+})
+
 /** Every setting, in the order of help and docs. */
 export const CONFIG_SCHEMA = z.strictObject({
   bind_address: address()
@@ -136,9 +143,14 @@ export const CONFIG_SCHEMA = z.strictObject({
   http_bind_address: address()
     .default('127.0.0.1')
     .describe(
-      'The address of the API, /health and /metrics. Until there are tokens, callers from beyond loopback get /health and /metrics alone.',
+      'The address of the API, /health and /metrics. All but those two answer only with a token by a granted key; beyond loopback set http_tls, or a token can be read on the way.',
     ),
   http_bind_port: port().default(3000).describe('The port of the API. 0: any free one.'),
+  http_open_metrics: z
+    .boolean()
+    .default(true)
+    .describe('Whether /metrics answers without a token. false: who scrapes needs the token of a reader, too.'),
+  http_tls: httpTlsSchema.prefault({}).describe('TLS for the API.'),
   network_id: text(64)
     .regex(/^[A-Za-z0-9._-]+$/, 'letters, digits, dots, dashes and underscores')
     .default('default')

@@ -24,8 +24,8 @@ import { MeshError } from './errors.ts'
 const FILE_BYTES_MAX = 1024 * 1024
 /** Uses of one YAML anchor, which could otherwise multiply a small file. */
 const ALIASES_MAX = 10
-/** Variables that meshctl (API, KEY) and the set-up (SETUP) read, which a shared shell profile may set for the daemon too. */
-const ENV_OF_OTHERS: readonly string[] = ['NXMESH_API', 'NXMESH_KEY', 'NXMESH_SETUP']
+/** Variables that meshctl (API, CA, FINGERPRINT, KEY) and the set-up (SETUP) read, which a shared shell profile may set for the daemon too. */
+const ENV_OF_OTHERS: readonly string[] = ['NXMESH_API', 'NXMESH_CA', 'NXMESH_FINGERPRINT', 'NXMESH_KEY', 'NXMESH_SETUP']
 /** Kubernetes tells every pod of a service called nxmesh in variables of this form (NXMESH_PORT=tcp://10.0.0.1:9102). */
 const SERVICE_LINK = /_SERVICE_(HOST|PORT)|_PORT_\d+_(TCP|UDP)|=(tcp|udp):\/\//
 
@@ -178,6 +178,14 @@ function crossChecks(settings: Values): Problem[] {
       field: 'mesh.zones',
       message: 'mesh.zone and mesh.zones are both set',
       hint: 'Put all zones into mesh.zones.',
+    })
+  }
+  const { cert, key } = settings.http_tls
+  if ((cert === '') !== (key === '')) {
+    problems.push({
+      field: cert === '' ? 'http_tls.cert' : 'http_tls.key',
+      message: 'http_tls needs both cert and key',
+      hint: 'Name both files, or neither for plain HTTP.',
     })
   }
   const ports = [

@@ -22,6 +22,7 @@ export const ERROR_CODES = {
   resource_invalid: { http: 422, exit: 3, retryable: false },
   envelope_invalid: { http: 400, exit: 3, retryable: false },
   too_large: { http: 413, exit: 3, retryable: false },
+  unauthenticated: { http: 401, exit: 4, retryable: false },
   denied: { http: 403, exit: 4, retryable: false },
   not_found: { http: 404, exit: 5, retryable: false },
   method_not_allowed: { http: 405, exit: 2, retryable: false },

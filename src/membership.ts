@@ -5,6 +5,7 @@
 
 import type { Envelope, GrantBody } from './core/envelope.ts'
 import { zoneCovers } from './core/names.ts'
+import { RANKS } from './core/policy.ts'
 import type { MeshState } from './core/state.ts'
 import type { KnownPeer, PeerKey } from './ports.ts'
 
@@ -38,6 +39,19 @@ export class Membership {
   allows(peer: PeerKey): boolean {
     if (this.#nodeGrants(peer).length > 0) return true
     return this.isListed(peer) && !this.#options.state.policy.isRevokedNode(peer)
+  }
+
+  /** What a key is as a node, whatever the configuration lists. */
+  standingOf(key: PeerKey): 'node' | 'revoked' | 'unknown' {
+    if (this.#nodeGrants(key).length > 0) return 'node'
+    return this.#options.state.policy.isRevokedNode(key) ? 'revoked' : 'unknown'
+  }
+
+  /** Whether a key may make nodes somewhere, so that its tickets are heard and its denials followed. */
+  mayGrantNodes(key: string): boolean {
+    const { policy } = this.#options.state
+    if (policy.rootSet()?.body.roots.includes(key) === true) return true
+    return policy.activeGrants(key).some(({ body }) => RANKS[body.role] >= RANKS.admin)
   }
 
   isListed(peer: PeerKey): boolean {

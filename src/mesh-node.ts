@@ -4,14 +4,20 @@
  * told to stop. Without a configuration it runs a mesh of one in ./data. Only the two entries touch `process`.
  */
 
+import { existsSync } from 'node:fs'
 import { readFile } from 'node:fs/promises'
 import { parseArgs } from 'node:util'
-import { loadKey } from './adapters/identity.ts'
+import { systemClock } from './adapters/clock.ts'
+import { createKeyFile, loadKey } from './adapters/identity.ts'
+import { visitPeer } from './adapters/network.ts'
 import { describeConfig } from './config-schema.ts'
 import { loadConfig, type Config } from './config.ts'
 import { wireFromJson } from './core/codec.ts'
-import type { WireEnvelope } from './core/envelope.ts'
+import type { KeyPair, WireEnvelope } from './core/envelope.ts'
+import { parseTicket } from './core/ticket.ts'
 import { asMeshError, ERROR_CODES, MeshError } from './errors.ts'
+import { checkJoinConfig, writeJoinConfig } from './join-config.ts'
+import { untilLetIn } from './joiner.ts'
 import { createLog } from './log.ts'
 import { MeshNode } from './node.ts'
 import { quickstart, type Quickstart } from './quickstart.ts'
@@ -20,6 +26,8 @@ import { VERSION } from './version.ts'
 const USAGE = `mesh-node ${VERSION}: one node of an nginx fleet that needs no master
 
   mesh-node -c config.yaml [-k KEY_FILE] [-l LEVEL] [--SETTING=VALUE ...]
+  mesh-node join TICKET [-c config.yaml] [-k KEY_FILE] [--SETTING=VALUE ...]
+                                     ask to be let into the mesh of a ticket, then run
   mesh-node check -c config.yaml     check the configuration and the key, start nothing
   mesh-node                          a mesh of one in ./data, to try things out
 
@@ -31,6 +39,8 @@ const USAGE = `mesh-node ${VERSION}: one node of an nginx fleet that needs no ma
 
 interface Arguments {
   readonly command: string | undefined
+  /** Of join. */
+  readonly ticket: string
   readonly configFile: string | undefined
   /** Settings by dotted name. */
   readonly flags: Record<string, string>
@@ -62,12 +72,16 @@ function parseArguments(argv: readonly string[]): Arguments {
     if (typeof value === 'string') flags[setting] = value
   }
   if (values.config === true) throw new MeshError('usage', '-c needs a file', { hint: 'See mesh-node --help.' })
-  const [command, ...extra] = positionals
-  if (extra.length > 0 || (command !== undefined && command !== 'check')) {
+  const [command, ...others] = positionals
+  const [ticket, ...extra] = command === 'join' ? others : [undefined, ...others]
+  if (extra.length > 0 || (command !== undefined && command !== 'check' && command !== 'join')) {
     throw new MeshError('usage', `unknown argument ${extra[0] ?? command}`, { hint: 'See mesh-node --help.' })
   }
+  if (command === 'join' && ticket === undefined) {
+    throw new MeshError('usage', 'join needs a ticket', { hint: 'Give the line that meshctl invite printed.' })
+  }
   const wants = values.help === true ? 'help' : values.version === true ? 'version' : 'run'
-  return { command, configFile: values.config as string | undefined, flags, wants }
+  return { command, ticket: ticket ?? '', configFile: values.config as string | undefined, flags, wants }
 }
 
 function help(): string {
@@ -116,14 +130,61 @@ function untilSignalled(): AbortSignal {
   return controller.signal
 }
 
+interface Joining {
+  readonly file: string
+  readonly config: Config
+  readonly key: KeyPair
+  readonly ticket: string
+}
+
+/** Configuration and key of a host that joins: made unless they are there. */
+async function prepareJoin(ticket: string, file: string, flags: Readonly<Record<string, string>>): Promise<Joining> {
+  const content = parseTicket(ticket)
+  const isNew = await writeJoinConfig(file, content, flags)
+  const config = loadConfig({ file, env: process.env, flags })
+  checkJoinConfig(file, config, content)
+  const hasKey = (process.env['PRIVATE_KEY'] ?? '') !== '' || existsSync(config.privateKeyPath)
+  const key = hasKey
+    ? await loadKey({ file: config.privateKeyPath, env: process.env })
+    : await createKeyFile(config.privateKeyPath)
+  const made = [...(isNew ? [file] : []), ...(hasKey ? [] : [config.privateKeyPath])]
+  if (made.length > 0) process.stdout.write(`made ${made.join(' and ')}\n`)
+  process.stdout.write(`this host’s key is ${key.publicKey}\n`)
+  return { file, config, key, ticket }
+}
+
+/** Resolves when the host was let in. */
+async function join({ file, config, key, ticket }: Joining, signal: AbortSignal): Promise<void> {
+  // Between two tries nothing else would keep this process.
+  const awake = setInterval(() => undefined, 60_000)
+  await untilLetIn({
+    ticket,
+    key,
+    zones: config.mesh.zones,
+    labels: config.mesh.labels,
+    version: VERSION,
+    visiting: (peer, abort) => visitPeer({ keySeed: key.seed, networkId: config.networkId }, peer, abort),
+    clock: systemClock,
+    random: Math.random,
+    signal,
+    notice: (text) => process.stdout.write(`${text}\n`),
+  }).finally(() => clearInterval(awake))
+  process.stdout.write(`this host was let in; from now on start it with: mesh-node -c ${file}\n`)
+}
+
 async function main(): Promise<void> {
-  const { command, configFile, flags, wants } = parseArguments(process.argv.slice(2))
+  const { command, ticket, configFile, flags, wants } = parseArguments(process.argv.slice(2))
   if (wants === 'help') return void process.stdout.write(help())
   if (wants === 'version') return void process.stdout.write(`${VERSION}\n`)
   if (command === 'check' && configFile === undefined) throw new MeshError('usage', 'check needs -c FILE')
 
-  const quick = configFile === undefined ? await quickstartWith(flags) : undefined
-  const config = loadConfig({ file: configFile ?? quick?.configFile, env: process.env, flags })
+  const stopped = untilSignalled()
+  const joining = command === 'join' ? await prepareJoin(ticket, configFile ?? 'config.yaml', flags) : undefined
+  if (joining !== undefined) await join(joining, stopped)
+
+  const quick = configFile === undefined && joining === undefined ? await quickstartWith(flags) : undefined
+  const file = configFile ?? joining?.file ?? quick?.configFile
+  const config = loadConfig({ file, env: process.env, flags })
   const publicKeys = config.nodes.map((node) => node.publicKey)
   const key = await loadKey({ file: config.privateKeyPath, env: process.env, publicKeys })
   const founding = await readFounding(config)
@@ -131,7 +192,6 @@ async function main(): Promise<void> {
     return void process.stdout.write(`${configFile} is valid; this node’s public key is ${key.publicKey}\n`)
 
   const log = createLog({ level: config.logLevel, format: config.logFormat, stream: process.stderr, now: Date.now })
-  const stopped = untilSignalled()
   const node = new MeshNode({ config, key, log, founding })
   await quick?.checkPorts(config)
   await node.start({ signal: stopped })

@@ -16,6 +16,7 @@ export const LABELS = {
     'link_down',
     'dial_failed',
     'connection_refused',
+    'guest_admitted',
     'gossip_accept',
     'gossip_ignore',
     'gossip_reject',

@@ -17,6 +17,7 @@ import type { Envelope, KeyPair, WireEnvelope } from './core/envelope.ts'
 import { slice, targetOf, type SliceNode } from './core/slice.ts'
 import { setGauges } from './gauges.ts'
 import { factsOf, healthOf, type Health } from './health.ts'
+import { JoinRequests } from './join.ts'
 import type { Log } from './log.ts'
 import { createMetrics, type Metrics } from './metrics.ts'
 import { Membership } from './membership.ts'
@@ -30,6 +31,7 @@ import type { Clock, Network, Random, Startable, Store } from './ports.ts'
 import { Reconciler, type Receipt } from './reconciler.ts'
 import { Replica } from './replica.ts'
 import { Settling } from './settling.ts'
+import { Standing } from './standing.ts'
 import { parseStatusPayload, type StatusRecord } from './status-record.ts'
 import { StatusTable, type OwnStatus } from './status.ts'
 import { Sync } from './sync.ts'
@@ -93,6 +95,8 @@ export class MeshNode implements Startable {
   readonly #founding: readonly WireEnvelope[]
   readonly #membership: Membership
   readonly #settling: Settling
+  readonly #joins: JoinRequests
+  readonly #standing: Standing
   readonly #reconciler: Reconciler | undefined
   readonly #api: ApiServer | undefined
   #nginx: LocalNginx | undefined
@@ -134,6 +138,22 @@ export class MeshNode implements Startable {
         this.#reconciler?.wake()
         this.#changed()
       },
+    })
+    this.#joins = new JoinRequests({
+      state: this.replica.state,
+      membership: this.#membership,
+      own: key.publicKey,
+      networkId: config.networkId,
+      clock,
+      log: log.child('join'),
+    })
+    this.#standing = new Standing({
+      network,
+      replica: this.replica,
+      clock,
+      log: log.child('join'),
+      peers: () => this.#membership.dialTargets(this.status.known()),
+      isRevoked: () => this.#membership.isRevoked,
     })
     this.status = new StatusTable({
       key,
@@ -334,6 +354,7 @@ export class MeshNode implements Startable {
       replica,
       status,
       membership: this.#membership,
+      joins: this.#joins,
       receipt: () => this.#receipt,
       health: () => this.health(),
       converged: () => this.isConverged(),
@@ -342,11 +363,14 @@ export class MeshNode implements Startable {
       clock: this.#adapters.clock,
       log: this.#log.child('api'),
       bindAddress: config.httpBindAddress,
+      openMetrics: config.httpOpenMetrics,
+      tls: config.httpTls.cert === '' ? undefined : config.httpTls,
       port: config.httpBindPort,
       socketPath: resolve(config.dataDir, 'api.sock'),
       info: () => ({
         key: this.#key.publicKey,
         version: VERSION,
+        networkId: config.networkId,
         name: this.#membership.nameOf(this.#key.publicKey),
         zones: this.#membership.zones(),
       }),
@@ -380,6 +404,7 @@ export class MeshNode implements Startable {
             ? await this.sync.onGossip(from, payload)
             : this.status.receive(parseStatusPayload(payload)),
         onRequest: (from, request) => this.sync.onRequest(from, request),
+        onGuest: (guest) => this.#joins.receive(guest),
         onConnected: (peer) => {
           this.#hasConnected = true
           this.status.found(peer)
@@ -485,6 +510,7 @@ export class MeshNode implements Startable {
   #scheduleTick(): void {
     this.#cancelTick = this.#adapters.clock.after(TICK_MS, () => {
       this.#dialPeers()
+      this.#standing.tick()
       void this.#lookAtDirectories()
       this.#scheduleTick()
     })

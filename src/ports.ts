@@ -88,6 +88,26 @@ export interface NetworkHandlers {
   onRequest(from: PeerKey, request: Uint8Array): Promise<Uint8Array>
   onConnected(peer: PeerKey): void
   onDisconnected(peer: PeerKey): void
+  /** Somebody whose key need not be admitted has come to ask; without this member guests are refused. */
+  onGuest?(guest: Guest): GuestTalk
+}
+
+/** Who has come, over a connection of its own that carries nothing but its questions. */
+export interface Guest {
+  /** Proven by the connection. */
+  readonly key: PeerKey
+  /** `host:port` it came from, for people. */
+  readonly address: string
+}
+
+/** Answers one question after the other of one guest; undefined ends the connection. Must not throw. */
+export type GuestTalk = (question: Uint8Array) => Promise<Uint8Array | undefined>
+
+/** The other end: a visit to a peer that need not admit this node's key. */
+export interface Visit {
+  /** @throws MeshError `unavailable` when the peer ended the connection, or `timeout`. */
+  ask(question: Uint8Array): Promise<Uint8Array>
+  close(): Promise<void>
 }
 
 export interface Network {
@@ -108,6 +128,8 @@ export interface Network {
   publish(channel: GossipChannel, payload: Uint8Array): Promise<number>
   /** @throws MeshError `unavailable`, `timeout` or `too_large`; the signal's reason when that aborts first. */
   request(peer: PeerKey, payload: Uint8Array, options?: { readonly signal?: AbortSignal }): Promise<Uint8Array>
+  /** Goes to a peer as a guest, over a connection that counts as none. @throws MeshError `unavailable`. */
+  visit(peer: KnownPeer, options?: { readonly signal?: AbortSignal }): Promise<Visit>
   /** Closes the connection with a peer, which `allows` is asked about before the next one. */
   disconnect(peer: PeerKey): Promise<void>
 }

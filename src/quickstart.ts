@@ -17,6 +17,7 @@ import { INIT_FILES } from './cli/keys.ts'
 import { run } from './cli/run.ts'
 import { sha256 } from './core/canonical.ts'
 import { isName } from './core/names.ts'
+import { encryptionKey } from './core/secrets.ts'
 import { MeshError } from './errors.ts'
 import type { Health } from './health.ts'
 import { allPids, listenersOn, titleOf, workingDirectoryOf } from './nginx/applying/proc.ts'
@@ -66,11 +67,11 @@ export async function quickstart(directory: string, key: KeySource): Promise<Qui
     configFile,
     checkPorts,
     async welcome({ config, node, signal, write }) {
-      const api = apiUrl(config.httpBindAddress, node.apiPort ?? config.httpBindPort)
+      const api = `unix:${resolve(config.dataDir, 'api.sock')}`
       const example = join(EXAMPLES, 'welcome.yaml')
       if (node.isUntouched) await meshctl(['apply', '-f', example, '--wait', '--api', api, '-k', ownerKey], signal)
       await untilServing(node, signal)
-      if (!signal.aborted) write(whatNext(config, directory, api, node))
+      if (!signal.aborted) write(whatNext(config, directory, node))
     },
   }
 }
@@ -93,11 +94,19 @@ async function found(directory: string, configFile: string, { file, env }: KeySo
   }
   const ownDirectory = await reachableDirectory(directory)
   if (!existsSync(mesh)) {
-    const { publicKey } = await loadKey({ file: keyFile, env })
+    const { publicKey, seed } = await loadKey({ file: keyFile, env })
     await clearOlderMesh(directory, ownDirectory ?? join(directory, 'nginx'))
     const host = hostname().split('.')[0]?.toLowerCase() ?? ''
     const draft = join(drafts, 'mesh')
-    await meshctl(['init', '--dir', draft, '--name', 'home', '--node', `${publicKey}=${isName(host) ? host : 'home'}`])
+    await meshctl([
+      'init',
+      '--dir',
+      draft,
+      '--name',
+      'home',
+      '--node',
+      `${publicKey}:${encryptionKey(seed).publicKey}=${isName(host) ? host : 'home'}`,
+    ])
     await rename(draft, mesh)
   }
   const config = {
@@ -225,16 +234,21 @@ async function untilServing(node: StartedNode, signal: AbortSignal): Promise<voi
 }
 
 /** The API as this machine reaches it. */
-function apiUrl(bindAddress: string, port: number): string {
+function apiUrl({ httpBindAddress: bindAddress, httpBindPort, httpTls }: Config, port = httpBindPort): string {
   const wildcards: Readonly<Record<string, string>> = { '0.0.0.0': '127.0.0.1', '::': '::1' }
   const address = wildcards[bindAddress] ?? bindAddress
-  return `http://${address.includes(':') ? `[${address}]` : address}:${port}`
+  return `${httpTls.cert === '' ? 'http' : 'https'}://${address.includes(':') ? `[${address}]` : address}:${port}`
 }
 
-function whatNext({ nginx }: Config, directory: string, api: string, node: StartedNode): string {
+function whatNext(config: Config, directory: string, node: StartedNode): string {
+  const { nginx, dataDir } = config
+  const api = apiUrl(config, node.apiPort)
   const site = `http://127.0.0.1:${nginx.defaultHttpPort}/`
   const key = resolve(directory, 'mesh', INIT_FILES.owner)
-  const options = directory === DEFAULT_DIRECTORY ? '' : ` --api ${api} -k ${shellWord(key)}`
+  const options =
+    directory === DEFAULT_DIRECTORY
+      ? ''
+      : ` --api ${shellWord(`unix:${resolve(dataDir, 'api.sock')}`)} -k ${shellWord(key)}`
   const { status, msg } = node.health()
   const trouble = status === 'Running' ? '' : `\nNot all is well (${status}): ${msg}\n`
   return `

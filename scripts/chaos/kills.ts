@@ -105,7 +105,7 @@ export class KillsRun {
     await this.fleet.start()
     this.#owner.edit([[SHARED, [], siteOps('shared', 'shared')]])
     const response = await (this.fleet.members[0] as Member).push(this.#owner.chain)
-    if (response.status !== 202) throw new Error(`the grants were refused: ${await response.text()}`)
+    if (response.status !== 202) throw new Error(`the grants were refused: ${response.text}`)
     await this.#recovered()
   }
 

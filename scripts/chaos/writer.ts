@@ -76,8 +76,8 @@ export class Writer {
       const envelopes = this.#chain.slice(-1 - ancestors)
       const response = await node.push(envelopes).catch(() => undefined)
       // It is down, or was killed before it could answer: whether it has stored the edit is not known, so it was not promised.
-      const text = await response?.text().catch(() => undefined)
-      if (response === undefined || text === undefined) return false
+      if (response === undefined) return false
+      const { text } = response
       if (response.status === 429 || response.status === 503) {
         await sleep(RATE_PAUSE_MS)
         return false

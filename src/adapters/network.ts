@@ -1,12 +1,12 @@
 /**
  * The network adapter: libp2p over TCP with Noise and yamux, behind the Network port. Admits connections, keeps links
  * with peers, spreads messages and bans who misbehaves. It never looks into a message; the owner of the port does.
- * Parts: network/host (libp2p), link (one connection), spread (push), gossip-router, dialler, conduct.
+ * Parts: network/host (libp2p), link (one connection), spread (push), gossip-router, dialler, conduct, guests, visit.
  */
 
 import { createHash } from 'node:crypto'
 import type { GossipSubComponents } from '@libp2p/gossipsub'
-import type { Connection, Libp2p, PeerId } from '@libp2p/interface'
+import type { Connection, Libp2p, PeerId, Stream } from '@libp2p/interface'
 import { keyPairFromSeed } from '../core/envelope.ts'
 import { MeshError } from '../errors.ts'
 import type { Log } from '../log.ts'
@@ -20,14 +20,17 @@ import {
   type NetworkHandlers,
   type PeerKey,
   type Random,
+  type Visit,
 } from '../ports.ts'
 import { hostPortOf, multiaddrOf, peerIdOf, peerKeyOf } from './network/addresses.ts'
 import { Conduct } from './network/conduct.ts'
 import { Dialler } from './network/dialler.ts'
 import { GossipRouter } from './network/gossip-router.ts'
-import { createHost, listenError } from './network/host.ts'
+import { Guests, hostOf } from './network/guests.ts'
+import { createHost, GUEST_MUXER, listenError } from './network/host.ts'
 import { Link } from './network/link.ts'
 import { Spread } from './network/spread.ts'
+import { visit } from './network/visit.ts'
 
 /** What happens on the network, for counters. A closed set. */
 export type NetworkEvent =
@@ -35,6 +38,7 @@ export type NetworkEvent =
   | 'link_down'
   | 'dial_failed'
   | 'connection_refused'
+  | 'guest_admitted'
   | 'gossip_accept'
   | 'gossip_ignore'
   | 'gossip_reject'
@@ -86,6 +90,7 @@ export class Libp2pNetwork implements Network {
   readonly #conduct: Conduct
   readonly #spread: Spread
   readonly #dialler: Dialler
+  readonly #guests: Guests
   /** Oldest first. */
   readonly #links = new Map<PeerKey, Link[]>()
   /** Peers that the owner was told are connected. */
@@ -99,7 +104,8 @@ export class Libp2pNetwork implements Network {
 
   constructor(options: Libp2pNetworkOptions) {
     this.#options = options
-    this.#prefix = `/nxmesh/${createHash('sha256').update(options.networkId).digest('hex').slice(0, 16)}`
+    this.#prefix = protocolPrefix(options.networkId)
+    this.#guests = new Guests(options.clock)
     this.#ownKey = keyPairFromSeed(options.keySeed).publicKey
     this.#conduct = new Conduct(options.clock, (peer, fault) => {
       this.#count('peer_banned')
@@ -180,6 +186,10 @@ export class Libp2pNetwork implements Network {
     return link.request(payload, options?.signal)
   }
 
+  visit(peer: KnownPeer, options?: { readonly signal?: AbortSignal }): Promise<Visit> {
+    return visitPeer(this.#options, peer, options?.signal)
+  }
+
   disconnect(peer: PeerKey): Promise<void> {
     for (const link of this.#linksOf(peer)) link.close('disconnected by this node')
     return Promise.resolve()
@@ -189,7 +199,7 @@ export class Libp2pNetwork implements Network {
 
   async #start(handlers: NetworkHandlers, signal?: AbortSignal): Promise<void> {
     signal?.throwIfAborted()
-    const libp2p = await createHost(this.#options, (peerId) => this.#refuses(handlers, peerId))
+    const libp2p = await createHost(this.#options, (peerId, isInbound) => this.#refuses(handlers, peerId, isInbound))
     const running: Running = {
       handlers,
       libp2p,
@@ -199,10 +209,19 @@ export class Libp2pNetwork implements Network {
     }
     this.#running = running
     libp2p.addEventListener('connection:open', (event) => void this.#onConnection(event.detail))
+    // It remembers each key that it has met; made up by the thousand they would add up. We never ask it.
+    libp2p.addEventListener('peer:disconnect', ({ detail }) => {
+      void libp2p.peerStore.delete(detail).catch(() => undefined)
+    })
     try {
-      await libp2p.handle(this.#requestProtocol, (stream, connection) => this.#linkOn(connection)?.accept(stream), {
-        maxInboundStreams: 2,
-      })
+      await libp2p.handle(
+        this.#requestProtocol,
+        (stream, connection) => this.#linkFor(stream, connection)?.accept(stream),
+        { maxInboundStreams: 2 },
+      )
+      await libp2p.handle(joinProtocol(this.#options.networkId), (stream, connection) =>
+        this.#guests.accept(stream, connection),
+      )
       await libp2p.start()
       if (this.#meshId !== undefined) await this.#enterMesh(running, this.#meshId)
       signal?.throwIfAborted()
@@ -222,6 +241,7 @@ export class Libp2pNetwork implements Network {
   async #teardown(running: Running): Promise<void> {
     running.cancelTick()
     this.#dialler.stop()
+    this.#guests.clear()
     for (const peer of this.#links.keys()) await this.disconnect(peer)
     await running.router?.stop()
     await running.libp2p.stop()
@@ -229,12 +249,19 @@ export class Libp2pNetwork implements Network {
     this.#running = undefined
   }
 
-  #refuses(handlers: NetworkHandlers, peerId: PeerId): boolean {
+  /** As soon as the key is proven. Whoever is no node may still turn out to be a guest, when its muxer is known. */
+  #refuses(handlers: NetworkHandlers, peerId: PeerId, isInbound: boolean): boolean {
     const peer = peerKeyOf(peerId)
     if (peer !== undefined && this.#admits(handlers, peer)) return false
-    this.#count('connection_refused')
-    this.#options.log?.debug('refused a connection', { peer: peer ?? peerId.toString() })
+    const mayBeGuest = isInbound && peer !== undefined && !this.#conduct.banned(peer) && !this.#guests.isFull
+    if (mayBeGuest && handlers.onGuest !== undefined) return false
+    this.#countRefusal(peer ?? peerId.toString())
     return true
+  }
+
+  #countRefusal(peer: string): void {
+    this.#count('connection_refused')
+    this.#options.log?.debug('refused a connection', { peer })
   }
 
   async #enterMesh(running: Running, meshId: string): Promise<void> {
@@ -245,7 +272,7 @@ export class Libp2pNetwork implements Network {
       await running.libp2p.handle(
         this.#pushProtocol(meshId),
         (stream, connection) => {
-          const link = this.#linkOn(connection)
+          const link = this.#linkFor(stream, connection)
           link?.acceptPush(stream)
           // The peer joined after we met: now it understands ours.
           if (link) void this.#openPush(link)
@@ -259,6 +286,7 @@ export class Libp2pNetwork implements Network {
       channels: gossip === 'push' ? ['status'] : ['status', 'edits'],
       judge: (channel, from, payload) => this.#judge(channel, from, payload),
       onBytes: (from, bytes) => void this.#withinRate(from, bytes),
+      admits: (stream, connection) => this.#linkFor(stream, connection) !== undefined,
     })
     await router.start()
     if (this.#running !== running) return router.stop()
@@ -307,6 +335,11 @@ export class Libp2pNetwork implements Network {
     const peer = peerKeyOf(connection.remotePeer)
     const running = this.#running
     if (peer === undefined || !running) return connection.abort(new Error('not admitted'))
+    if (connection.multiplexer === GUEST_MUXER) return this.#onGuest(running, connection, peer)
+    if (!this.#admits(running.handlers, peer)) {
+      this.#countRefusal(peer)
+      return connection.abort(new Error('not admitted'))
+    }
     const link = new Link(peer, connection, this.#options.clock, {
       admits: (bytes) => this.#withinRate(peer, bytes),
       onRequest: (request) => this.#answer(peer, request),
@@ -333,6 +366,15 @@ export class Libp2pNetwork implements Network {
     }
     running.router?.addPeer(connection)
     await this.#openPush(link)
+  }
+
+  #onGuest({ handlers }: Running, connection: Connection, peer: PeerKey): void {
+    const address = hostPortOf(connection.remoteAddr) ?? ''
+    const talk = connection.direction === 'inbound' ? handlers.onGuest?.({ key: peer, address }) : undefined
+    if (talk !== undefined && this.#guests.welcome(connection, hostOf(address), talk))
+      return this.#count('guest_admitted')
+    this.#countRefusal(peer)
+    connection.abort(new Error('no guests now'))
   }
 
   #onClosed(link: Link, reason: string, fault: boolean): void {
@@ -376,6 +418,16 @@ export class Libp2pNetwork implements Network {
   #linkOn(connection: Connection): Link | undefined {
     const peer = peerKeyOf(connection.remotePeer)
     return peer === undefined ? undefined : this.#linksOf(peer).find((link) => link.connection.id === connection.id)
+  }
+
+  /** The link that a stream belongs to. A guest that opens any but its own is dismissed; a stream without a link is reset. */
+  #linkFor(stream: Stream, connection: Connection): Link | undefined {
+    const link = this.#linkOn(connection)
+    if (link === undefined) {
+      stream.abort(new Error('not admitted'))
+      this.#guests.dismiss(connection)
+    }
+    return link
   }
 
   #readyLink(peer: PeerKey): Link | undefined {
@@ -449,6 +501,23 @@ export class Libp2pNetwork implements Network {
   #count(event: NetworkEvent): void {
     this.#options.count?.(event)
   }
+}
+
+function protocolPrefix(networkId: string): string {
+  return `/nxmesh/${createHash('sha256').update(networkId).digest('hex').slice(0, 16)}`
+}
+
+function joinProtocol(networkId: string): string {
+  return `${protocolPrefix(networkId)}/join/1`
+}
+
+/** Goes to a peer as a guest. @throws MeshError `unavailable`. */
+export function visitPeer(
+  { keySeed, networkId }: Pick<Libp2pNetworkOptions, 'keySeed' | 'networkId'>,
+  peer: KnownPeer,
+  signal?: AbortSignal,
+): Promise<Visit> {
+  return visit(keySeed, joinProtocol(networkId), peer, signal)
 }
 
 function checkSize(payload: Uint8Array): void {

@@ -1,63 +1,161 @@
 /**
- * Who may ask what, until there are tokens: the unix socket and loopback everything, others health and metrics only.
- * Pure decisions about one request; server.ts tells where the request came from. DESIGN: who may read.
+ * Who asks, and what they may read: over TCP whoever holds a token by a key that policy grants something, on the unix socket
+ * whoever may open it. Decides about one request at a time and answers nothing; server.ts tells where it came from.
  */
 
-import { BlockList, isIP } from 'node:net'
+import type { Body } from '../core/envelope.ts'
+import { parseResourcePath } from '../core/names.ts'
+import type { MeshState } from '../core/state.ts'
+import { checkToken } from '../core/token.ts'
 import { MeshError } from '../errors.ts'
+import type { Clock } from '../ports.ts'
+import { TokenBuckets } from '../token-buckets.ts'
 
 /** How a request came in. `address` is the caller's, of a TCP connection. */
 export type Origin =
   | { readonly transport: 'unix' }
   | { readonly transport: 'tcp'; readonly address: string | undefined }
 
-const LOOPBACK = new BlockList()
-LOOPBACK.addSubnet('127.0.0.0', 8, 'ipv4')
-LOOPBACK.addAddress('::1', 'ipv6')
+/** Requests over TCP, `/health` not counted: a full bucket, and what comes back each second. Beyond it 429. */
+export const ACCESS_LIMITS = {
+  address: { burst: 1000, perSecond: 100 },
+  key: { burst: 500, perSecond: 50 },
+} as const
 
-/** Paths that anyone who can connect may read: probes and scrapers come from elsewhere and by host name. */
-const OPEN_PATHS: ReadonlySet<string> = new Set(['/health', '/metrics'])
+/** Load balancers and probes ask without a key. */
+const HEALTH = '/health'
+const METRICS = '/metrics'
 
-export function isLoopback(address: string | undefined): boolean {
-  const plain = address?.replace(/^::ffff:(?=\d+\.)/i, '') ?? ''
-  const family = isIP(plain)
-  return family !== 0 && LOOPBACK.check(plain, family === 4 ? 'ipv4' : 'ipv6')
+/** Whether a path needs a token over TCP. `configured`: unless the node's `http_open_metrics` says otherwise. */
+export function tokenNeed(path: string): 'always' | 'configured' | 'never' {
+  if (path === HEALTH) return 'never'
+  return path === METRICS ? 'configured' : 'always'
 }
 
-/** `bindAddress`: what the node was told to listen on. @throws MeshError `denied` when this caller may not have this. */
-export function checkAccess(
-  request: {
-    readonly path: string
-    readonly host: string | undefined
-    /** Whether a proxy says that it passes somebody else's request on. */
-    readonly isForwarded: boolean
-  },
-  origin: Origin,
-  bindAddress: string,
-): void {
-  if (origin.transport === 'unix' || OPEN_PATHS.has(request.path)) return
-  if (!isAllowedHost(request.host, bindAddress)) {
-    throw new MeshError('denied', `the Host header ${JSON.stringify(request.host ?? '')} is not this node's address`, {
-      field: 'host',
-      hint: 'Name the node by IP address or as localhost: web pages of other names must not reach it (DNS rebinding).',
-    })
+/** What a caller may read at one moment. */
+export interface Reader {
+  /** What lies in `*` concerns every workspace, so every reader may read it. */
+  mayRead(workspace: string): boolean
+  /** When the token ends, ms since the epoch; infinite without one. */
+  readonly until: number
+  /** The same reader now; undefined when token or key counts no more. For answers that go on. */
+  renewed(): Reader | undefined
+}
+
+/** Whoever may open the node's socket. */
+const LOCAL: Reader = { mayRead: () => true, until: Number.POSITIVE_INFINITY, renewed: () => LOCAL }
+
+/** Anyone, on an open path: nothing there belongs to a workspace. */
+const ANYONE: Reader = { mayRead: () => false, until: Number.POSITIVE_INFINITY, renewed: () => ANYONE }
+
+export interface AccessOptions {
+  readonly state: MeshState
+  readonly clock: Clock
+  /** Whether `/metrics` needs no token. */
+  readonly openMetrics: boolean
+}
+
+export interface AccessRequest {
+  readonly path: string
+  readonly authorization: string | undefined
+  /** Whether a proxy says that it passes somebody else's request on. */
+  readonly isForwarded: boolean
+}
+
+export class Access {
+  readonly #options: AccessOptions
+  readonly #addresses: TokenBuckets
+  readonly #keys: TokenBuckets
+
+  constructor(options: AccessOptions) {
+    this.#options = options
+    const { address, key } = ACCESS_LIMITS
+    this.#addresses = new TokenBuckets(options.clock, address.burst, address.perSecond)
+    this.#keys = new TokenBuckets(options.clock, key.burst, key.perSecond)
   }
-  if (request.isForwarded) {
-    throw new MeshError('denied', 'the request came through a proxy, which hides whose it is', {
-      hint: 'Until there are tokens, ask the node directly, on its own host.',
-    })
+
+  /** @throws MeshError `unauthenticated`, `denied` or `rate_limited`. */
+  admit(request: AccessRequest, origin: Origin): Reader {
+    if (origin.transport === 'unix') return local(request)
+    const need = tokenNeed(request.path)
+    if (need === 'never') return ANYONE
+    // Before the signature is checked, which is what costs.
+    const address = origin.address ?? ''
+    if (!this.#addresses.take(address)) throw tooMany(`the address ${address}`, ACCESS_LIMITS.address.perSecond)
+    if (need === 'configured' && this.#options.openMetrics) return ANYONE
+    return this.#holderOf(request.authorization)
   }
-  if (isLoopback(origin.address)) return
-  throw new MeshError('denied', 'this node answers only callers on its own host', {
-    hint: 'Ask on the host itself (its api.sock), or forward the port: ssh -L 3000:127.0.0.1:3000 HOST.',
+
+  #holderOf(authorization: string | undefined): Reader {
+    const { state, clock } = this.#options
+    if (state.meshId === undefined) {
+      throw new MeshError('unauthenticated', 'this node has no mesh yet, so over TCP it knows nobody', {
+        hint: 'Ask it over its socket, on its host: meshctl --api unix:DATA_DIR/api.sock push genesis.json',
+      })
+    }
+    const [, token] = /^Bearer +(\S+)$/i.exec(authorization ?? '') ?? []
+    if (token === undefined) {
+      const hint =
+        'meshctl signs one with -k FILE; for curl: -H "Authorization: Bearer $(meshctl token)". The socket on the host needs none.'
+      throw new MeshError('unauthenticated', 'over TCP a token is needed', { field: 'authorization', hint })
+    }
+    const answer = checkToken(token, state.meshId, clock.now())
+    if ('fault' in answer) {
+      const hint = 'Sign a new one with the key of a reader: meshctl token'
+      throw new MeshError('unauthenticated', answer.fault, { field: 'authorization', hint })
+    }
+    const { key, until } = answer
+    if (!this.#keys.take(key)) throw tooMany(`the key ${key}`, ACCESS_LIMITS.key.perSecond)
+    const reader = this.#readerOf(key, until)
+    if (reader === undefined) throw this.#stranger(key)
+    return reader
+  }
+
+  #readerOf(key: string, until: number): Reader | undefined {
+    const { state, clock } = this.#options
+    const { policy } = state
+    const isRoot = policy.rootSet()?.body.roots.includes(key) === true
+    const workspaces = new Set(policy.activeGrants(key).map(({ body }) => body.ws))
+    if (!isRoot && workspaces.size === 0) return undefined
+    const readsAll = isRoot || workspaces.has('*')
+    return {
+      until,
+      mayRead: (workspace) => readsAll || workspace === '*' || workspaces.has(workspace),
+      renewed: () => (clock.now() <= until ? this.#readerOf(key, until) : undefined),
+    }
+  }
+
+  #stranger(key: string): MeshError {
+    const hadGrants = this.#options.state.history.grantsOf(key).length > 0
+    return hadGrants
+      ? new MeshError('denied', `no grant of the key ${key} is in force any more`, {
+          hint: 'A revoked key never comes back: make a new one (meshctl key new), and have it granted.',
+        })
+      : new MeshError('denied', `the key ${key} has no grant in this mesh, as far as this node knows`, {
+          hint: `Somebody with a higher role grants one: meshctl grant viewer ${key} --workspace NAME`,
+        })
+  }
+}
+
+/** The workspace that an envelope concerns; `*` for the genesis. */
+export function workspaceOfBody(body: Body): string {
+  return body.type === 'genesis' ? '*' : body.ws
+}
+
+/** Whether a reader may know of a resource. What is no path belongs to no workspace, and only readers of all see it. */
+export function mayReadPath(reader: Reader, path: string): boolean {
+  return reader.mayRead(parseResourcePath(path)?.workspace ?? '')
+}
+
+function local({ isForwarded }: AccessRequest): Reader {
+  if (!isForwarded) return LOCAL
+  throw new MeshError('denied', 'the request came through a proxy, which hides whose it is', {
+    hint: 'The socket is for users of the host; let a proxy ask over TCP, where callers show a token.',
   })
 }
 
-/** Whether a Host header names this node in a way that no foreign DNS name can. */
-export function isAllowedHost(host: string | undefined, bindAddress: string): boolean {
-  const name = (host ?? '')
-    .replace(/:\d+$/, '')
-    .replace(/^\[(.*)\]$/, '$1')
-    .toLowerCase()
-  return name === 'localhost' || isIP(name) !== 0 || (name !== '' && name === bindAddress.toLowerCase())
+function tooMany(whose: string, perSecond: number): MeshError {
+  return new MeshError('rate_limited', `${whose} asks more than ${perSecond} times a second`, {
+    hint: 'Ask less often, or listen to /v1/events in place of asking again.',
+  })
 }

@@ -1,10 +1,12 @@
 /**
  * The stream of server-sent events: hands what happens on this node to every listening client. Each client has a bounded
  * buffer; one that reads too slowly is disconnected, and reads the present state when it comes back. Nothing is replayed.
+ * A client hears what its reader may read, for as long as token and key count.
  */
 
 import { MeshError } from '../errors.ts'
 import type { Clock } from '../ports.ts'
+import type { Reader } from './access.ts'
 
 export const EVENT_LIMITS = {
   /** Clients at once; beyond it a new one is refused with 503. */
@@ -23,6 +25,8 @@ interface Client {
   readonly controller: ReadableStreamDefaultController<Uint8Array>
   /** Breaks the connection at once, with whatever is still buffered. */
   readonly destroy: () => void
+  readonly reader: Reader
+  readonly cancelEnd: () => void
 }
 
 export class EventStream {
@@ -41,10 +45,10 @@ export class EventStream {
   /**
    * A new client's stream.
    * @param hello data of its first event.
-   * @param destroy breaks the client's connection.
+   * @param reader what it may hear. @param destroy breaks the client's connection.
    * @throws MeshError `unavailable` when there are too many clients.
    */
-  open(hello: unknown, destroy: () => void): ReadableStream<Uint8Array> {
+  open(hello: unknown, reader: Reader, destroy: () => void): ReadableStream<Uint8Array> {
     if (this.#clients.size >= EVENT_LIMITS.clients) {
       throw new MeshError('unavailable', `${EVENT_LIMITS.clients} clients listen to the events of this node already`, {
         hint: 'Listen at another node, or close a client.',
@@ -54,7 +58,7 @@ export class EventStream {
     return new ReadableStream<Uint8Array>(
       {
         start: (controller) => {
-          client = { controller, destroy }
+          client = { controller, destroy, reader, cancelEnd: this.#endAt(reader.until) }
           this.#clients.add(client)
           if (this.#clients.size === 1) this.#beat()
           controller.enqueue(Buffer.from('retry: 3000\n\n'))
@@ -66,21 +70,28 @@ export class EventStream {
     )
   }
 
-  /** Sends an event to every client. */
-  send(type: EventType, data: unknown): void {
-    if (this.#clients.size > 0) this.#write(encode(type, data))
+  /** Sends each client what `dataFor` its reader gives, if anything. */
+  send(type: EventType, dataFor: (reader: Reader) => unknown): void {
+    this.#write((reader) => {
+      const data = dataFor(reader)
+      return data === undefined ? undefined : encode(type, data)
+    })
   }
 
   /** Ends every client's stream in order. */
   close(): void {
-    for (const client of this.#clients) {
-      this.#drop(client)
-      client.controller.close()
-    }
+    for (const client of this.#clients) this.#end(client)
   }
 
-  #write(chunk: Uint8Array): void {
+  #write(chunkFor: (reader: Reader) => Uint8Array | undefined): void {
     for (const client of this.#clients) {
+      const reader = client.reader.renewed()
+      if (reader === undefined) {
+        this.#end(client)
+        continue
+      }
+      const chunk = chunkFor(reader)
+      if (chunk === undefined) continue
       if ((client.controller.desiredSize ?? 0) >= chunk.length) {
         client.controller.enqueue(chunk)
       } else {
@@ -92,16 +103,30 @@ export class EventStream {
 
   #beat(): void {
     this.#cancelHeartbeat = this.#clock.after(EVENT_LIMITS.heartbeatMs, () => {
-      this.#write(Buffer.from(': heartbeat\n\n'))
+      this.#write(() => HEARTBEAT)
       if (this.#clients.size > 0) this.#beat()
     })
   }
 
+  /** Looks, when a token ends, which clients are left. */
+  #endAt(until: number): () => void {
+    if (until === Number.POSITIVE_INFINITY) return () => undefined
+    return this.#clock.after(until - this.#clock.now() + 1, () => this.#write(() => undefined))
+  }
+
+  #end(client: Client): void {
+    this.#drop(client)
+    client.controller.close()
+  }
+
   #drop(client: Client): void {
+    client.cancelEnd()
     this.#clients.delete(client)
     if (this.#clients.size === 0) this.#cancelHeartbeat()
   }
 }
+
+const HEARTBEAT: Uint8Array = Buffer.from(': heartbeat\n\n')
 
 /** One event; JSON text has no line breaks, so one data line holds it. */
 function encode(type: EventType, data: unknown): Uint8Array {

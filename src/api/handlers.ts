@@ -18,10 +18,11 @@ import {
 import { kindOf } from '../core/resources/index.ts'
 import { targetOf } from '../core/slice.ts'
 import type { PeerView } from '../status.ts'
+import { mayReadPath, workspaceOfBody } from './access.ts'
 import { idsLike, isIdText, ID_FORM } from './ids.ts'
 import { hex, integer, invalid, notFound, paging, PAGE_LIMITS } from './parameters.ts'
 import { problemResponse } from './problem.ts'
-import type { Handler, RouteContext } from './route.ts'
+import type { ApiContext, Handler, RouteContext } from './route.ts'
 import type * as schemas from './schemas.ts'
 import * as views from './views.ts'
 
@@ -31,7 +32,8 @@ export const getHealth: Handler = (c, context) => {
   const converged = context.converged()
   const health = context.health()
   const isWanting = c.req.query('converged') === '1' && !converged
-  return c.json({ ...health, converged }, health.status === 'Error' || isWanting ? 503 : 200)
+  const mesh = context.replica.state.meshId ?? null
+  return c.json({ ...health, converged, mesh }, health.status === 'Error' || isWanting ? 503 : 200)
 }
 
 export const getMetrics: Handler = async (c, { metrics }) =>
@@ -40,12 +42,13 @@ export const getMetrics: Handler = async (c, { metrics }) =>
 export const getNode: Handler = (c, context) => c.json(nodeView(context))
 
 function nodeView({ replica, info }: RouteContext): schemas.NodeView {
-  const { key, name, version, zones } = info()
+  const { key, name, version, networkId, zones } = info()
   const { history } = replica.state
   return {
     key,
     name: name ?? null,
     version,
+    networkId,
     meshId: replica.state.meshId ?? null,
     meshName: history.genesis?.body.name ?? null,
     zones: [...zones],
@@ -58,7 +61,7 @@ function nodeView({ replica, info }: RouteContext): schemas.NodeView {
 export const streamEvents: Handler = (c, context) => {
   const { outgoing } = c.env
   const isRead = c.req.method === 'GET'
-  const stream = isRead ? context.events.open(nodeView(context), () => outgoing.destroy()) : null
+  const stream = isRead ? context.events.open(nodeView(context), c.get('reader'), () => outgoing.destroy()) : null
   const headers = {
     'content-type': 'text/event-stream',
     'cache-control': 'no-store',
@@ -74,9 +77,11 @@ export const streamEvents: Handler = (c, context) => {
 export const listResources: Handler = async (c, { replica }) => {
   const { workspace, zone, kind, name } = c.req.query()
   const wanted = kind === undefined ? undefined : (kindOf(kind)?.path ?? kind)
+  const reader = c.get('reader')
   const found = (await replica.fresh()).resources().filter(({ path }) => {
     const parts = parseResourcePath(path) as ResourceName
     return (
+      reader.mayRead(parts.workspace) &&
       (workspace ?? parts.workspace) === parts.workspace &&
       (zone ?? parts.zone) === parts.zone &&
       (wanted ?? parts.kind) === parts.kind &&
@@ -90,7 +95,7 @@ export const getResource: Handler = (c, { replica }) => {
   const { workspace, zone, kind, name } = c.req.param() as Record<keyof ResourceName, string>
   const path = resourcePath({ workspace, zone, kind, name })
   if (!isResourcePath(path)) throw invalid('path', path, 'is not workspace/zone/kind/name')
-  const state = replica.state.resource(path)
+  const state = mayReadPath(c.get('reader'), path) ? replica.state.resource(path) : undefined
   if (state === undefined) throw notFound(`there is no ${path}`)
   const view = views.resourceView(state)
   if (!state.exists) return problemResponse(notFound(`${path} was deleted`), { extra: { resource: view } })
@@ -110,9 +115,12 @@ export const listWorkspaces: Handler = async (c, { replica }) => {
   const { history, policy } = replica.state
   const granted = [...history.subjects()].flatMap((key) => policy.activeGrants(key)).map(({ body }) => body.ws)
   const named = [FIRST_WORKSPACE, ...[...history.resourcePaths()].map(workspaceOf), ...granted]
-  const counts = new Map(named.filter(isWorkspace).map((name) => [name, 0]))
+  const reader = c.get('reader')
+  const visible = named.filter((name) => isWorkspace(name) && reader.mayRead(name))
+  const counts = new Map(visible.map((name) => [name, 0]))
   for (const { path } of (await replica.fresh()).resources()) {
-    counts.set(workspaceOf(path), (counts.get(workspaceOf(path)) ?? 0) + 1)
+    const name = workspaceOf(path)
+    if (reader.mayRead(name)) counts.set(name, (counts.get(name) ?? 0) + 1)
   }
   const sorted = [...counts].toSorted(([a], [b]) => (a < b ? -1 : 1))
   return c.json(views.pageOf(sorted, paging(c), ([name, resources]) => ({ name, resources })))
@@ -126,13 +134,13 @@ export const listPeers: Handler = (c, context) =>
 export const listReceipts: Handler = async (c, context) => {
   await context.replica.fresh()
   const targetOf = targets(context)
-  const receiptView = (node: PeerView): schemas.NodeReceipt => {
+  const itemOf = (node: PeerView): schemas.NodeReceipt => {
     const { key, name, self, state, ageMs, zones, ungrantedZones, workspaces, health } = peerView(context, node)
-    const receipt = (node.record?.receipt ?? null) as schemas.ReceiptView | null
+    const receipt = views.receiptView(node.record?.receipt ?? null, c.get('reader'))
     const target = node.record === undefined ? null : targetOf(zones, workspaces)
     return { key, name, self, state, ageMs, zones, ungrantedZones, workspaces, health, target, receipt }
   }
-  return c.json(views.pageOf(allNodes(context), paging(c), receiptView))
+  return c.json(views.pageOf(allNodes(context), paging(c), itemOf))
 }
 
 /** This node first, then the others by key. */
@@ -182,8 +190,13 @@ export const getGenesis: Handler = (c, context) => {
 export const getEdit: Handler = (c, context) => {
   const id = hex(c.req.param('id') ?? '', 'id')
   const envelope = context.replica.state.history.get(id)
-  if (envelope === undefined) throw notFound(`this node has no envelope ${id}`)
+  const isVisible = envelope !== undefined && mayRead(c, envelope)
+  if (!isVisible) throw notFound(`this node has no envelope ${id}`)
   return c.json(storedEdit(context, envelope))
+}
+
+function mayRead(c: ApiContext, { body }: Envelope): boolean {
+  return c.get('reader').mayRead(workspaceOfBody(body))
 }
 
 function storedEdit({ replica }: RouteContext, envelope: Envelope): z.infer<typeof schemas.STORED_EDIT> {
@@ -197,9 +210,13 @@ export const listEdits: Handler = (c, { replica }) => {
   if (path !== undefined && !isResourcePath(path)) throw invalid('resource', path, 'is not workspace/zone/kind/name')
   if (order !== 'asc' && order !== 'desc') throw invalid('order', order, 'must be asc or desc')
   const limit = integer(c, 'limit', PAGE_LIMITS.default)
-  const ids = path === undefined ? history.order : history.editsOf(path)
+  const isVisible = path === undefined || mayReadPath(c.get('reader'), path)
+  const ids = path === undefined ? history.order : isVisible ? history.editsOf(path) : []
   const found: Envelope[] = []
-  let index = startOf(history.positionOf.bind(history), ids, after, order)
+  const last = after === undefined ? undefined : history.get(hex(after, 'after'))
+  const isHere = after === undefined || (last !== undefined && mayRead(c, last))
+  if (!isHere) throw invalid('after', after, 'is not an envelope of this node')
+  let index = startOf(history.positionOf.bind(history), ids, last?.id, order)
   for (
     const step = order === 'asc' ? 1 : -1;
     found.length <= limit && index >= 0 && index < ids.length;
@@ -207,16 +224,19 @@ export const listEdits: Handler = (c, { replica }) => {
   ) {
     const envelope = history.get(ids[index] as string) as Envelope
     const by = envelope.body.type === 'genesis' ? undefined : envelope.body.by
-    if (author === undefined || author === by) found.push(envelope)
+    if ((author === undefined || author === by) && mayRead(c, envelope)) found.push(envelope)
   }
   const shown = found.slice(0, limit)
   return c.json({
-    data: shown.map((envelope) => views.editView(policy, envelope)),
+    data: shown.map((envelope) => ({
+      ...views.editView(policy, envelope),
+      ...(c.req.query('bytes') === '1' ? { envelope: toWire(envelope) } : {}),
+    })),
     next: found.length > limit ? (shown.at(-1)?.id ?? null) : null,
   } satisfies z.infer<typeof schemas.EDITS>)
 }
 
-/** Index in `ids` of the first envelope of a page. */
+/** Index in `ids` of the first envelope of a page. `after` is a stored envelope. */
 function startOf(
   positionOf: (id: string) => number | undefined,
   ids: readonly string[],
@@ -224,8 +244,7 @@ function startOf(
   order: 'asc' | 'desc',
 ): number {
   if (after === undefined) return order === 'asc' ? 0 : ids.length - 1
-  const position = positionOf(hex(after, 'after'))
-  if (position === undefined) throw invalid('after', after, 'is not an envelope of this node')
+  const position = positionOf(after) as number
   const isBeyond = (id: string): boolean => {
     const other = positionOf(id) as number
     return order === 'asc' ? other > position : other < position
@@ -242,7 +261,7 @@ export const findIds: Handler = (c, context) => {
   const text = c.req.query('text') ?? ''
   if (!isIdText(text)) throw invalid('text', text, `must be ${ID_FORM}`)
   const nodes = allNodes(context).map(({ key }) => key)
-  return c.json(views.pageOf(idsLike(text, context.replica.state, nodes), paging(c), (id) => id))
+  return c.json(views.pageOf(idsLike(text, context.replica.state, nodes, c.get('reader')), paging(c), (id) => id))
 }
 
 // ---------------------------------------------------------------------------------------------- authority
@@ -250,7 +269,8 @@ export const findIds: Handler = (c, context) => {
 export const listChains: Handler = (c, { replica }) => {
   const { history } = replica.state
   const author = hex(c.req.query('author') ?? '', 'author')
-  const chains = [...history.chains()].filter((chain) => chain.author === author)
+  const reader = c.get('reader')
+  const chains = [...history.chains()].filter((chain) => chain.author === author && reader.mayRead(chain.workspace))
   const sorted = chains.toSorted((a, b) => (a.workspace < b.workspace ? -1 : 1))
   return c.json(views.pageOf(sorted, paging(c), (chain) => views.chainView(history, chain)))
 }
@@ -261,13 +281,14 @@ export const getChain: Handler = (c, { replica }) => {
   if (workspace !== '*' && !isWorkspace(workspace)) throw invalid('workspace', workspace, 'is not a workspace or *')
   const author = hex(c.req.param('author') ?? '', 'author')
   const none = { workspace, author, ids: [], highestN: 0, heads: [], forks: 0 }
-  return c.json(views.chainView(history, history.chain(workspace, author) ?? none))
+  const chain = c.get('reader').mayRead(workspace) ? history.chain(workspace, author) : undefined
+  return c.json(views.chainView(history, chain ?? none))
 }
 
 export const listGrants: Handler = (c, { replica }) => {
   const { history, policy } = replica.state
   const subject = c.req.query('subject')
   const subjects = subject === undefined ? [...history.subjects()].toSorted() : [hex(subject, 'subject')]
-  const grants = subjects.flatMap((key) => policy.activeGrants(key))
+  const grants = subjects.flatMap((key) => policy.activeGrants(key)).filter((grant) => mayRead(c, grant))
   return c.json(views.pageOf(grants, paging(c), views.grantView))
 }

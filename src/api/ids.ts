@@ -1,11 +1,12 @@
 /**
  * What a shortened id, or a name, may mean: keys and envelopes that begin so, keys that a grant calls so. Lists every
- * candidate and chooses none; a caller with more than one asks again with more digits. Pure.
+ * candidate that the reader may know of and chooses none; a caller with more than one asks again with more digits. Pure.
  */
 
 import type { Envelope, GrantBody } from '../core/envelope.ts'
 import { isName } from '../core/names.ts'
 import type { MeshState } from '../core/state.ts'
+import { workspaceOfBody, type Reader } from './access.ts'
 import type { IdView } from './schemas.ts'
 import { subjectOf } from './views.ts'
 
@@ -27,15 +28,21 @@ export function isIdText(text: string): boolean {
 }
 
 /** @param nodes keys that are known without a grant. */
-export function idsLike(text: string, state: MeshState, nodes: Iterable<string>): IdView[] {
+export function idsLike(text: string, state: MeshState, nodes: Iterable<string>, reader: Reader): IdView[] {
   const { history, policy } = state
   const begins = (id: string): boolean => isIdPrefix(text) && id.startsWith(text)
-  const authors = [...history.chains()].map(({ author }) => author)
-  const keys = new Set([...nodes, ...history.subjects(), ...authors, ...(history.genesis?.body.roots ?? [])])
-  const grantsOf = (key: string): GrantBody[] =>
-    history.grantsOf(key).map((id) => (history.get(id) as Envelope<GrantBody>).body)
+  const mayRead = ({ body }: Envelope): boolean => reader.mayRead(workspaceOfBody(body))
+  const grantsOf = (key: string): Envelope<GrantBody>[] =>
+    history
+      .grantsOf(key)
+      .map((id) => history.get(id) as Envelope<GrantBody>)
+      .filter(mayRead)
+  const activeGrantsOf = (key: string): Envelope<GrantBody>[] => policy.activeGrants(key).filter(mayRead)
   const namesOf = (key: string): string[] =>
-    [...policy.activeGrants(key).map(({ body }) => body), ...grantsOf(key)].flatMap(({ name }) => name ?? [])
+    [...activeGrantsOf(key), ...grantsOf(key)].flatMap(({ body }) => body.name ?? [])
+  const subjects = [...history.subjects()].filter((key) => grantsOf(key).length > 0)
+  const authors = [...history.chains()].filter(({ workspace }) => reader.mayRead(workspace)).map(({ author }) => author)
+  const keys = new Set([...nodes, ...subjects, ...authors, ...(history.genesis?.body.roots ?? [])])
   return [
     ...[...keys]
       .map((id) => ({ id, names: namesOf(id) }))
@@ -43,14 +50,18 @@ export function idsLike(text: string, state: MeshState, nodes: Iterable<string>)
       .toSorted((a, b) => (a.id < b.id ? -1 : 1))
       .map(({ id, names }): IdView => {
         const name = names.includes(text) ? text : (names[0] ?? null)
-        return { id, type: 'key', name, about: null, active: policy.activeGrants(id).length > 0 }
+        return { id, type: 'key', name, about: null, active: activeGrantsOf(id).length > 0 }
       }),
-    ...history.order.filter(begins).map((id): IdView => {
-      const envelope = history.get(id) as Envelope
-      const { body } = envelope
-      const isRevoked = body.type === 'grant' && policy.revocationsOf(envelope as Envelope<GrantBody>).length > 0
-      const active = policy.verdict(envelope).accepted && !isRevoked
-      return { id, type: body.type, name: null, about: subjectOf(body), active }
-    }),
+    ...history.order
+      .filter(begins)
+      .map((id) => history.get(id) as Envelope)
+      .filter(mayRead)
+      .map((envelope): IdView => {
+        const { id } = envelope
+        const { body } = envelope
+        const isRevoked = body.type === 'grant' && policy.revocationsOf(envelope as Envelope<GrantBody>).length > 0
+        const active = policy.verdict(envelope).accepted && !isRevoked
+        return { id, type: body.type, name: null, about: subjectOf(body), active }
+      }),
   ]
 }

@@ -1,6 +1,7 @@
 /** The OpenAPI 3.1 document of the route table, pure. Built by routes.ts once; a test holds real answers against it. */
 
 import { z } from 'zod'
+import { tokenNeed } from './access.ts'
 import type { Answer, Parameter, Route } from './route.ts'
 
 /** @param schemas of the document's components, by name. */
@@ -20,12 +21,22 @@ export function openApiDocument(
       title: 'NxMesh node',
       version,
       description:
-        'What one node of the mesh knows, and the way in for signed edits. Errors are problem documents (RFC 9457).',
+        'What one node of the mesh knows, and the way in for signed edits. Errors are problem documents (RFC 9457). Lists show what the workspaces of the caller’s grants hold.',
       license: { name: 'Apache-2.0', identifier: 'Apache-2.0' },
     },
     servers: [{ url: '/' }],
+    security: [{ token: [] }],
     paths,
     components: {
+      securitySchemes: {
+        token: {
+          type: 'http',
+          scheme: 'bearer',
+          bearerFormat: 'JWT',
+          description:
+            'Over TCP: EdDSA, signed with the key of a reader; iss is its public key, aud the mesh id of /health. The unix socket needs none.',
+        },
+      },
       schemas: Object.fromEntries(Object.entries(schemas).map(([name, schema]) => [name, jsonSchema(schema)])),
     },
   }
@@ -36,6 +47,7 @@ function operationOf(route: Route): Record<string, unknown> {
   return {
     operationId: route.operationId,
     summary: route.summary,
+    ...securityOf(route),
     ...(route.parameters.length === 0 ? {} : { parameters: route.parameters.map(parameterOf) }),
     ...(route.body === undefined
       ? {}
@@ -45,6 +57,13 @@ function operationOf(route: Route): Record<string, unknown> {
       default: answerOf(500, { description: 'anything else that went wrong', schema: 'Problem' }),
     },
   }
+}
+
+/** What differs from the rule of the document: a token on every route. */
+function securityOf({ path }: Route): Record<string, unknown> {
+  const need = tokenNeed(path)
+  if (need === 'always') return {}
+  return { security: need === 'never' ? [] : [{}, { token: [] }] }
 }
 
 function parameterOf({ name, in: place, description, type }: Parameter): Record<string, unknown> {

@@ -27,6 +27,7 @@ export function problemOf(error: MeshError, status: number = ERROR_CODES[error.c
 export function problemResponse(error: MeshError, options: ProblemOptions = {}): Response {
   const problem = problemOf(error, options.status)
   const headers = new Headers({ 'content-type': 'application/problem+json', ...options.headers })
+  if (problem.status === 401) headers.set('www-authenticate', 'Bearer realm="nxmesh"')
   if (ERROR_CODES[error.code].retryable && problem.status !== 409) headers.set('retry-after', '1')
   return new Response(JSON.stringify({ ...problem, ...options.extra }), { status: problem.status, headers })
 }

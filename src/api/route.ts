@@ -6,12 +6,13 @@
 import type { HttpBindings } from '@hono/node-server'
 import type { Context } from 'hono'
 import type { Health } from '../health.ts'
+import type { JoinRequests } from '../join.ts'
 import type { Membership } from '../membership.ts'
 import type { Metrics } from '../metrics.ts'
 import type { Receipt } from '../reconciler.ts'
 import type { Replica } from '../replica.ts'
 import type { StatusTable } from '../status.ts'
-import type { Origin } from './access.ts'
+import type { Origin, Reader } from './access.ts'
 import type { EventStream } from './events.ts'
 import type { SchemaName } from './schemas.ts'
 
@@ -21,6 +22,8 @@ export interface ApiEnv {
   readonly Variables: {
     /** Path pattern of the route that answers; the label of its metrics. */
     route?: string
+    /** Who asks; set before any route answers. */
+    reader: Reader
   }
 }
 
@@ -30,6 +33,7 @@ export type ApiContext = Context<ApiEnv>
 export interface NodeInfo {
   readonly key: string
   readonly version: string
+  readonly networkId: string
   readonly name: string | undefined
   /** As its grant and configuration give them. */
   readonly zones: readonly string[]
@@ -40,6 +44,7 @@ export interface RouteContext {
   readonly replica: Replica
   readonly status: StatusTable
   readonly membership: Pick<Membership, 'placeOf'>
+  readonly joins: Pick<JoinRequests, 'pending' | 'reject'>
   readonly receipt: () => Receipt | undefined
   readonly health: () => Health
   readonly converged: () => boolean

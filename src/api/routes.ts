@@ -5,8 +5,10 @@
 
 import * as handlers from './handlers.ts'
 import { ID_FORM } from './ids.ts'
+import { listPending, rejectPending } from './joins.ts'
 import { openApiDocument } from './openapi.ts'
 import { PAGE_LIMITS } from './parameters.ts'
+import { getRoots } from './roots.ts'
 import type { Parameter, Route } from './route.ts'
 import { SCHEMAS } from './schemas.ts'
 import { submitEdits } from './submit.ts'
@@ -139,6 +141,7 @@ export const ROUTES: readonly Route[] = [
       query('author', 'only of this public key'),
       query('resource', 'only edits of this resource path'),
       query('order', 'asc (default), or desc for the newest first'),
+      query('bytes', '1: each with its bytes and signatures', 'integer'),
     ],
     answers: { 200: { description: 'envelopes, summarised', schema: 'Edits' } },
     handle: handlers.listEdits,
@@ -205,6 +208,41 @@ export const ROUTES: readonly Route[] = [
     parameters: [query('subject', 'only of this public key'), ...PAGING],
     answers: { 200: { description: 'a page of grants', schema: 'Grants' } },
     handle: handlers.listGrants,
+  },
+  {
+    method: 'get',
+    path: '/v1/pending',
+    operationId: 'listPending',
+    summary: 'Hosts that asked this node to be let in and wait, oldest first.',
+    parameters: PAGING,
+    answers: { 200: { description: 'a page of requests', schema: 'Pending' } },
+    handle: listPending,
+  },
+  {
+    method: 'post',
+    path: '/v1/rejections',
+    operationId: 'rejectPending',
+    summary: 'Denies one of these hosts, signed by somebody who might let it in.',
+    parameters: [],
+    body: 'Rejection',
+    answers: {
+      200: { description: 'denied', schema: 'Rejected' },
+      403: { description: 'not by a key that may grant nodes' },
+      404: { description: 'nobody waits here under that id' },
+    },
+    handle: rejectPending,
+  },
+  {
+    method: 'get',
+    path: '/v1/roots',
+    operationId: 'getRoots',
+    summary: 'The root set in force, and its acts that lack signatures.',
+    parameters: [],
+    answers: {
+      200: { description: 'the root set', schema: 'RootSet' },
+      404: { description: 'the node has no mesh yet' },
+    },
+    handle: getRoots,
   },
   {
     method: 'get',

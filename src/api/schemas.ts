@@ -36,6 +36,7 @@ export const HEALTH = z.object({
 
 export const HEALTH_ANSWER = HEALTH.extend({
   converged: z.boolean().describe('whether the desired configuration is applied'),
+  mesh: hash.nullable().describe('mesh id, which tokens for this node name; null until the node knows it'),
 })
 
 const digest = hash.nullable()
@@ -56,6 +57,7 @@ export const RECEIPT = z.object({
   problems: z.array(z.object({ path: z.string(), code: z.string(), message: z.string(), hint: z.string().optional() })),
   problemCount: z.int(),
   isolated: z.array(z.object({ path: z.string(), reason: z.string(), serves: z.string().optional() })),
+  withheld: z.int().min(0).describe('problems and isolated resources in workspaces that the reader may not read'),
   at: z.int().describe('wall time of the node, ms'),
   durations: z.record(z.string(), z.number()).describe('ms spent in each phase of the last attempt'),
   drift: z.int().describe('files put right since the node started'),
@@ -72,6 +74,7 @@ export const NODE = z.object({
   key: publicKey,
   name: z.string().nullable(),
   version: z.string(),
+  networkId: z.string(),
   meshId: hash.nullable().describe('null until the node knows its mesh'),
   meshName: z.string().nullable(),
   zones: z.array(z.string()),
@@ -150,6 +153,11 @@ export const VERDICT = z.object({
   message: z.string().nullable(),
 })
 
+export const WIRE = z.object({
+  bytes: z.string().describe('canonical JSON (RFC 8785) of the body'),
+  sigs: z.record(z.string(), z.string()).describe('public key to signature, both in hex'),
+})
+
 export const EDIT = z.object({
   id: envelopeId,
   type: z.enum(['edit', 'grant', 'revoke', 'rootset', 'genesis']),
@@ -164,16 +172,13 @@ export const EDIT = z.object({
   about: z.string().nullable().describe('for a grant: its subject; for a revocation: its target'),
   role: z.string().nullable(),
   verdict: VERDICT,
+  envelope: WIRE.optional().describe('as stored, when it was asked for'),
 })
 export const EDITS = z.object({
   data: z.array(EDIT),
   next: envelopeId.nullable().describe('`after` of the next page; null at the end'),
 })
 
-export const WIRE = z.object({
-  bytes: z.string().describe('canonical JSON (RFC 8785) of the body'),
-  sigs: z.record(z.string(), z.string()).describe('public key to signature, both in hex'),
-})
 export const STORED_EDIT = z.object({ id: envelopeId, envelope: WIRE, verdict: VERDICT })
 
 export const SUBMISSION = z.object({ envelopes: z.array(WIRE).min(1).max(256) })
@@ -211,10 +216,48 @@ export const GRANT = z.object({
     .strictObject({ resources: z.int().optional(), fields: z.int().optional(), bytes: z.int().optional() })
     .nullable()
     .describe('what the resources made under the grant may amount to'),
+  enc: hash.nullable().describe('X25519 key that secrets for the subject are sealed to'),
   by: publicKey,
   at: time,
 })
 export const GRANTS = pageOf(GRANT)
+
+export const PENDING = z.object({
+  id: z.string().describe('names the request in a denial'),
+  key: publicKey,
+  enc: hash.describe('X25519 public key, 64 hex digits; proven'),
+  name: z.string().nullable().describe('as the ticket wishes'),
+  zones: z.array(z.string()).describe('that the host asks for; none: those of the ticket'),
+  labels: z.record(z.string(), z.string()),
+  version: z.string(),
+  address: z.string().describe('where it asks from'),
+  ageMs: z.number().describe('since it first asked'),
+  ticket: z.object({
+    by: publicKey.describe('who invited'),
+    zones: z.array(z.string()),
+    name: z.string().nullable(),
+    expires: time,
+  }),
+})
+export const PENDING_PAGE = pageOf(PENDING)
+
+export const REJECTION = z.strictObject({
+  request: z.string().max(64).describe('id of the pending request'),
+  by: publicKey.describe('somebody who may grant nodes'),
+  sig: z.string().max(128).describe('Ed25519 over mesh and request, in hex'),
+})
+export const REJECTED = z.object({ key: publicKey })
+
+export const ROOT_SET = z.object({
+  id: envelopeId.describe('of the rootset, or of the genesis: what root acts exercise'),
+  isGenesis: z.boolean().describe('whether it is the first one'),
+  roots: z.array(publicKey),
+  threshold: z.int().describe('how many of them have to sign'),
+  next: z.string().describe('hash of the set that alone may follow; empty when none was prepared'),
+  pending: z
+    .array(z.object({ id: envelopeId, signers: z.array(publicKey) }))
+    .describe('acts that lack signatures, and who has signed them'),
+})
 
 export const ID = z.object({
   id: hash.describe('envelope id or public key, 64 hex digits'),
@@ -241,9 +284,13 @@ export const SCHEMAS = {
   Submission: SUBMISSION,
   Outcomes: OUTCOMES,
   Ids: IDS,
+  RootSet: ROOT_SET,
   Chain: CHAIN,
   Chains: CHAINS,
   Grants: GRANTS,
+  Pending: PENDING_PAGE,
+  Rejection: REJECTION,
+  Rejected: REJECTED,
 } as const satisfies Record<string, z.ZodType>
 export type SchemaName = keyof typeof SCHEMAS
 
@@ -251,11 +298,13 @@ export type ResourceView = z.infer<typeof RESOURCE>
 export type PeerItem = z.infer<typeof PEER>
 export type ReceiptView = z.infer<typeof RECEIPT>
 export type NodeReceipt = z.infer<typeof NODE_RECEIPT>
+export type RootSetView = z.infer<typeof ROOT_SET>
 export type IdView = z.infer<typeof ID>
 export type WorkspaceView = z.infer<typeof WORKSPACE>
 export type EditView = z.infer<typeof EDIT>
 export type OutcomeView = z.infer<typeof OUTCOME>
 export type ChainView = z.infer<typeof CHAIN>
 export type GrantView = z.infer<typeof GRANT>
+export type PendingView = z.infer<typeof PENDING>
 export type NodeView = z.infer<typeof NODE>
 export type Problem = z.infer<typeof PROBLEM>

@@ -3,10 +3,12 @@
  * the table of routes.ts. Turns whatever goes wrong into a problem document. Built by node.ts with everything that the routes read.
  */
 
-import { chmod, lstat, unlink } from 'node:fs/promises'
-import { createServer, type IncomingMessage, type Server } from 'node:http'
+import { chmod, lstat, readFile, unlink } from 'node:fs/promises'
+import { createServer, type IncomingMessage, type RequestListener, type Server } from 'node:http'
+import { createServer as createTlsServer } from 'node:https'
 import { connect, type AddressInfo, type Socket } from 'node:net'
 import type { Duplex } from 'node:stream'
+import { createSecureContext } from 'node:tls'
 import { getRequestListener } from '@hono/node-server'
 import { Hono } from 'hono'
 import { canonical, type Json } from '../core/canonical.ts'
@@ -16,19 +18,24 @@ import { asMeshError, MeshError } from '../errors.ts'
 import type { Log } from '../log.ts'
 import type { Clock, Startable } from '../ports.ts'
 import type { StatusRecord } from '../status-record.ts'
-import { checkAccess, type Origin } from './access.ts'
+import { Access, mayReadPath, workspaceOfBody, type Origin } from './access.ts'
 import { EventStream } from './events.ts'
 import { checkQuery } from './parameters.ts'
 import { problemOf, problemResponse } from './problem.ts'
 import type { ApiContext, ApiEnv, RouteContext } from './route.ts'
 import { ROUTES } from './routes.ts'
+import { receiptView } from './views.ts'
 
 export interface ApiServerOptions extends Omit<RouteContext, 'events'> {
   readonly clock: Clock
   readonly log: Log
   readonly bindAddress: string
+  /** Whether `/metrics` needs no token over TCP. */
+  readonly openMetrics: boolean
   /** 0: any free port, which `port` then tells. */
   readonly port: number
+  /** Files (PEM) with which TCP speaks TLS; undefined: plain HTTP. Read at start. */
+  readonly tls: { readonly cert: string; readonly key: string } | undefined
   /** Unix socket that answers everything, for whoever may open it (mode 0660); undefined for none. */
   readonly socketPath: string | undefined
 }
@@ -48,7 +55,7 @@ export const HTTP_LIMITS = {
   stopGraceMs: 2_000,
 } as const
 
-/** What shows that a proxy passes on another's request; a site cannot take the last one away. */
+/** What shows that a proxy passes on another's request; a site cannot take the last one away. See access.ts. */
 const PROXY_HEADERS = ['forwarded', 'x-forwarded-for', PROXIED_HEADER.toLowerCase()]
 
 /** A socket path longer than this does not fit the kernel's sockaddr_un. */
@@ -56,6 +63,7 @@ const SOCKET_PATH_MAX_BYTES = 107
 
 export class ApiServer implements Startable {
   readonly #options: ApiServerOptions
+  readonly #access: Access
   readonly #events: EventStream
   readonly #context: RouteContext
   readonly #servers: Server[] = []
@@ -67,7 +75,9 @@ export class ApiServer implements Startable {
 
   constructor(options: ApiServerOptions) {
     this.#options = options
-    this.#events = new EventStream(options.clock)
+    const { clock, openMetrics, replica } = options
+    this.#access = new Access({ state: replica.state, clock, openMetrics })
+    this.#events = new EventStream(clock)
     this.#context = { ...options, events: this.#events }
   }
 
@@ -81,12 +91,13 @@ export class ApiServer implements Startable {
     return this.#events.clients
   }
 
-  /** @throws MeshError `port_in_use` when the port or the socket is another process's. */
+  /** @throws MeshError `port_in_use` when the port or the socket is another process's, `config_invalid` for the certificate. */
   async start(): Promise<void> {
     if (this.#servers.length > 0) return
-    const { bindAddress, port, socketPath, replica, status } = this.#options
+    const { bindAddress, port, socketPath, tls, replica, status } = this.#options
     try {
-      const tcp = this.#serve((socket) => ({ transport: 'tcp', address: socket.remoteAddress }))
+      const pair = tls === undefined ? undefined : await readPair(tls)
+      const tcp = this.#serve((socket) => ({ transport: 'tcp', address: socket.remoteAddress }), pair)
       await listen(tcp, { host: bindAddress, port }, `${bindAddress}:${port}`)
       this.#port = (tcp.address() as AddressInfo).port
       if (socketPath !== undefined) {
@@ -122,16 +133,18 @@ export class ApiServer implements Startable {
   changed(): void {
     if (this.#events.clients === 0) return
     const health = canonical(this.#options.health() as unknown as Json)
-    if (health !== this.#lastHealth) this.#events.send('health', JSON.parse(health))
+    const sorted: unknown = JSON.parse(health)
+    if (health !== this.#lastHealth) this.#events.send('health', () => sorted)
     this.#lastHealth = health
-    const receipt = canonical((this.#options.receipt() ?? null) as unknown as Json)
-    if (receipt !== this.#lastReceipt) this.#events.send('receipt', JSON.parse(receipt))
+    const own = this.#options.receipt() ?? null
+    const receipt = canonical(own as unknown as Json)
+    if (receipt !== this.#lastReceipt) this.#events.send('receipt', (reader) => receiptView(own, reader))
     this.#lastReceipt = receipt
   }
 
   // -------------------------------------------------------------------------------------------- listening
 
-  #serve(originOf: (socket: Socket) => Origin): Server {
+  #serve(originOf: (socket: Socket) => Origin, pair?: TlsPair): Server {
     const app = this.#app()
     const listener = getRequestListener(
       (request, env) => {
@@ -139,23 +152,25 @@ export class ApiServer implements Startable {
         return app.fetch(request, { ...env, origin: originOf(bindings.incoming.socket) })
       },
       {
-        // HTTP/1.0 and some socket clients send no Host; then checkAccess judges this one.
+        // HTTP/1.0 and some socket clients send no Host.
         hostname: 'localhost',
         overrideGlobalObjects: false,
         errorHandler: () =>
           problemResponse(new MeshError('input_invalid', 'the request line or Host header is malformed')),
       },
     )
-    const server = createServer(
-      {
-        maxHeaderSize: HTTP_LIMITS.headerBytes,
-        headersTimeout: HTTP_LIMITS.headersTimeoutMs,
-        requestTimeout: HTTP_LIMITS.requestTimeoutMs,
-        keepAliveTimeout: HTTP_LIMITS.keepAliveTimeoutMs,
-        connectionsCheckingInterval: HTTP_LIMITS.checkIntervalMs,
-      },
-      (incoming, outgoing) => void listener(incoming, outgoing),
-    )
+    const settings = {
+      maxHeaderSize: HTTP_LIMITS.headerBytes,
+      headersTimeout: HTTP_LIMITS.headersTimeoutMs,
+      requestTimeout: HTTP_LIMITS.requestTimeoutMs,
+      keepAliveTimeout: HTTP_LIMITS.keepAliveTimeoutMs,
+      connectionsCheckingInterval: HTTP_LIMITS.checkIntervalMs,
+    }
+    const answer: RequestListener = (incoming, outgoing) => void listener(incoming, outgoing)
+    const server =
+      pair === undefined
+        ? createServer(settings, answer)
+        : createTlsServer({ ...settings, ...pair, handshakeTimeout: HTTP_LIMITS.headersTimeoutMs }, answer)
     server.maxHeadersCount = HTTP_LIMITS.headers
     server.maxConnections = HTTP_LIMITS.connections
     server.on('clientError', answerMalformed)
@@ -188,9 +203,9 @@ export class ApiServer implements Startable {
     })
     app.use(async (c, next) => {
       const { headers } = c.env.incoming
-      const { host } = headers
+      const { authorization } = headers
       const isForwarded = PROXY_HEADERS.some((name) => headers[name] !== undefined)
-      checkAccess({ path: c.req.path, host, isForwarded }, c.env.origin, this.#options.bindAddress)
+      c.set('reader', this.#access.admit({ path: c.req.path, authorization, isForwarded }, c.env.origin))
       await next()
     })
     for (const route of ROUTES) {
@@ -237,24 +252,56 @@ export class ApiServer implements Startable {
     if (this.#events.clients === 0) return
     const paths = new Set<string>()
     for (const { id, body } of envelopes) {
+      const workspace = workspaceOfBody(body)
       const resources = body.type === 'edit' ? body.edits.map(([path]) => path) : []
       for (const path of resources) paths.add(path)
       const common =
         body.type === 'genesis'
           ? { by: null, workspace: null, note: '' }
           : { by: body.by, workspace: body.ws, note: body.note }
-      this.#events.send('edit', { id, type: body.type, ...common, at: body.at, resources, source })
-      if (body.type === 'grant' || body.type === 'revoke') this.#events.send('policy', { id, type: body.type })
+      const edit = { id, type: body.type, ...common, at: body.at, resources, source }
+      this.#events.send('edit', (reader) => (reader.mayRead(workspace) ? edit : undefined))
+      if (body.type === 'edit') continue
+      this.#events.send('policy', (reader) => (reader.mayRead(workspace) ? { id, type: body.type } : undefined))
     }
     for (const path of paths) {
       const state = this.#options.replica.state.resource(path)
-      if (state !== undefined) this.#events.send('resource', { path, exists: state.exists, hash: state.hash })
+      if (state === undefined) continue
+      const { exists, hash } = state
+      this.#events.send('resource', (reader) => (mayReadPath(reader, path) ? { path, exists, hash } : undefined))
     }
   }
 
   #announcePeer({ node, zones: claimed, health, receipt, leaving }: StatusRecord): void {
     const { zones } = this.#options.membership.placeOf(node, claimed)
-    this.#events.send('peer', { key: node, zones, health, receipt, leaving })
+    this.#events.send('peer', (reader) => ({
+      key: node,
+      zones,
+      health,
+      receipt: receiptView(receipt, reader),
+      leaving,
+    }))
+  }
+}
+
+interface TlsPair {
+  readonly cert: Buffer
+  readonly key: Buffer
+}
+
+/** @throws MeshError `config_invalid` when they cannot be read, or do not belong together. */
+async function readPair(files: { readonly cert: string; readonly key: string }): Promise<TlsPair> {
+  try {
+    const [cert, key] = await Promise.all([readFile(files.cert), readFile(files.key)])
+    createSecureContext({ cert, key })
+    return { cert, key }
+  } catch (error) {
+    throw new MeshError(
+      'config_invalid',
+      `the API cannot speak TLS with ${files.cert} and ${files.key}: ${(error as Error).message}`,
+      { field: 'http_tls', hint: 'Name a certificate chain and its private key, both PEM, that mesh-node may read.' },
+      error,
+    )
   }
 }
 

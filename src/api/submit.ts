@@ -54,7 +54,7 @@ async function adoptGenesis(replica: Replica, first: WireEnvelope | undefined): 
 }
 
 /** @throws MeshError `too_large` beyond the limit; the connection is then of no further use. */
-async function readBody(request: Request): Promise<string> {
+export async function readBody(request: Request): Promise<string> {
   const { bodyBytes } = SUBMISSION_LIMITS
   const announced = Number(request.headers.get('content-length') ?? 0)
   const chunks: Uint8Array[] = []

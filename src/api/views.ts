@@ -9,10 +9,22 @@ import type { Chain, History } from '../core/history.ts'
 import { parseResourcePath, type ResourceName } from '../core/names.ts'
 import type { Policy } from '../core/policy.ts'
 import { documentOf, KINDS } from '../core/resources/index.ts'
+import type { PendingRequest } from '../join.ts'
 import type { Place } from '../membership.ts'
+import type { Receipt } from '../reconciler.ts'
 import type { Outcome } from '../replica.ts'
 import type { PeerView } from '../status.ts'
-import type { ChainView, EditView, GrantView, OutcomeView, PeerItem, ResourceView } from './schemas.ts'
+import { mayReadPath, type Reader } from './access.ts'
+import type {
+  ChainView,
+  EditView,
+  GrantView,
+  OutcomeView,
+  PeerItem,
+  PendingView,
+  ReceiptView,
+  ResourceView,
+} from './schemas.ts'
 
 /** Where a page begins and how much it holds. `page` counts from 1. */
 export interface Paging {
@@ -66,6 +78,16 @@ export function peerView(
     leaving: record?.leaving ?? false,
     health: record === undefined ? null : { ...record.health, reasons: [...record.health.reasons] },
   }
+}
+
+/** A receipt without what it says of resources that the reader may not read, but for their number. */
+export function receiptView(receipt: Receipt | null, reader: Reader): ReceiptView | null {
+  if (receipt === null) return null
+  const own = ({ path }: { readonly path: string }): boolean => mayReadPath(reader, path)
+  const problems = receipt.problems.filter(own)
+  const isolated = receipt.isolated.filter(own)
+  const withheld = receipt.problems.length + receipt.isolated.length - problems.length - isolated.length
+  return { ...(receipt as unknown as ReceiptView), problems, isolated, withheld }
 }
 
 export function verdictView(policy: Policy, envelope: Envelope): EditView['verdict'] {
@@ -129,9 +151,26 @@ export function grantView({ id, body }: Envelope<GrantBody>): GrantView {
     fields: body.fields === undefined ? null : [...body.fields],
     hosts: body.hosts === undefined ? null : [...body.hosts],
     quota: body.quota ?? null,
+    enc: body.enc ?? null,
     by: body.by,
     at: body.at,
   }
+}
+
+export function pendingView({ id, key, enc, name, zones, labels, version, address, ageMs, ticket }: PendingRequest) {
+  const { by, expires } = ticket
+  return {
+    id,
+    key,
+    enc,
+    name,
+    zones: [...zones],
+    labels: { ...labels },
+    version,
+    address,
+    ageMs: Math.round(ageMs),
+    ticket: { by, zones: [...ticket.zones], name: ticket.name ?? null, expires },
+  } satisfies PendingView
 }
 
 export function outcomeView(outcome: Outcome): OutcomeView {

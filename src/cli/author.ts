@@ -15,15 +15,16 @@ import {
   type GrantBody,
   type KeyPair,
   type RevokeBody,
+  type RootsetBody,
 } from '../core/envelope.ts'
 import { denial, RANKS } from '../core/policy.ts'
 import { MeshError, type ErrorCode } from '../errors.ts'
-import type { GrantView } from '../api/schemas.ts'
+import type { GrantView, RootSetView } from '../api/schemas.ts'
 import type { ChainFile, Remembered } from './chain-file.ts'
 import type { ApiClient } from './client.ts'
 import { plain, short } from './terminal.ts'
 
-type SignedBody = EditBody | GrantBody | RevokeBody
+type SignedBody = EditBody | GrantBody | RevokeBody | RootsetBody
 /** What a verb wants signed; the author adds who, where in the chain, and under which grant. */
 export type Draft = SignedBody extends infer B ? (B extends SignedBody ? Omit<B, CommonMember> : never) : never
 type CommonMember = 'v' | 'mesh' | 'by' | 'grant' | 'n' | 'prev' | 'at'
@@ -32,6 +33,8 @@ export interface Sent {
   readonly id: string
   /** The node holds it back until envelopes arrive that it does not know. */
   readonly isWaiting: boolean
+  /** Root signatures that it lacks: it counts when other roots have given theirs. */
+  readonly missing: number
 }
 
 export interface AuthorOptions {
@@ -57,19 +60,27 @@ export class Author {
   readonly #options: AuthorOptions
   readonly #genesis: Envelope<GenesisBody>
   readonly #grants: readonly GrantView[]
+  readonly #root: RootSetView
   readonly #places = new Map<string, Place>()
 
-  private constructor(options: AuthorOptions, genesis: Envelope<GenesisBody>, grants: readonly GrantView[]) {
+  private constructor(
+    options: AuthorOptions,
+    genesis: Envelope<GenesisBody>,
+    grants: readonly GrantView[],
+    root: RootSetView,
+  ) {
     this.#options = options
     this.#genesis = genesis
     this.#grants = grants
+    this.#root = root
   }
 
   static async create(options: AuthorOptions): Promise<Author> {
     const { id, envelope } = await options.client.genesis()
     const body = parseBody(envelope.bytes) as GenesisBody
     const genesis: Envelope<GenesisBody> = { id, ...envelope, body, size: Buffer.byteLength(envelope.bytes) }
-    return new Author(options, genesis, await options.client.grants(options.key.publicKey))
+    const { client, key } = options
+    return new Author(options, genesis, await client.grants(key.publicKey), await client.roots())
   }
 
   get publicKey(): string {
@@ -96,12 +107,13 @@ export class Author {
     await this.catchUp(draft.ws)
     const place = this.#places.get(draft.ws) as Place
     const { key, client, chain, now } = this.#options
-    const envelope = signEnvelope(this.#complete(draft, targets, place, now()), [key])
+    const { body, missing } = this.#complete(draft, targets, place, now())
+    const envelope = signEnvelope(body, [key])
     await chain.remember(this.#genesis.id, draft.ws, envelope)
     try {
       const [outcome] = await this.#submitPatiently(client, envelope)
       this.#places.set(draft.ws, { n: envelope.body.n, prev: [envelope.id] })
-      return { id: envelope.id, isWaiting: outcome?.outcome === 'waiting' }
+      return { id: envelope.id, isWaiting: outcome?.outcome === 'waiting', missing }
     } catch (error) {
       // An answer, or no connection at all, says that the node did not take it. Otherwise it may have.
       const mayBeStored = error instanceof MeshError && error.details['wasSent'] === true
@@ -125,7 +137,12 @@ export class Author {
 
   // -------------------------------------------------------------------------------------------- which grant
 
-  #complete(draft: Draft, targets: readonly GrantView[], { n, prev }: Place, at: number): SignedBody {
+  #complete(
+    draft: Draft,
+    targets: readonly GrantView[],
+    { n, prev }: Place,
+    at: number,
+  ): { body: SignedBody; missing: number } {
     const common = { v: 1, mesh: this.#genesis.id, by: this.publicKey, n: n + 1, prev: prev.toSorted(), at } as const
     const bodyUnder = (grant: string): SignedBody => ({ ...common, ...draft, grant })
     const reasons: string[] = []
@@ -135,34 +152,35 @@ export class Author {
       const denied = judged
         .map((target) => denial(body, [this.publicKey], exercised, target))
         .find((each) => each !== undefined)
-      if (denied === undefined) return parseBody(canonical(body as unknown as Json)) as SignedBody
+      if (denied === undefined) {
+        const signers = body.type === 'rootset' ? body.threshold : exercised.type === 'grant' ? 1 : exercised.threshold
+        return { body: parseBody(canonical(body as unknown as Json)) as SignedBody, missing: signers - 1 }
+      }
       reasons.push(`${label}: ${denied.message}`)
-    }
-    const { threshold } = this.#genesis.body
-    if (this.#isRoot(draft) && threshold > 1) {
-      reasons.push(`root: this mesh takes ${threshold} root signatures on one envelope, and meshctl signs with one key`)
     }
     throw this.#noGrant(draft, reasons)
   }
 
   /** What this key may act under, the least powerful first, so that an owner does not use more than it takes. */
   #authorities(draft: Draft): { id: string; exercised: GrantBody | GenesisBody; label: string }[] {
+    const { id, roots, threshold, next } = this.#root
+    // Of a root set, policy asks about these alone.
+    const root = { id, exercised: { ...this.#genesis.body, roots, threshold, next }, label: 'root' }
+    // The next root set follows the present one, and is signed by its own keys.
+    if (draft.type === 'rootset') return [root]
     const weakestFirst = this.#grants.toSorted((a, b) => rankOf(a) - rankOf(b))
     const grants = weakestFirst.map((grant) => ({
       id: grant.id,
       exercised: grantBody(grant, this.#genesis.id),
       label: `grant ${short(grant.id)} (${grant.role}, workspace ${grant.workspace}, zones ${grant.zones.join(', ')})`,
     }))
-    const root = { id: this.#genesis.id, exercised: this.#genesis.body, label: 'root' }
-    return this.#isRoot(draft) && this.#genesis.body.threshold === 1 ? [...grants, root] : grants
-  }
-
-  #isRoot(draft: Draft): boolean {
-    return this.#genesis.body.roots.includes(this.publicKey) && draft.type !== 'edit'
+    return roots.includes(this.publicKey) && draft.type !== 'edit' ? [...grants, root] : grants
   }
 
   #noGrant(draft: Draft, reasons: readonly string[]): MeshError {
-    const what = { edit: 'this edit', grant: 'this grant', revoke: 'this revocation' }[draft.type]
+    const what = { edit: 'this edit', grant: 'this grant', revoke: 'this revocation', rootset: 'this root set' }[
+      draft.type
+    ]
     if (reasons.length > 0) {
       const hint = 'Ask somebody with a wider grant, or use another key with -k.'
       return new MeshError('denied', `none of your grants allows ${what}\n  ${reasons.map(plain).join('\n  ')}`, {
@@ -228,7 +246,7 @@ function rankOf({ role }: GrantView): number {
 }
 
 /** As much of a grant as policy asks about. */
-function grantBody(view: GrantView, mesh: string): GrantBody {
+export function grantBody(view: GrantView, mesh: string): GrantBody {
   return {
     v: 1,
     type: 'grant',

@@ -9,11 +9,14 @@ import { KINDS, kindOf } from '../core/resources/index.ts'
 import { MeshError } from '../errors.ts'
 import { isIdPrefix } from '../api/ids.ts'
 import type { EditView, GrantView } from '../api/schemas.ts'
+import type { Sent } from './author.ts'
 import { usage, type Args, type Cli, type Verb } from './cli.ts'
 import type { ApiClient } from './client.ts'
 import { ambiguous, resolveId } from './ids.ts'
+import { keyWithEnc } from './keys.ts'
 import { timeText, whatOf } from './observe.ts'
 import { noteOf } from './resources.ts'
+import { tellExposed } from './secret.ts'
 import { plain, short, table } from './terminal.ts'
 
 const NOTE = { note: { type: 'string', value: 'TEXT', description: 'why; kept in the history' } } as const
@@ -21,9 +24,10 @@ const NOTE = { note: { type: 'string', value: 'TEXT', description: 'why; kept in
 export const grantVerb: Verb = {
   name: 'grant',
   summary: 'give a key a role',
-  usage: ['grant node|viewer|robot|editor|admin|owner KEY --zone ZONE... [--name NAME] [--kinds site,upstream]'],
+  usage: ['grant node|viewer|robot|editor|admin|owner KEY[:ENC] --zone ZONE... [--name NAME] [--kinds site,upstream]'],
   details: [
     'KEY is a public key; of one that the node knows, the first 8 digits or more, or its name, will do.',
+    'KEY:ENC, as meshctl key show -o wide prints it, lets the key receive secrets.',
     'A node applies the resources of its zones; editors edit them; admins also write privileged fields, and grant; owners do everything.',
     'Granting takes a higher role than the one that is given. The workspace is -w; for nodes and owners all, unless -w says otherwise.',
   ].join('\n'),
@@ -52,7 +56,7 @@ export const grantVerb: Verb = {
     enc: {
       type: 'string',
       value: 'HEX',
-      description: 'a node’s X25519 key for secrets, as meshctl key show -o json tells',
+      description: 'the X25519 key that secrets are sealed to; KEY:ENC says the same',
     },
   },
   examples: [
@@ -75,9 +79,10 @@ export const grantVerb: Verb = {
     const quota = quotaOf(args)
     const name = args.text('name')
     if (name !== undefined && !isName(name)) throw usage(`--name takes lower-case letters, digits and -, not ${name}`)
-    const enc = args.text('enc')
+    const whole = keyText.includes(':') ? keyWithEnc(keyText, 'KEY') : { key: keyText, enc: undefined }
+    const enc = args.text('enc') ?? whole.enc
     if (enc !== undefined && !isHex(enc, 64)) throw usage('--enc takes 64 hex digits')
-    const subject = await resolveId(cli, keyText, {
+    const subject = await resolveId(cli, whole.key, {
       field: 'KEY',
       what: 'no key',
       accepts: ({ type }) => type === 'key',
@@ -102,11 +107,20 @@ export const grantVerb: Verb = {
     )
     cli.out(`${sent.id}\n`)
     const who = name === undefined ? short(subject) : `${name} (${short(subject)})`
+    if (tellMissing(cli, sent)) return undefined
     cli.note(
       `granted: ${who} is ${role} of zones ${zones.join(', ')} in ${ws === '*' ? 'all workspaces' : `workspace ${ws}`}`,
     )
     return undefined
   },
+}
+
+/** Whether other roots have to sign an act before it counts. */
+export function tellMissing(cli: Cli, { id, missing }: Sent): boolean {
+  if (missing === 0) return false
+  const signatures = missing === 1 ? '1 more root has' : `${missing} more roots have`
+  cli.note(`signed by one root; it counts when ${signatures} signed it: meshctl cosign ${short(id)} -k KEY`)
+  return true
 }
 
 function roleOf(text: string): Role {
@@ -197,6 +211,7 @@ export const revokeVerb: Verb = {
       new Set(kept.map((edit) => edit.id)),
     )
     showVoided(cli, voided)
+    await tellExposed(cli, grants)
     if (args.flag('dry-run')) {
       cli.note('dry run: nothing was changed')
       return undefined
@@ -215,6 +230,7 @@ export const revokeVerb: Verb = {
       author.send({ type: 'revoke', ws, note: noteOf(args), target, keep }, grants),
     )
     cli.out(`${sent.id}\n`)
+    if (tellMissing(cli, sent)) return undefined
     cli.note(
       `revoked ${grants.length} ${grants.length === 1 ? 'grant' : 'grants'} of ${short(subject)}; ${voided.length} edits became void`,
     )
@@ -222,7 +238,7 @@ export const revokeVerb: Verb = {
   },
 }
 
-const HISTORY_MAX = 1_000_000
+export const HISTORY_MAX = 1_000_000
 
 async function targetOf(
   client: ApiClient,
@@ -275,7 +291,7 @@ export function headsOf(edits: readonly EditView[]): string[] {
 }
 
 /** Accepted envelopes that rest on the given grants and are not kept, and all that was done under grants among them. */
-async function voidedBy(
+export async function voidedBy(
   client: ApiClient,
   history: readonly EditView[],
   grants: ReadonlySet<string>,
@@ -292,7 +308,7 @@ async function voidedBy(
   return [...voided, ...below]
 }
 
-function showVoided(cli: Cli, voided: readonly EditView[]): void {
+export function showVoided(cli: Cli, voided: readonly EditView[]): void {
   if (voided.length === 0) {
     cli.note('no edit becomes void')
     return
@@ -314,7 +330,7 @@ export const pushVerb: Verb = {
     const [file] = args.expect('FILE') as [string]
     const client = await cli.client()
     const counts = new Map<string, number>()
-    for (const some of portions(await readEnvelopes(cli.path(file), file))) {
+    for (const some of portions((await readEnvelopes(cli.path(file), file)).envelopes)) {
       const outcomes = await client.submit(some)
       for (const { outcome } of outcomes) counts.set(outcome, (counts.get(outcome) ?? 0) + 1)
       const refused = outcomes.find(({ outcome }) => outcome === 'refused')
@@ -333,21 +349,28 @@ export const pushVerb: Verb = {
   },
 }
 
-async function readEnvelopes(path: string, name: string): Promise<WireEnvelope[]> {
+/** Envelopes in a file, and the state hash that it says they give. Checks their form alone. */
+export async function readEnvelopes(
+  path: string,
+  name: string,
+): Promise<{ envelopes: WireEnvelope[]; stateHash: string | undefined }> {
   let value: unknown
   try {
     value = JSON.parse(await readFile(path, 'utf8'))
   } catch (error) {
     throw new MeshError('input_invalid', `cannot read ${name}: ${(error as Error).message}`, { field: 'FILE' }, error)
   }
-  const { envelopes } = (typeof value === 'object' && value !== null ? value : {}) as { envelopes?: unknown }
+  const { envelopes, stateHash } = (typeof value === 'object' && value !== null ? value : {}) as Record<string, unknown>
   if (!Array.isArray(envelopes) || envelopes.length === 0) {
     throw new MeshError('input_invalid', `${name} holds no envelopes`, {
       field: 'envelopes',
       hint: 'It must be {"envelopes": [...]}.',
     })
   }
-  return envelopes.map((envelope, index) => wireFromJson(envelope, `envelopes[${index}]`))
+  return {
+    envelopes: envelopes.map((envelope, index) => wireFromJson(envelope, `envelopes[${index}]`)),
+    stateHash: typeof stateHash === 'string' ? stateHash : undefined,
+  }
 }
 
 /** What one request holds, with room for the JSON around it. */

@@ -3,15 +3,15 @@
  * the key to sign with. Opens nothing until a verb asks for it. Built by run.ts.
  */
 
-import { access } from 'node:fs/promises'
+import { access, readFile } from 'node:fs/promises'
 import { homedir } from 'node:os'
 import { join, resolve } from 'node:path'
 import { loadKey } from '../adapters/identity.ts'
-import type { KeyPair } from '../core/envelope.ts'
+import { isHex, type KeyPair } from '../core/envelope.ts'
 import { MeshError } from '../errors.ts'
 import { Author } from './author.ts'
 import { ChainFile } from './chain-file.ts'
-import { ApiClient } from './client.ts'
+import { ApiClient, fingerprintOf, type Trust } from './client.ts'
 import type { CliHost } from './host.ts'
 import { paint, type Paint } from './terminal.ts'
 
@@ -85,6 +85,8 @@ export type Format = 'table' | 'wide' | 'yaml' | 'json'
 const FORMATS: readonly Format[] = ['table', 'wide', 'yaml', 'json']
 
 const DEFAULT_SOCKET = 'data/api.sock'
+/** Of a node that was installed as the README says. */
+const SYSTEM_SOCKET = '/var/lib/nxmesh/api.sock'
 const DEFAULT_URL = 'http://127.0.0.1:3000'
 const DEFAULT_KEY = 'data/mesh/owner.key'
 
@@ -127,8 +129,58 @@ export class Cli {
   }
 
   async client(): Promise<ApiClient> {
-    this.#client ??= new ApiClient(await this.#addresses(), this.host.signal)
+    this.#client ??= new ApiClient(
+      await this.#addresses(),
+      this.host.signal,
+      {
+        key: () => this.#readerKey(),
+        mesh: this.mesh,
+        now: () => this.host.clock.now(),
+      },
+      await this.#trust(),
+    )
     return this.#client
+  }
+
+  /** The mesh that tokens are for, when the operator has said so. @throws MeshError `usage`. */
+  get mesh(): string | undefined {
+    const mesh = this.args.text('mesh') ?? (this.host.env['NXMESH_MESH_ID'] || undefined)
+    const isMeshId: boolean = mesh === undefined || isHex(mesh, 64)
+    if (!isMeshId) throw usage(`--mesh takes a mesh id of 64 hex digits, not ${mesh}`)
+    return mesh
+  }
+
+  async #trust(): Promise<Trust> {
+    const file = this.args.text('ca') ?? (this.host.env['NXMESH_CA'] || undefined)
+    const pin = this.args.text('fingerprint') ?? (this.host.env['NXMESH_FINGERPRINT'] || undefined)
+    if (pin !== undefined) {
+      const fingerprint = fingerprintOf(pin)
+      const isWhole: boolean = isHex(fingerprint, 64)
+      if (!isWhole) throw usage(`--fingerprint takes the SHA-256 of a certificate, 64 hex digits, not ${pin}`)
+      return { fingerprint }
+    }
+    if (file === undefined) return {}
+    const ca = await readFile(this.path(file), 'utf8').catch((error: unknown) => {
+      throw new MeshError('input_invalid', `cannot read ${file}: ${(error as Error).message}`, { field: '--ca' }, error)
+    })
+    return { ca }
+  }
+
+  async #readerKey(): Promise<KeyPair> {
+    try {
+      return await this.key()
+    } catch (error) {
+      if (!(error instanceof MeshError) || error.details.field !== '--key') throw error
+      throw new MeshError(
+        'key_invalid',
+        'over TCP a node answers only the holder of a granted key, and no key was given',
+        {
+          field: '--key',
+          hint: 'Give one with -k FILE, NXMESH_KEY or PRIVATE_KEY; or ask on the host over its socket: --api unix:DATA_DIR/api.sock',
+        },
+        error,
+      )
+    }
   }
 
   async #addresses(): Promise<readonly string[]> {
@@ -136,8 +188,9 @@ export class Cli {
     if (given !== undefined && given !== '') {
       return [given.startsWith('unix:') ? `unix:${this.path(given.slice('unix:'.length))}` : given]
     }
-    const socket = this.path(DEFAULT_SOCKET)
-    return (await exists(socket)) ? [`unix:${socket}`, DEFAULT_URL] : [DEFAULT_URL]
+    const sockets = [this.path(DEFAULT_SOCKET), SYSTEM_SOCKET]
+    const present = await Promise.all(sockets.map(exists))
+    return [...sockets.filter((_, index) => present[index]).map((socket) => `unix:${socket}`), DEFAULT_URL]
   }
 
   /** The operator's key. @throws MeshError `key_invalid`, saying where one was looked for. */

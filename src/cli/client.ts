@@ -1,24 +1,33 @@
 /**
  * The HTTP client of meshctl: speaks to one node over its unix socket or TCP, reads answers through the API's schemas, and
- * turns problem documents and broken connections into MeshErrors. Every verb reaches the mesh through it.
+ * turns problem documents and broken connections into MeshErrors. Signs its own tokens for TCP. Every verb reaches the mesh
+ * through it.
  */
 
 import { request as httpRequest, type IncomingMessage, type RequestOptions } from 'node:http'
+import { request as httpsRequest } from 'node:https'
+import { isIP } from 'node:net'
+import { connect as connectTls } from 'node:tls'
 import type { z } from 'zod'
 import * as schemas from '../api/schemas.ts'
-import type { WireEnvelope } from '../core/envelope.ts'
+import type { KeyPair, WireEnvelope } from '../core/envelope.ts'
 import { parseResourcePath, type ResourceName } from '../core/names.ts'
+import { signToken } from '../core/token.ts'
 import { ERROR_CODES, MeshError, type ErrorCode } from '../errors.ts'
 
 export const CLIENT_LIMITS = {
   timeoutMs: 30_000,
+  handshakeMs: 10_000,
   /** Of one answer; a page of a thousand large resources stays below it. */
   answerBytes: 256 * 1024 * 1024,
+  /** Life of a token, s, and how long before its end another is signed. */
+  tokenLifetime: 300,
+  tokenMargin: 60,
   /** Of one server-sent event. */
   eventBytes: 1024 * 1024,
 } as const
 
-/** `unix:/path/api.sock` or `http://host:port`. */
+/** `unix:/path/api.sock`, `http://host:port` or `https://host:port`. */
 export type ApiAddress = string
 
 export interface ServerEvent {
@@ -31,21 +40,56 @@ interface Answer {
   readonly body: unknown
 }
 
+/** What tokens are made of. */
+export interface Identity {
+  /** The reader's key. @throws MeshError when there is none. */
+  readonly key: () => Promise<KeyPair>
+  /** Mesh id; undefined: what the node says of itself. */
+  readonly mesh: string | undefined
+  /** ms since the epoch. */
+  readonly now: () => number
+}
+
+/** How a node that speaks TLS proves itself: by a certificate of these authorities, else of those that Node knows. */
+export interface Trust {
+  /** PEM. */
+  readonly ca?: string
+  /** SHA-256 of the one certificate that is believed, whoever signed it: 64 hex digits in lower case. */
+  readonly fingerprint?: string
+}
+
+interface Token {
+  readonly text: string
+  /** From when on another one is signed, ms since the epoch. */
+  readonly staleAt: number
+}
+
 export class ApiClient {
   readonly #signal: AbortSignal
+  readonly #identity: Identity
+  readonly #trust: Trust
+  /** By address: nodes of one list may belong to several meshes. */
+  readonly #tokens = new Map<ApiAddress, Token>()
   /** What is left to try; the first is the one in use. */
   #addresses: readonly ApiAddress[]
   readonly #tried = new Set<string>()
 
   /** @param addresses tried in order until one answers. @throws MeshError `usage` for one that is not an address. */
-  constructor(addresses: readonly ApiAddress[], signal: AbortSignal) {
-    for (const address of addresses) requestTarget(address)
+  constructor(addresses: readonly ApiAddress[], signal: AbortSignal, identity: Identity, trust: Trust) {
+    for (const address of addresses) requestTarget(address, trust)
+    this.#trust = trust
     this.#addresses = addresses
     this.#signal = signal
+    this.#identity = identity
   }
 
   get address(): ApiAddress {
     return this.#addresses[0] as ApiAddress
+  }
+
+  /** Id of the node's mesh; null while it has none. The one thing that needs no token. */
+  async mesh(): Promise<string | null> {
+    return (await this.#get(HEALTH, schemas.HEALTH_ANSWER, [503])).mesh
   }
 
   node(): Promise<schemas.NodeView> {
@@ -86,6 +130,15 @@ export class ApiClient {
     return this.#pages('/v1/grants', { subject }, schemas.GRANTS)
   }
 
+  /** Hosts that asked this node to be let in. */
+  pending(): Promise<schemas.PendingView[]> {
+    return this.#pages('/v1/pending', {}, schemas.PENDING_PAGE)
+  }
+
+  async reject(rejection: z.infer<typeof schemas.REJECTION>): Promise<void> {
+    read(await this.#ask('POST', '/v1/rejections', JSON.stringify(rejection)), schemas.REJECTED)
+  }
+
   chains(author: string): Promise<schemas.ChainView[]> {
     return this.#pages('/v1/chains', { author }, schemas.CHAINS)
   }
@@ -98,19 +151,33 @@ export class ApiClient {
     return this.#get('/v1/genesis', schemas.STORED_EDIT)
   }
 
+  /** The root set in force. */
+  roots(): Promise<schemas.RootSetView> {
+    return this.#get('/v1/roots', schemas.ROOT_SET)
+  }
+
   /** The envelope, or undefined when the node does not have it. */
   async edit(id: string): Promise<z.infer<typeof schemas.STORED_EDIT> | undefined> {
     const answer = await this.#ask('GET', `/v1/edits/${id}`)
     return answer.status === 404 ? undefined : read(answer, schemas.STORED_EDIT)
   }
 
-  /** Summaries of envelopes, at most `max` of them. */
-  async edits(filter: Readonly<Record<string, string | undefined>>, max: number): Promise<schemas.EditView[]> {
+  editsPage(filter: Readonly<Record<string, string | undefined>>): Promise<z.infer<typeof schemas.EDITS>> {
+    return this.#get(`/v1/edits${queryOf(filter)}`, schemas.EDITS)
+  }
+
+  /** Summaries of envelopes, at most `max` of them: of those that are wanted, when `isWanted` says which. */
+  async edits(
+    filter: Readonly<Record<string, string | undefined>>,
+    max: number,
+    isWanted?: (edit: schemas.EditView) => boolean,
+  ): Promise<schemas.EditView[]> {
     const found: schemas.EditView[] = []
     for (let after: string | undefined; ;) {
-      const limit = String(Math.min(1000, max - found.length))
-      const page = await this.#get(`/v1/edits${queryOf({ ...filter, after, limit })}`, schemas.EDITS)
-      found.push(...page.data)
+      const limit = isWanted === undefined ? String(Math.min(1000, max - found.length)) : '1000'
+      const page = await this.editsPage({ ...filter, after, limit })
+      const wanted = isWanted === undefined ? page.data : page.data.filter(isWanted)
+      found.push(...wanted.slice(0, max - found.length))
       if (page.next === null || found.length >= max) return found
       after = page.next
     }
@@ -124,6 +191,8 @@ export class ApiClient {
 
   /** Events until the connection ends or the signal is aborted. */
   async *events(): AsyncGenerator<ServerEvent> {
+    // The stream ends with its token: let it have a whole one.
+    this.#tokens.clear()
     const response = await this.#connect('GET', '/v1/events', undefined, 0)
     if (response.statusCode !== 200) throw problemIn(await answerOf(response))
     let buffered = ''
@@ -141,8 +210,9 @@ export class ApiClient {
     }
   }
 
-  async #get<S extends z.ZodType>(path: string, schema: S): Promise<z.infer<S>> {
-    return read(await this.#ask('GET', path), schema)
+  /** @param others statuses of failures that have the same form. */
+  async #get<S extends z.ZodType>(path: string, schema: S, others: readonly number[] = []): Promise<z.infer<S>> {
+    return read(await this.#ask('GET', path), schema, others)
   }
 
   async #pages<T>(
@@ -172,8 +242,10 @@ export class ApiClient {
     for (;;) {
       const { address } = this
       try {
-        return await send(address, method, path, body, timeoutMs, this.#signal)
+        const token = path === HEALTH ? undefined : await this.#tokenFor(address)
+        return await send({ address, method, path, body, timeoutMs, token, trust: this.#trust, signal: this.#signal })
       } catch (error) {
+        if (error instanceof MeshError) throw error
         const isUnreached = UNREACHED.has((error as NodeJS.ErrnoException).code ?? '')
         const failure = this.#unreachable(address, error)
         if (!isUnreached || this.#addresses.at(-1) === address) throw failure
@@ -181,6 +253,39 @@ export class ApiClient {
         if (address === this.address) this.#addresses = this.#addresses.slice(1)
       }
     }
+  }
+
+  /** None for a socket. @throws what `send` throws, and MeshError when no token can be made. */
+  async #tokenFor(address: ApiAddress): Promise<string | undefined> {
+    if (address.startsWith('unix:')) return undefined
+    const { key, mesh, now } = this.#identity
+    const known = this.#tokens.get(address)
+    if (known !== undefined && now() < known.staleAt) return known.text
+    const audience = mesh ?? (await this.#meshAt(address))
+    const { tokenLifetime, tokenMargin } = CLIENT_LIMITS
+    const text = signToken(await key(), audience, now(), tokenLifetime)
+    this.#tokens.set(address, { text, staleAt: now() + (tokenLifetime - tokenMargin) * 1000 })
+    return text
+  }
+
+  async #meshAt(address: ApiAddress): Promise<string> {
+    const { timeoutMs } = CLIENT_LIMITS
+    const signal = this.#signal
+    const answer = await send({
+      address,
+      method: 'GET',
+      path: HEALTH,
+      body: undefined,
+      timeoutMs,
+      token: undefined,
+      trust: this.#trust,
+      signal,
+    })
+    const { mesh } = read(await answerOf(answer), schemas.HEALTH_ANSWER, [503])
+    if (mesh !== null) return mesh
+    throw new MeshError('unavailable', `the node at ${address} has no mesh yet, so it knows no key`, {
+      hint: 'Give it one on its host, over its socket: meshctl --api unix:DATA_DIR/api.sock push genesis.json',
+    })
   }
 
   #unreachable(address: ApiAddress, cause: unknown): MeshError {
@@ -211,20 +316,30 @@ const UNREACHED: ReadonlySet<string> = new Set([
   'ENOTSOCK',
 ])
 
-async function send(
-  address: ApiAddress,
-  method: string,
-  path: string,
-  body: string | undefined,
-  timeoutMs: number,
-  signal: AbortSignal,
-): Promise<IncomingMessage> {
-  const headers =
-    body === undefined ? {} : { 'content-type': 'application/json', 'content-length': Buffer.byteLength(body) }
+const HEALTH = '/health'
+
+interface Call {
+  readonly address: ApiAddress
+  readonly method: string
+  readonly path: string
+  readonly body: string | undefined
+  readonly timeoutMs: number
+  readonly token: string | undefined
+  readonly trust: Trust
+  readonly signal: AbortSignal
+}
+
+async function send({ address, method, path, body, timeoutMs, token, trust, signal }: Call): Promise<IncomingMessage> {
+  const headers = {
+    ...(body === undefined ? {} : { 'content-type': 'application/json', 'content-length': Buffer.byteLength(body) }),
+    ...(token === undefined ? {} : { authorization: `Bearer ${token}` }),
+  }
   return await new Promise((resolve, reject) => {
     // A write goes over a connection of its own: on a kept one it would not be known whether a reset came before it.
     const agent = body === undefined ? {} : { agent: false }
-    const request = httpRequest({ ...requestTarget(address), ...agent, method, path, headers, signal }, resolve)
+    const { isTls, ...target } = requestTarget(address, trust)
+    const ask = isTls && target.createConnection === undefined ? httpsRequest : httpRequest
+    const request = ask({ ...agent, ...target, method, path, headers, signal }, resolve)
     if (timeoutMs > 0) {
       request.setTimeout(timeoutMs, () => request.destroy(new Error(`no answer within ${timeoutMs / 1000} s`)))
     }
@@ -233,17 +348,45 @@ async function send(
   })
 }
 
-function requestTarget(address: ApiAddress): RequestOptions {
-  if (address.startsWith('unix:')) return { socketPath: address.slice('unix:'.length), host: 'localhost' }
+function requestTarget(address: ApiAddress, trust: Trust): RequestOptions & { ca?: string; isTls: boolean } {
+  if (address.startsWith('unix:')) return { socketPath: address.slice('unix:'.length), host: 'localhost', isTls: false }
   const url = URL.canParse(address) ? new URL(address) : undefined
-  if (url?.protocol !== 'http:') {
+  const isTls = url?.protocol === 'https:'
+  if (url === undefined || (!isTls && url.protocol !== 'http:')) {
     throw new MeshError('usage', `${address} is not the address of a node`, {
       field: '--api',
       value: address,
-      hint: 'Write http://127.0.0.1:3000 or unix:/var/lib/nxmesh/api.sock.',
+      hint: 'Write http://127.0.0.1:3000, https://edge-1.example.com:3000 or unix:/var/lib/nxmesh/api.sock.',
     })
   }
-  return { host: url.hostname.replace(/^\[(.*)\]$/, '$1'), port: url.port === '' ? 80 : Number(url.port) }
+  const host = url.hostname.replace(/^\[(.*)\]$/, '$1')
+  const port = url.port === '' ? (isTls ? 443 : 80) : Number(url.port)
+  const { ca, fingerprint } = trust
+  if (!isTls) return { host, port, isTls }
+  if (fingerprint !== undefined) return { host, port, isTls, createConnection: pinned(host, port, fingerprint) }
+  return { host, port, isTls, ...(ca === undefined ? {} : { ca }) }
+}
+
+/** Connects, and hands the connection over, so that a request can be sent, only after the certificate was compared. */
+function pinned(host: string, port: number, fingerprint: string): NonNullable<RequestOptions['createConnection']> {
+  return (_, done) => {
+    const servername = isIP(host) === 0 ? { servername: host } : {}
+    const socket = connectTls({ host, port, rejectUnauthorized: false, ...servername })
+    socket.setTimeout(CLIENT_LIMITS.handshakeMs, () => socket.destroy(new Error('no TLS handshake')))
+    socket.once('error', (error) => done(error, socket))
+    socket.once('secureConnect', () => {
+      const seen = fingerprintOf(socket.getPeerCertificate().fingerprint256)
+      socket.setTimeout(0)
+      if (seen === fingerprint) done(null, socket)
+      else socket.destroy(new Error(`its certificate has the fingerprint ${seen}, not the one of --fingerprint`))
+    })
+    return undefined
+  }
+}
+
+/** As openssl and browsers write it (`AB:CD:...`), without the ornament. */
+export function fingerprintOf(text: string): string {
+  return text.replaceAll(':', '').toLowerCase()
 }
 
 async function answerOf(response: IncomingMessage): Promise<Answer> {
@@ -264,8 +407,8 @@ async function answerOf(response: IncomingMessage): Promise<Answer> {
   }
 }
 
-function read<S extends z.ZodType>(answer: Answer, schema: S): z.infer<S> {
-  if (answer.status >= 400) throw problemIn(answer)
+function read<S extends z.ZodType>(answer: Answer, schema: S, others: readonly number[] = []): z.infer<S> {
+  if (answer.status >= 400 && !others.includes(answer.status)) throw problemIn(answer)
   const parsed = schema.safeParse(answer.body)
   if (!parsed.success) throw notOurs(parsed.error.issues[0]?.message ?? 'an unknown form', parsed.error)
   return parsed.data

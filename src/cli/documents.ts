@@ -9,6 +9,7 @@ import { parseAllDocuments } from 'yaml'
 import type { Value } from '../core/envelope.ts'
 import { fieldsOf, parseDocument, pathOf } from '../core/resources/index.ts'
 import { isTree } from '../core/resources/kind.ts'
+import { versionIn } from '../core/secrets.ts'
 import { asMeshError, MeshError } from '../errors.ts'
 import { plain } from './terminal.ts'
 
@@ -108,15 +109,20 @@ export function parseSources(sources: readonly Source[], defaults: Defaults = {}
   const wanted = new Map<string, Wanted>()
   const faults: { text: string; field: string | undefined }[] = []
   for (const { from, read } of sources.flatMap(documentsOf)) {
+    let isSecret = false
     try {
-      const resource = parseDocument(withDefaults(read(), defaults))
+      const document = read()
+      isSecret = isTree(document) && document['kind'] === 'Secret'
+      const resource = parseDocument(withDefaults(document, defaults))
       const path = pathOf(resource)
       const other = wanted.get(path)
       if (other !== undefined)
         throw new MeshError('resource_invalid', `${path} is in ${other.from} already`, { field: 'metadata.name' })
-      wanted.set(path, { path, fields: fieldsOf(resource), from })
+      const fields = fieldsOf(resource)
+      if (isSecret && versionIn(fields) === undefined) fail('the version is none')
+      wanted.set(path, { path, fields, from })
     } catch (error) {
-      const { message, details } = asMeshError(error)
+      const { message, details } = isSecret ? asUnsealed(error) : asMeshError(error)
       const hint = details.hint === undefined ? '' : ` (${details.hint})`
       faults.push({ text: `${from}: ${plain(message.trim())}${plain(hint)}`, field: details.field })
     }
@@ -159,6 +165,16 @@ function documentsOf({ name, text }: Source): Unread[] {
     if (Array.isArray(value))
       return value.map((item, position) => ({ from: `${from}[${position}]`, read: () => item as unknown }))
     return [{ from, read: () => value }]
+  })
+}
+
+/** People write the text itself into the spec of a Secret. Whatever they wrote is not repeated. */
+function asUnsealed(error: unknown): MeshError {
+  const known = asMeshError(error)
+  if (known.details.field?.startsWith('metadata') === true) return known
+  return new MeshError('resource_invalid', 'spec is not what meshctl sealed', {
+    field: 'spec',
+    hint: 'seal a text with meshctl secret set NAME --zone ZONE -f FILE; apply takes back what meshctl get secret NAME -o yaml shows',
   })
 }
 

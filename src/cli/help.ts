@@ -8,13 +8,29 @@ export const GLOBAL_OPTIONS: OptionSpecs = {
     type: 'string',
     value: 'URL',
     description:
-      'node to ask: http://host:port or unix:/path (NXMESH_API; default ./data/api.sock, else http://127.0.0.1:3000)',
+      'node to ask: http(s)://host:port or unix:/path (NXMESH_API; default ./data/api.sock, /var/lib/nxmesh/api.sock, else http://127.0.0.1:3000)',
   },
   key: {
     type: 'string',
     short: 'k',
     value: 'FILE',
-    description: 'operator key (NXMESH_KEY; default ./data/mesh/owner.key; PRIVATE_KEY beats it)',
+    description:
+      'operator key, which signs edits and the tokens for TCP (NXMESH_KEY; default ./data/mesh/owner.key; PRIVATE_KEY beats it)',
+  },
+  mesh: {
+    type: 'string',
+    value: 'ID',
+    description: 'mesh that tokens for TCP are for (NXMESH_MESH_ID; default: what the node says)',
+  },
+  ca: {
+    type: 'string',
+    value: 'FILE',
+    description: 'authorities (PEM) that an https:// node must be certified by (NXMESH_CA)',
+  },
+  fingerprint: {
+    type: 'string',
+    value: 'SHA256',
+    description: 'of the one certificate to believe of an https:// node (NXMESH_FINGERPRINT)',
   },
   workspace: { type: 'string', short: 'w', value: 'NAME', description: 'workspace' },
   zone: { type: 'string', short: 'z', multiple: true, value: 'ZONE', description: 'zone such as eu.west, or *' },

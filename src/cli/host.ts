@@ -18,6 +18,8 @@ export interface CliHost {
   readonly clock: Clock
   /** Aborted by Ctrl-C. */
   readonly signal: AbortSignal
+  /** Asks a person on the terminal for a text that is not shown; only when standard input is one. */
+  readonly promptHidden?: (prompt: string) => Promise<Uint8Array>
   /** Runs an editor on a file in the foreground; its exit code. */
   runEditor(command: string, file: string): Promise<number>
 }

@@ -8,7 +8,7 @@ import { plain, quoted, short, span, table, toJson, toYaml, type Cell, type Pain
 import { nameOf, progressOf, type Progress } from './wait.ts'
 
 /** A machine-readable form when one was asked for. */
-function structured(cli: Cli, value: unknown): string | undefined {
+export function structured(cli: Cli, value: unknown): string | undefined {
   if (cli.format === 'json') return toJson(value)
   return cli.format === 'yaml' ? toYaml(value) : undefined
 }
@@ -228,7 +228,11 @@ const AUTHOR: Wanted = {
 export const logVerb: Verb = {
   name: 'log',
   summary: 'list edits, grants and revocations, newest first, with verdicts',
-  usage: ['log [--limit 20] [--author KEY] [--resource PATH]'],
+  usage: ['log [--limit 20] [--author KEY] [--resource PATH] [--void] [--since TIME] [--json]'],
+  details: [
+    'Who, what, when as the author claims, and whether it counts: a void edit comes with the reason, which is the same on every node.',
+    'Grants, revocations and root sets are in it. The caller of an edit that a node signed is in its note.',
+  ].join('\n'),
   options: {
     limit: { type: 'string', value: 'N', description: 'how many (default 20)' },
     author: {
@@ -237,8 +241,19 @@ export const logVerb: Verb = {
       description: 'only by this public key: whole, its first 8 digits or more, or a name',
     },
     resource: { type: 'string', value: 'PATH', description: 'only of this resource: workspace/zone/kind/name' },
+    void: { type: 'boolean', description: 'only what does not count' },
+    since: {
+      type: 'string',
+      value: 'TIME',
+      description: 'only what claims this time or a later one: 2026-03-01T12:00Z',
+    },
+    json: { type: 'boolean', description: 'the same as -o json' },
   },
-  examples: ['meshctl log --limit 50', 'meshctl log --resource default/eu.west/site/web'],
+  examples: [
+    'meshctl log --limit 50',
+    'meshctl log --resource default/eu.west/site/web',
+    'meshctl log --author ana --void --since 2026-03-01T12:00Z --json',
+  ],
   async run(cli, args) {
     args.expect()
     const text = args.text('limit') ?? '20'
@@ -251,8 +266,15 @@ export const logVerb: Verb = {
       author: author === undefined ? undefined : await resolveId(cli, author, AUTHOR),
       resource: args.text('resource'),
     }
-    const edits = await client.edits(filter, limit)
-    const names = await authorNames(client)
+    const isVoid = args.flag('void')
+    const since = sinceOf(args.text('since'))
+    const isWanted = ({ at, verdict }: EditView): boolean => (!isVoid || !verdict.accepted) && at >= since
+    const edits = await client.edits(filter, limit, isVoid || since > 0 ? isWanted : undefined)
+    if (args.flag('json')) {
+      cli.out(toJson(edits))
+      return undefined
+    }
+    const names = await authorNames(client, edits)
     cli.out(
       structured(cli, edits) ??
         table(
@@ -264,11 +286,35 @@ export const logVerb: Verb = {
   },
 }
 
+/** Claimed time, ms; 0 when none is given. @throws MeshError `usage` */
+function sinceOf(text: string | undefined): number {
+  if (text === undefined) return 0
+  const time = Date.parse(text)
+  if (Number.isNaN(time)) throw usage(`--since takes a time such as 2026-03-01T12:00Z, not ${text.slice(0, 80)}`)
+  return time
+}
+
 const LOG_HEADERS = ['CLAIMED TIME', 'EDIT', 'BY', 'N', 'WHAT', 'VERDICT', 'NOTE'] as const
 
-async function authorNames(client: ApiClient): Promise<ReadonlyMap<string, string>> {
+/** Keys of a list whose grants are not in force any more, and which are asked for by one request each. */
+const FORMER_MAX = 100
+
+/** What grants call keys: those in force, and of these authors former ones too. */
+export async function authorNames(
+  client: ApiClient,
+  edits: readonly Pick<EditView, 'by'>[] = [],
+): Promise<ReadonlyMap<string, string>> {
   const grants = await client.grants()
-  return new Map(grants.flatMap(({ subject, name }): [string, string][] => (name === null ? [] : [[subject, name]])))
+  const names = new Map(
+    grants.flatMap(({ subject, name }): [string, string][] => (name === null ? [] : [[subject, name]])),
+  )
+  const granted = new Set(grants.map(({ subject }) => subject))
+  const former = new Set(edits.flatMap(({ by }) => (by === null || granted.has(by) ? [] : [by])))
+  for (const key of [...former].slice(0, FORMER_MAX)) {
+    const name = (await client.ids(key)).find(({ id }) => id === key)?.name
+    if (name !== undefined && name !== null) names.set(key, name)
+  }
+  return names
 }
 
 function logRow(edit: EditView, names: ReadonlyMap<string, string>, { green, red }: Paint): Cell[] {

@@ -7,6 +7,7 @@ import { canonical } from '../core/canonical.ts'
 import { LIMITS, type Op, type ResourceEdit, type Value } from '../core/envelope.ts'
 import { parseResourcePath, workspaceOf, type ResourceName } from '../core/names.ts'
 import { diffFields } from '../core/resources/flat.ts'
+import { KEYS_PREFIX, recipientsIn, SEALED_FIELD, versionIn } from '../core/secrets.ts'
 import type { Paint } from './terminal.ts'
 import { plain } from './terminal.ts'
 
@@ -25,7 +26,7 @@ export const ABSENT: Current = { exists: false, fields: new Map(), heads: [], co
 export interface Change {
   readonly path: string
   readonly action: 'create' | 'update' | 'delete' | 'keep'
-  /** Sorted by field; empty for `keep`. */
+  /** Empty for `keep`. What is larger than one edit is cut up in this order. */
   readonly ops: readonly Op[]
   readonly deps: readonly string[]
   readonly before: ReadonlyMap<string, Value>
@@ -46,8 +47,7 @@ export function planFields(path: string, current: Current, wanted: ReadonlyMap<s
 /** Exactly these operations on a resource. */
 export function planOps(path: string, current: Current, ops: readonly Op[]): Change {
   const action = !current.exists ? 'create' : ops.length === 0 ? 'keep' : 'update'
-  const sorted = ops.toSorted((a, b) => (a[1] < b[1] ? -1 : 1))
-  return { path, action, ops: sorted, deps: depsOf(current), before: current.fields }
+  return { path, action, ops: byField(ops), deps: depsOf(current), before: current.fields }
 }
 
 export function planDelete(path: string, current: Current): Change {
@@ -55,7 +55,7 @@ export function planDelete(path: string, current: Current): Change {
   return { path, action: 'delete', ops: [['del', '$']], deps: depsOf(current), before: current.fields }
 }
 
-function depsOf({ heads }: Current): string[] {
+export function depsOf({ heads }: Current): string[] {
   // Heads beyond the limit stay heads; the next edit joins them.
   return heads.slice(0, LIMITS.deps).toSorted()
 }
@@ -131,7 +131,12 @@ function split({ path, deps, ops }: Change): Piece[] {
     }
     bytes += opBytes
   }
-  return [...pieces, { path, deps, ops: ops.slice(start) }]
+  return [...pieces, { path, deps, ops: ops.slice(start) }].map((piece) => ({ ...piece, ops: byField(piece.ops) }))
+}
+
+/** As envelopes want them. */
+function byField(ops: readonly Op[]): Op[] {
+  return ops.toSorted((a, b) => (a[1] < b[1] ? -1 : 1))
 }
 
 function pieceBytes({ path, deps, ops }: Piece): number {
@@ -157,8 +162,10 @@ export function showChange(change: Change, { green, red, yellow, dim, bold }: Pa
   const colours = { create: green, update: yellow, delete: red, keep: dim } as const
   const word = { create: 'create', update: 'change', delete: 'delete', keep: 'unchanged' }[change.action]
   const head = `${colours[change.action](`${SIGNS[change.action]} ${word}`)} ${bold(plain(change.path))}\n`
+  const isSealing = parseResourcePath(change.path)?.kind === 'secret'
+  const sealing = isSealing ? sealingLine(change, { green, red, yellow }) : ''
   const lines = change.ops
-    .filter(([, field]) => field !== '$')
+    .filter(([, field]) => field !== '$' && !(isSealing && isSealed(field)))
     .map((op) => {
       const before = change.before.get(op[1])
       const was = before === undefined ? '' : red(show(before))
@@ -168,7 +175,33 @@ export function showChange(change: Change, { green, red, yellow, dim, bold }: Pa
       const isSame = show(before) === show(op[2])
       return `    ${yellow('~')} ${plain(op[1])}: ${isSame ? `${will} (settles a conflict)` : `${was} -> ${will}`}\n`
     })
-  return head + lines.join('')
+  return head + sealing + lines.join('')
+}
+
+/** Ciphertext and wrapped keys tell a person nothing but how many can open them. */
+function sealingLine({ before, ops }: Change, { green, red, yellow }: Pick<Paint, 'green' | 'red' | 'yellow'>): string {
+  if (!ops.some(([, field]) => isSealed(field))) return ''
+  const after = new Map(before)
+  for (const op of ops) {
+    if (op[0] === 'set') after.set(op[1], op[2])
+    else after.delete(op[1])
+  }
+  const was = before.has(SEALED_FIELD) ? red(sealedWords(before)) : ''
+  if (!after.has(SEALED_FIELD)) return `    ${red('-')} ${was}\n`
+  const isAnew = ops.some(([, field]) => field === SEALED_FIELD)
+  const will = green(`${sealedWords(after)}${was !== '' && isAnew ? ', anew' : ''}`)
+  return was === '' ? `    ${green('+')} ${will}\n` : `    ${yellow('~')} ${was} -> ${will}\n`
+}
+
+function isSealed(field: string): boolean {
+  return field === SEALED_FIELD || field.startsWith(KEYS_PREFIX)
+}
+
+/** `sealed, 3 recipients` */
+export function sealedWords(fields: ReadonlyMap<string, Value>): string {
+  if (versionIn(fields) === undefined) return 'not sealed as it should be'
+  const count = recipientsIn(fields).length
+  return `sealed, ${count} ${count === 1 ? 'recipient' : 'recipients'}`
 }
 
 /** `2 to create, 1 to change, 5 unchanged` */

@@ -17,6 +17,7 @@ import {
   pack,
   planDelete,
   planFields,
+  sealedWords,
   showChange,
   summary,
   type Change,
@@ -170,7 +171,7 @@ async function planAll(cli: Cli, wanted: readonly Wanted[]): Promise<Change[]> {
 }
 
 /** What the node has of each path, in their order. */
-async function readCurrents(client: ApiClient, paths: readonly string[]): Promise<Current[]> {
+export async function readCurrents(client: ApiClient, paths: readonly string[]): Promise<Current[]> {
   const views = new Map<string, ResourceView>()
   if (paths.length > READS_ONE_BY_ONE) {
     for (const workspace of new Set(paths.map(workspaceOf))) {
@@ -194,7 +195,7 @@ function currentOf({ exists, fields, heads, conflicts }: ResourceView): Current 
   return { exists, fields: new Map(entries as [string, Value][]), heads, conflicts: Object.keys(conflicts) }
 }
 
-function showPlan(cli: Cli, changes: readonly Change[], remark: string): undefined {
+export function showPlan(cli: Cli, changes: readonly Change[], remark: string): undefined {
   const shown = changes.filter(({ action }) => action !== 'keep')
   cli.out(shown.map((change) => showChange(change, cli.paint)).join(''))
   cli.out(`${summary(changes)}\n`)
@@ -202,8 +203,13 @@ function showPlan(cli: Cli, changes: readonly Change[], remark: string): undefin
   return undefined
 }
 
-/** Shows a plan, signs what changes and sends it. `plan` is asked again when the node has learned something first. */
-async function write(cli: Cli, args: Args, plan: () => Promise<Change[]>): Promise<void> {
+/** Shows a plan, signs what changes and sends it. Also for secrets and adopted edits. `plan` is asked again when the node has learned something first. */
+export async function write(
+  cli: Cli,
+  args: Args,
+  plan: () => Promise<Change[]>,
+  note: string = noteOf(args),
+): Promise<void> {
   const first = await plan()
   if (first.every(({ action }) => action === 'keep')) {
     cli.out(`${summary(first)}\n`)
@@ -215,7 +221,7 @@ async function write(cli: Cli, args: Args, plan: () => Promise<Change[]>): Promi
     for (const workspace of workspaces) hasTaught = (await author.catchUp(workspace)) || hasTaught
     const changes = hasTaught ? await plan() : first
     showPlan(cli, changes, '')
-    await sendAll(cli, author, changes, noteOf(args))
+    await sendAll(cli, author, changes, note)
   })
 }
 
@@ -270,9 +276,14 @@ function knownKind(name: string): string {
   throw usage(`there is no kind ${name}`, close === undefined ? `Kinds: ${kindWords()}.` : `Did you mean ${close}?`)
 }
 
-/** The one resource that KIND NAME means, given -w and -z. */
+/** The one resource that the arguments mean. */
 async function namedPath(cli: Cli, args: Args): Promise<string> {
   const [kindName, name] = args.expect('KIND', 'NAME') as [string, string]
+  return await findPath(cli, kindName, name)
+}
+
+/** The one resource of this kind and name, given -w and -z. @throws MeshError `not_found`, `usage` when there are several. */
+export async function findPath(cli: Cli, kindName: string, name: string): Promise<string> {
   const kind = knownKind(kindName)
   const found = await (await cli.client()).resources({ workspace: cli.workspace, zone: cli.zone, kind, name })
   const [only, ...others] = found
@@ -361,8 +372,9 @@ function row({ host, paint }: Cli, view: ResourceView, isWide: boolean): Cell[] 
   ]
 }
 
-/** What a person looks for in a list: host names of a site, endpoints of an upstream. */
-function about({ spec }: ResourceView): string {
+/** What a person looks for in a list: host names of a site, endpoints of an upstream, who can open a secret. */
+function about({ kind, fields, spec }: ResourceView): string {
+  if (kind === 'secret') return sealedWords(new Map(Object.entries(fields) as [string, Value][]))
   const keys = (value: unknown): string[] => {
     if (Array.isArray(value)) return value.map(String)
     return typeof value === 'object' && value !== null ? Object.keys(value) : []

@@ -11,10 +11,17 @@ import { grantVerb, pushVerb, revokeVerb } from './authority.ts'
 import { Args, Cli, usage, type Verb } from './cli.ts'
 import { generalHelp, GLOBAL_OPTIONS, verbHelp } from './help.ts'
 import type { CliHost } from './host.ts'
+import { adoptVerb, conflictsVerb, orphansVerb, whoCanVerb } from './audit.ts'
+import { approveVerb, denyVerb, inviteVerb, pendingVerb } from './invite.ts'
 import { initVerb, keyVerb } from './keys.ts'
+import { nodeVerb } from './nodes.ts'
 import { logVerb, peersVerb, statusVerb, watchVerb } from './observe.ts'
 import { applyVerb, deleteVerb, diffVerb, editVerb, getVerb } from './resources.ts'
+import { cosignVerb, rootVerb } from './root.ts'
+import { secretVerb } from './secret.ts'
 import { plain } from './terminal.ts'
+import { tokenVerb } from './token.ts'
+import { exportVerb, verifyVerb } from './verify.ts'
 
 /** Every verb, in the order of `meshctl help`. */
 export const VERBS: readonly Verb[] = [
@@ -23,14 +30,29 @@ export const VERBS: readonly Verb[] = [
   getVerb,
   editVerb,
   deleteVerb,
+  secretVerb,
   statusVerb,
   peersVerb,
   watchVerb,
   logVerb,
+  whoCanVerb,
+  conflictsVerb,
+  orphansVerb,
+  adoptVerb,
+  verifyVerb,
+  exportVerb,
   keyVerb,
+  tokenVerb,
   initVerb,
   grantVerb,
   revokeVerb,
+  rootVerb,
+  cosignVerb,
+  inviteVerb,
+  pendingVerb,
+  approveVerb,
+  denyVerb,
+  nodeVerb,
   pushVerb,
 ]
 

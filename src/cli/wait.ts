@@ -33,8 +33,8 @@ export function progressOf({ receipt, target }: NodeReceipt, paths?: ReadonlySet
   if (reasons.length > 0) return { state: 'failed', reasons }
   if (receipt.isolated.some(({ path, reason }) => own(path) && reason === NOT_TRIED))
     return { state: 'pending', phase: 'not tried yet' }
-  const { error, applied, desired, outcome, phase, isolated, problems, problemCount } = receipt
-  const hidden = problemCount - problems.length - isolated.length
+  const { error, applied, desired, outcome, phase, isolated, problems, problemCount, withheld } = receipt
+  const hidden = problemCount - problems.length - isolated.length - withheld
   if (hidden > 0) {
     return {
       state: 'failed',
@@ -44,7 +44,7 @@ export function progressOf({ receipt, target }: NodeReceipt, paths?: ReadonlySet
   if (applied !== null && applied === desired && error === null) return { state: 'applied' }
   // What others broke on this node is their failure: the rest of the target is applied.
   const isProven = outcome === 'applied' || outcome === 'unchanged'
-  const isAppliedElse = isolated.length > 0 && isProven && paths !== undefined
+  const isAppliedElse = isolated.length + withheld > 0 && isProven && paths !== undefined
   if (isAppliedElse) return { state: 'applied' }
   const isWaitingForMesh = outcome === 'held' && phase === 'hold'
   if (error === null || isWaitingForMesh) return { state: 'pending', phase }

@@ -21,15 +21,8 @@ const READY: Admission = { outcome: 'ready' }
 export function admit(envelope: Envelope, lookup: Lookup): Admission {
   const { body } = envelope
   if (body.type === 'genesis') return admitGenesis(envelope as Envelope<GenesisBody>)
-  const targetId =
-    body.type === 'revoke' && body.target.startsWith('grant/') ? body.target.slice('grant/'.length) : undefined
-  const named = [
-    body.grant,
-    ...body.prev,
-    ...(body.type === 'edit' ? body.edits.flatMap(([, deps]) => deps) : []),
-    ...('keep' in body ? body.keep : []),
-    ...(targetId === undefined ? [] : [targetId]),
-  ]
+  const targetId = revokedGrant(body)
+  const named = namedBy(body)
   const missing = [...new Set(named)].filter((id) => lookup.get(id) === undefined)
   if (missing.length > 0) return { outcome: 'waiting', missing }
 
@@ -44,6 +37,23 @@ export function admit(envelope: Envelope, lookup: Lookup): Admission {
   if (linkError !== undefined) return refused(linkError)
   const denied = denial(body, signers, exercised, target as GrantBody | undefined)
   return denied === undefined ? READY : refused(denied.message)
+}
+
+/** The envelopes that one names, and that must be known before it. */
+export function namedBy(body: Exclude<Envelope['body'], GenesisBody>): string[] {
+  const targetId = revokedGrant(body)
+  return [
+    body.grant,
+    ...body.prev,
+    ...(body.type === 'edit' ? body.edits.flatMap(([, deps]) => deps) : []),
+    ...('keep' in body ? body.keep : []),
+    ...(targetId === undefined ? [] : [targetId]),
+  ]
+}
+
+function revokedGrant(body: Envelope['body']): string | undefined {
+  const isOfGrant = body.type === 'revoke' && body.target.startsWith('grant/')
+  return isOfGrant ? body.target.slice('grant/'.length) : undefined
 }
 
 function admitGenesis({ body, sigs }: Envelope<GenesisBody>): Admission {

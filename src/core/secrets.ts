@@ -21,7 +21,8 @@ export const SECRET_BYTES_MAX = 24 * 1024
 
 /** Field that holds `[version, ciphertext...]`: version 32 hex digits, then base64url of nonce, ciphertext and tag, cut up. */
 export const SEALED_FIELD = 'sealed'
-const KEYS_PREFIX = 'keys/'
+/** Of the fields `keys/<version>/<recipient>` that hold the wrapped key. */
+export const KEYS_PREFIX = 'keys/'
 const PART_CHARS = 8_000
 const VERSION_BYTES = 16
 const KEY_BYTES = 32
@@ -41,6 +42,9 @@ export interface EncryptionKey {
   readonly publicKey: string
   readonly privateKey: KeyObject
 }
+
+/** Any key: whether a public key is fit depends on that one alone. */
+const PROBE = encryptionKey(Buffer.alloc(KEY_BYTES, 1))
 
 /** What a holder of this Ed25519 seed receives secrets with. Equal seeds give equal keys. */
 export function encryptionKey(seed: Uint8Array): EncryptionKey {
@@ -96,10 +100,32 @@ export function open(fields: Fields, path: string, own: EncryptionKey): Buffer {
   return decrypt(key, text.subarray(0, NONCE_BYTES), text.subarray(NONCE_BYTES), context('secret', path, version))
 }
 
-/** Who can open the present version: public keys, sorted. */
+/** Who can open the present version: public keys, sorted. Nobody when nothing is sealed there as it should be. */
 export function recipientsIn(fields: Fields): string[] {
-  const prefix = `${KEYS_PREFIX}${sealedOf(fields).version}/`
+  const version = versionIn(fields)
+  if (version === undefined) return []
+  const prefix = `${KEYS_PREFIX}${version}/`
   return [...fields.keys()].filter((field) => field.startsWith(prefix)).map((field) => field.slice(prefix.length))
+}
+
+/** Every key that a version here is sealed for, an older one too: whose holders may have read it. Sorted, each once. */
+export function everSealedFor(fields: Fields): string[] {
+  return [...new Set(keyFieldsIn(fields).map((field) => field.slice(field.lastIndexOf('/') + 1)))].toSorted()
+}
+
+/** The present version; undefined when nothing is sealed as it should be. */
+export function versionIn(fields: Fields): string | undefined {
+  return splitSealed(fields)?.version
+}
+
+/** Whether something can be sealed for a key: not for one of small order, which everybody could open. */
+export function canReceive(publicKey: string): boolean {
+  try {
+    agree(PROBE.privateKey, publicKey)
+    return true
+  } catch {
+    return false
+  }
 }
 
 /** Fields of wrapped keys, of all versions: concurrent sealings leave more than one. */
@@ -139,9 +165,15 @@ function unwrap(fields: Fields, path: string, own: EncryptionKey) {
 }
 
 function sealedOf(fields: Fields): { version: string; sealed: readonly string[] } {
+  const split = splitSealed(fields)
+  if (split === undefined) throw tampered()
+  return split
+}
+
+function splitSealed(fields: Fields): { version: string; sealed: readonly string[] } | undefined {
   const value = fields.get(SEALED_FIELD)
   const [version, ...sealed] = Array.isArray(value) ? (value as readonly unknown[]) : []
-  if (!isHex(version, 2 * VERSION_BYTES) || sealed.some((part) => typeof part !== 'string')) throw tampered()
+  if (!isHex(version, 2 * VERSION_BYTES) || sealed.some((part) => typeof part !== 'string')) return undefined
   return { version, sealed: sealed as string[] }
 }
 
@@ -151,7 +183,8 @@ function wrappingKey(privateKey: KeyObject, peer: string, ephemeral: string, rec
   return new Uint8Array(hkdfSync('sha256', agree(privateKey, peer), salt, 'nxmesh/v1/wrap', KEY_BYTES))
 }
 
-function agree(privateKey: KeyObject, peer: string): Buffer {
+/** The X25519 secret that two keys share. @throws MeshError `input_invalid` when the peer’s is no key, or one of small order. */
+export function agree(privateKey: KeyObject, peer: string): Buffer {
   try {
     const key = Buffer.concat([SPKI_PREFIX, Buffer.from(peer, 'hex')])
     return diffieHellman({ privateKey, publicKey: createPublicKey({ key, format: 'der', type: 'spki' }) })

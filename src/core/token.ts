@@ -40,8 +40,8 @@ export function signToken(key: KeyPair, mesh: string, now: number, lifetime: num
   return `${signed}.${Buffer.from(key.sign(Buffer.from(signed)), 'hex').toString('base64url')}`
 }
 
-/** Whose a token is, or why it counts for nothing. */
-export type TokenAnswer = { readonly key: string } | { readonly fault: string }
+/** Whose a token is and when it ends (ms since the epoch, the leeway in it), or why it counts for nothing. */
+export type TokenAnswer = { readonly key: string; readonly until: number } | { readonly fault: string }
 
 /** @param now ms since the epoch, by this node's clock */
 export function checkToken(token: string, mesh: string, now: number): TokenAnswer {
@@ -60,9 +60,10 @@ export function checkToken(token: string, mesh: string, now: number): TokenAnswe
   if (aud !== mesh) return fault(`is for mesh ${aud}, and this is ${mesh}`)
   if (exp - iat > TOKEN_LIMITS.lifetime) return fault(`lives for over ${TOKEN_LIMITS.lifetime} seconds`)
   const seconds = now / 1000
-  if (seconds > exp + TOKEN_LIMITS.leeway) return fault('has expired')
+  const end = exp + TOKEN_LIMITS.leeway
+  if (seconds > end) return fault('has expired')
   if (seconds < Math.max(nbf, iat) - TOKEN_LIMITS.leeway) return fault('is not valid yet: are both clocks right?')
-  return { key: iss }
+  return { key: iss, until: end * 1000 }
 }
 
 function areClaims(value: Partial<Record<string, unknown>>): value is Partial<Record<string, unknown>> & Claims {

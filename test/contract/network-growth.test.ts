@@ -3,7 +3,7 @@
 import { createHash, randomBytes } from 'node:crypto'
 import { expect, onTestFinished, test } from 'vitest'
 import { systemClock } from '../../src/adapters/clock.ts'
-import { Libp2pNetwork } from '../../src/adapters/network.ts'
+import { Libp2pNetwork, visitPeer } from '../../src/adapters/network.ts'
 import { keyPairFromSeed } from '../../src/core/envelope.ts'
 import { collectionSizes, grown } from '../support/collections.ts'
 import { waitFor } from '../support/wait.ts'
@@ -36,6 +36,7 @@ async function startNode(seed: Buffer): Promise<Libp2pNetwork> {
     onRequest: async (_from, request) => request,
     onConnected: () => undefined,
     onDisconnected: () => undefined,
+    onGuest: () => async (question) => question,
   })
   node.joinMesh(MESH)
   return node
@@ -55,9 +56,24 @@ async function visit(hub: Libp2pNetwork, hubKey: string): Promise<void> {
   await guest.stop()
 }
 
+/** A key that nobody has met asks something, and goes for ever. */
+async function ask(hub: Libp2pNetwork, hubKey: string): Promise<void> {
+  const peer = { key: hubKey, addresses: hub.addresses }
+  // One address may come so often; then it has to wait.
+  const guest = await waitFor(() => visitPeer({ keySeed: randomBytes(32), networkId: 'test' }, peer), {
+    what: 'a guest is let in',
+    everyMs: 100,
+    timeoutMs: 30_000,
+  })
+  expect(await guest.ask(randomBytes(8))).toHaveLength(8)
+  await guest.close()
+}
+
 async function visits(count: number, hub: Libp2pNetwork, hubKey: string): Promise<void> {
   for (let n = 0; n < count; n += AT_ONCE) {
     await Promise.all(Array.from({ length: AT_ONCE }, () => visit(hub, hubKey)))
+    // Fewer, so that one address may come so often at once.
+    for (let guest = 0; guest < 3; guest++) await ask(hub, hubKey)
   }
   await waitFor(() => hub.connected.length === 0, { what: 'the last guest to be gone' })
 }

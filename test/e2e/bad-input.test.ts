@@ -155,7 +155,7 @@ const standing = async (): Promise<Pick<NodeView, 'envelopes' | 'stateHash' | 'w
 }
 
 const post = (body: string): Promise<HttpAnswer> =>
-  http(solo().api, '/v1/edits', { method: 'POST', headers: { 'content-type': 'application/json' }, body })
+  http(solo().socket, '/v1/edits', { method: 'POST', headers: { 'content-type': 'application/json' }, body })
 
 function expectProblem(answer: HttpAnswer, status: number | readonly number[], what: string): void {
   expect([status].flat(), `${what}: ${answer.text.slice(0, 300)}`).toContain(answer.status)

@@ -13,6 +13,7 @@ import type { NodeView, Problem } from '../../src/api/schemas.ts'
 import { keyPairFromSeed, type Envelope } from '../../src/core/envelope.ts'
 import { Author } from '../support/author.ts'
 import { endNginx, Fleet, type Member } from '../support/fleet.ts'
+import type { HttpAnswer } from '../support/http.ts'
 import { all, answers, applySite, converged, eventually, health, tell } from '../support/use-fleet.ts'
 
 /** A fleet with one member whose data lies on a disk of its own, which goes away at the end. */
@@ -71,7 +72,7 @@ test.runIf(canMount())(
       await fill(ballast)
       // What fits into the last page of the log is taken, and then it counts.
       const taken: Envelope[] = []
-      let refused: Response | undefined
+      let refused: HttpAnswer | undefined
       for (let count = 0; refused === undefined && count < 100; count += 1) {
         const envelope = author.site(`full-${count}`)
         const response = await small.push([envelope])
@@ -79,7 +80,7 @@ test.runIf(canMount())(
         else refused = response
       }
       expect(refused?.status).toBe(503)
-      expect((await refused?.json()) as Problem).toMatchObject({
+      expect(refused?.json() as Problem).toMatchObject({
         code: 'store_unwritable',
         detail: expect.stringContaining('No space left on device'),
         hint: expect.stringContaining('Free space on the disk'),

@@ -104,7 +104,8 @@ function start(options: StartOptions = {}): Start {
 
 const site = (host = 'anything.example.com') => http(`http://127.0.0.1:${ports.site}`, '/', { headers: { host } })
 const health = async () => (await http(`http://127.0.0.1:${ports.api}`, '/health')).json()
-const HEALTHY = { status: 'Running', msg: 'all is well', reasons: [], converged: true }
+const MESH: unknown = expect.stringMatching(/^[0-9a-f]{64}$/)
+const HEALTHY = { status: 'Running', msg: 'all is well', reasons: [], converged: true, mesh: MESH }
 
 /** Processes of nginx that were started in the data directory. */
 async function ourNginx(): Promise<string[]> {
@@ -129,6 +130,7 @@ describe('a bare start', { timeout: TIMEOUT_MS }, () => {
     const commands = await first.welcomed()
     expect((await site()).text).toContain('This nginx is part of a mesh')
     expect(await health()).toEqual(HEALTHY)
+    expect((await http(`http://127.0.0.1:${ports.api}`, '/v1/node')).status, 'nobody reads without a token').toBe(401)
     expect(commands).toHaveLength(3)
     const [curl, status, apply] = commands as [string, string, string]
     expect(await paste(curl)).toContain('This nginx is part of a mesh')

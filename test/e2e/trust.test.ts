@@ -112,15 +112,15 @@ test('what is forged is refused by the API', async () => {
   const before = await footprint()
   for (const { what, envelope, status, reason } of forgeries()) {
     const response = await member('gate').push([envelope])
-    const problem = (await response.json()) as Problem
+    const problem = response.json() as Problem
     expect.soft(response.status, what).toBe(status)
-    expect.soft(response.headers.get('content-type')).toBe('application/problem+json')
+    expect.soft(response.headers['content-type']).toBe('application/problem+json')
     expect.soft(problem.detail, what).toMatch(reason)
     expect.soft(problem.code, what).toBe(status === 403 ? 'denied' : 'envelope_invalid')
   }
   // Under a grant that nobody ever made it waits for that grant, and counts for nothing.
   const response = await member('gate').push([new Author(fleet().meshId, stranger, '7'.repeat(64)).site('unheard')])
-  expect(await response.json()).toMatchObject({ outcomes: [{ outcome: 'waiting', missing: ['7'.repeat(64)] }] })
+  expect(response.json()).toMatchObject({ outcomes: [{ outcome: 'waiting', missing: ['7'.repeat(64)] }] })
   expect(await footprint()).toEqual(before)
 })
 
@@ -194,7 +194,7 @@ test('what is forged is refused from the file on disk', async () => {
   )
   expect(await gate.metric('nxmesh_store_corrupt_records_total')).toBe(forged.length)
   for (const { envelope, what } of forged) {
-    const { status } = await http(gate.api, `/v1/edits/${envelope.id}`)
+    const { status } = await http(gate.socket, `/v1/edits/${envelope.id}`)
     expect(status, what).toBe(404)
   }
   await arrived('by-disk')
@@ -216,7 +216,7 @@ test('what is forged is refused from the file on disk', async () => {
   await gate.start()
   expect(await gate.metric('nxmesh_store_corrupt_records_total')).toBeGreaterThanOrEqual(sealed.length)
   for (const { envelope, what } of sealed) {
-    expect((await http(gate.api, `/v1/edits/${envelope.id}`)).status, what).toBe(404)
+    expect((await http(gate.socket, `/v1/edits/${envelope.id}`)).status, what).toBe(404)
   }
   await eventually(async () => (await states(daemons.map(member))).length).toBe(1)
   expect(await footprint()).toMatchObject({ sites: { inner: (settled as { sites: { inner: number } }).sites.inner } })

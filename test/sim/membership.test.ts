@@ -96,6 +96,23 @@ describe('keeping out', () => {
     expect(gone.network?.connected).toEqual([])
   })
 
+  test('a node that was down when it was revoked asks why nobody lets it in, and is told', async () => {
+    const mesh = await SimMesh.started(4, { seed: 28 })
+    const gone = mesh.get('n3')
+    const others = mesh.all.filter((member) => member !== gone)
+    await mesh.stopMember(gone)
+    for (let n = 0; n < 5; n += 1) {
+      await mesh.submit(mesh.get('n0'), mesh.founding.grant(keyOf(`later ${n}`).publicKey, 'editor'))
+    }
+    await mesh.submit(mesh.get('n1'), mesh.founding.revoke(`key/${gone.publicKey}`))
+    await mesh.edit(mesh.get('n0'), SITE, [['set', '$', true]])
+    await mesh.converge(30_000, others)
+    await mesh.restart(gone)
+    await mesh.clock.until(() => gone.up.health().msg.includes('revoked'), 60_000, 'the revoked node to know')
+    expect(gone.network?.connected).toEqual([])
+    expect(gone.up.replica.state.resource(SITE)).toBeUndefined()
+  })
+
   test('a node that lags behind is told of its revocation with what that rests on', async () => {
     const mesh = await SimMesh.started(2, { seed: 26, gossip: false, syncIntervalSeconds: 3600 })
     const [teller, gone] = [mesh.get('n0'), mesh.get('n1')]

@@ -10,10 +10,13 @@ import { systemClock } from '../../src/adapters/clock.ts'
 import { ROUTE_PATHS } from '../../src/api/routes.ts'
 import { ApiServer, type ApiServerOptions } from '../../src/api/server.ts'
 import { toWire } from '../../src/core/codec.ts'
-import { keyPairFromSeed, type KeyPair } from '../../src/core/envelope.ts'
+import { keyPairFromSeed, type Envelope, type KeyPair } from '../../src/core/envelope.ts'
 import { foundMesh } from '../../src/core/founding.ts'
+import { encryptionKey } from '../../src/core/secrets.ts'
 import { targetOf as targetOfSlice } from '../../src/core/slice.ts'
+import { signToken } from '../../src/core/token.ts'
 import type { Health } from '../../src/health.ts'
+import { JoinRequests } from '../../src/join.ts'
 import { createLog, type Log } from '../../src/log.ts'
 import { Membership } from '../../src/membership.ts'
 import { createMetrics } from '../../src/metrics.ts'
@@ -37,12 +40,13 @@ export const KEYS = {
 
 export const FOUNDING = foundMesh({
   name: 'test',
-  root: KEYS.root,
-  nextRoot: KEYS.next.publicKey,
+  roots: [KEYS.root],
+  nextRoots: [KEYS.next.publicKey],
+  threshold: 1,
   owner: KEYS.owner,
   ownerName: 'ana',
   nodes: [
-    { key: KEYS.node.publicKey, name: 'edge-1', zones: ['eu.west'] },
+    { key: KEYS.node.publicKey, enc: encryptionKey(KEYS.node.seed).publicKey, name: 'edge-1', zones: ['eu.west'] },
     { key: KEYS.other.publicKey, name: 'edge-2', zones: ['us'] },
   ],
   at: 1_700_000_000_000,
@@ -52,6 +56,7 @@ export interface ApiNode {
   readonly server: ApiServer
   readonly replica: Replica
   readonly status: StatusTable
+  readonly joins: JoinRequests
   readonly url: string
   readonly socketPath: string
   /** A directory of this node's own, removed by stop. */
@@ -68,7 +73,9 @@ export interface ApiNodeOptions {
   /** Without a mesh: the node waits for its genesis. */
   readonly founded?: boolean
   readonly zones?: readonly string[]
-  readonly server?: Partial<Pick<ApiServerOptions, 'bindAddress' | 'port' | 'socketPath'>>
+  readonly server?: Partial<
+    Pick<ApiServerOptions, 'bindAddress' | 'port' | 'socketPath' | 'openMetrics' | 'clock' | 'tls'>
+  >
 }
 
 export async function startApiNode({
@@ -105,9 +112,18 @@ export async function startApiNode({
     connected: () => [],
     publish: async () => undefined,
   })
+  const joins = new JoinRequests({
+    state: replica.state,
+    membership,
+    own: KEYS.node.publicKey,
+    networkId: 'default',
+    clock: systemClock,
+    log,
+  })
   const node: Omit<ApiNode, 'server' | 'url' | 'stop' | 'socketPath'> = {
     replica,
     status,
+    joins,
     directory,
     lines,
     health: { status: 'Running', msg: 'all is well', reasons: [] },
@@ -118,6 +134,7 @@ export async function startApiNode({
     replica,
     status,
     membership,
+    joins,
     receipt: () => node.receipt,
     health: () => node.health,
     converged: () => node.converged,
@@ -125,8 +142,10 @@ export async function startApiNode({
     metrics,
     clock: systemClock,
     log,
-    info: () => ({ key: KEYS.node.publicKey, version: '0.1.0', name: 'edge-1', zones }),
+    info: () => ({ key: KEYS.node.publicKey, version: '0.1.0', networkId: 'default', name: 'edge-1', zones }),
     bindAddress: '127.0.0.1',
+    openMetrics: true,
+    tls: undefined,
     port: 0,
     socketPath: join(directory, 'api.sock'),
     ...overrides,
@@ -150,6 +169,11 @@ export async function startApiNode({
       await clean()
     },
   })
+}
+
+/** What a reader shows over TCP, for now. */
+export function tokenOf(key: KeyPair = KEYS.owner): { authorization: string } {
+  return { authorization: `Bearer ${signToken(key, (FOUNDING[0] as Envelope).id, Date.now(), 300)}` }
 }
 
 /** The target of a node of the test mesh, as its own reconciler would compute it. */

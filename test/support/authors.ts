@@ -37,8 +37,9 @@ export class TestMesh {
     const nextRoot = keyOf('next root').publicKey
     this.founding = foundMesh({
       name: 'test',
-      root: this.root,
-      nextRoot,
+      roots: [this.root],
+      nextRoots: [nextRoot],
+      threshold: 1,
       owner: this.owner,
       ownerName: 'owner',
       nodes,

@@ -18,6 +18,8 @@ export interface CliOptions {
   readonly signal?: AbortSignal
   readonly clock?: CliHost['clock']
   readonly editor?: (file: string) => Promise<number>
+  /** Stands for a person at a terminal. */
+  readonly promptHidden?: (prompt: string) => Promise<Uint8Array>
   /** Called with everything that is written, as it is. */
   readonly onOutput?: (text: string) => void
 }
@@ -47,6 +49,7 @@ export async function meshctl(argv: readonly string[], options: CliOptions): Pro
     },
     clock: options.clock ?? systemClock,
     signal: options.signal ?? new AbortController().signal,
+    ...(options.promptHidden === undefined ? {} : { promptHidden: options.promptHidden }),
     runEditor: async (_, file) => (await options.editor?.(file)) ?? 1,
   })
   return { code, out, err }

@@ -13,8 +13,12 @@ export interface FlakyProxy {
   stop(): Promise<void>
 }
 
-/** @param moodOf decides on the nth POST, from 1; everything else passes. */
-export async function startFlakyProxy(target: string, moodOf: (post: number) => Mood): Promise<FlakyProxy> {
+/** @param moodOf decides on the nth POST, from 1; everything else passes. @param socketPath where it listens; default: a port. */
+export async function startFlakyProxy(
+  target: string,
+  moodOf: (post: number) => Mood,
+  socketPath?: string,
+): Promise<FlakyProxy> {
   let posts = 0
   const answer = async (incoming: IncomingMessage, outgoing: ServerResponse): Promise<void> => {
     const chunks: Buffer[] = []
@@ -29,18 +33,24 @@ export async function startFlakyProxy(target: string, moodOf: (post: number) => 
       return
     }
     const body = Buffer.concat(chunks).toString('utf8')
+    const { authorization } = incoming.headers
     const { status, text, headers } = await http(target, incoming.url as string, {
       method: incoming.method as string,
-      headers: isPost ? { 'content-type': 'application/json' } : {},
+      headers: {
+        ...(isPost ? { 'content-type': 'application/json' } : {}),
+        ...(authorization === undefined ? {} : { authorization }),
+      },
       ...(isPost ? { body } : {}),
     })
     if (mood === 'lose_answer') return void outgoing.destroy()
     outgoing.writeHead(status, { 'content-type': String(headers['content-type']) }).end(text)
   }
   const server = createServer((incoming, outgoing) => void answer(incoming, outgoing))
-  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
+  await new Promise<void>((resolve) =>
+    server.listen(socketPath === undefined ? { port: 0, host: '127.0.0.1' } : { path: socketPath }, resolve),
+  )
   return {
-    url: `http://127.0.0.1:${(server.address() as AddressInfo).port}`,
+    url: socketPath === undefined ? `http://127.0.0.1:${(server.address() as AddressInfo).port}` : `unix:${socketPath}`,
     posts: () => posts,
     stop: async () => {
       server.closeAllConnections()

@@ -14,6 +14,7 @@ import { stringify } from 'yaml'
 import { toWire } from '../../src/core/codec.ts'
 import { keyPairFromSeed, type Envelope, type KeyPair } from '../../src/core/envelope.ts'
 import { foundMesh } from '../../src/core/founding.ts'
+import { encryptionKey } from '../../src/core/secrets.ts'
 import { allPids, titleOf, workingDirectoryOf } from '../../src/nginx/applying/proc.ts'
 import { http, type HttpAnswer } from './http.ts'
 import { Link } from './link.ts'
@@ -80,6 +81,11 @@ export class Member {
 
   get api(): string {
     return `http://127.0.0.1:${this.apiPort}`
+  }
+
+  /** The socket, which needs no token. */
+  get socket(): string {
+    return `unix:${join(this.dataDirectory, 'api.sock')}`
   }
 
   get dataDirectory(): string {
@@ -182,9 +188,9 @@ export class Member {
 
   /** The parsed answer of a GET; throws when it is not a success. */
   async get<T = unknown>(path: string): Promise<T> {
-    const response = await fetch(`${this.api}${path}`, { signal: AbortSignal.timeout(10_000) })
-    if (!response.ok) throw new Error(`${this.name} ${path}: ${response.status} ${await response.text()}`)
-    return (await response.json()) as T
+    const { status, text, json } = await http(this.socket, path)
+    if (status >= 300) throw new Error(`${this.name} ${path}: ${status} ${text}`)
+    return json() as T
   }
 
   /** GET / of a host at this member's nginx, over a connection of its own. */
@@ -215,12 +221,11 @@ export class Member {
   }
 
   /** Pushes signed envelopes. */
-  async push(envelopes: readonly Envelope[]): Promise<Response> {
-    return await fetch(`${this.api}/v1/edits`, {
+  async push(envelopes: readonly Envelope[]): Promise<HttpAnswer> {
+    return await http(this.socket, '/v1/edits', {
       method: 'POST',
       headers: { 'content-type': 'application/json' },
       body: JSON.stringify({ envelopes: envelopes.map(toWire) }),
-      signal: AbortSignal.timeout(30_000),
     })
   }
 }
@@ -264,16 +269,18 @@ export class Fleet {
     const nodes = options.members
       .map((member, index) => ({
         key: members[index]!.key.publicKey,
+        enc: encryptionKey(members[index]!.key.seed).publicKey,
         name: member.name,
         zones: member.zones ?? ['*'],
         granted: member.granted,
       }))
       .filter(({ granted }) => granted !== false)
-      .map(({ key, name, zones }) => ({ key, name, zones }))
+      .map(({ key, enc, name, zones }) => ({ key, enc, name, zones }))
     const founding = foundMesh({
       name: 'fleet',
-      root,
-      nextRoot: nextRoot.publicKey,
+      roots: [root],
+      nextRoots: [nextRoot.publicKey],
+      threshold: 1,
       owner,
       ownerName: 'owner',
       nodes,

@@ -18,6 +18,7 @@ import {
   type NetworkHandlers,
   type PeerKey,
   type Random,
+  type Visit,
 } from '../../src/ports.ts'
 
 const CHANNELS: readonly GossipChannel[] = ['edits', 'status']
@@ -212,6 +213,23 @@ export class MemoryNetwork implements Network {
       cancelTimeout()
       circuit.onEnd.delete(lost)
       signal?.removeEventListener('abort', abort)
+    }
+  }
+
+  async visit(peer: KnownPeer): Promise<Visit> {
+    const other = peer.addresses.map((address) => this.#wire.at(address)).find((node) => node?.key === peer.key)
+    const unreachable = new MeshError('unavailable', `cannot visit ${peer.key}`)
+    const isReached = other !== undefined && !this.#wire.isCut(this.key, other.key)
+    const talk = isReached ? other.#handlers?.onGuest?.({ key: this.key, address: 'memory' }) : undefined
+    if (talk === undefined) throw unreachable
+    return {
+      ask: async (question) => {
+        await this.#clock.sleep(this.#wire.travelMs() ?? 0)
+        const answer = await talk(question)
+        if (answer === undefined) throw unreachable
+        return answer
+      },
+      close: async () => undefined,
     }
   }
 

@@ -11,7 +11,7 @@ import type { Envelope, KeyPair, Op } from '../../src/core/envelope.ts'
 import type { Log } from '../../src/log.ts'
 import { createMetrics, type Metrics } from '../../src/metrics.ts'
 import { MeshNode } from '../../src/node.ts'
-import type { GossipChannel, KnownPeer, Network, NetworkHandlers, PeerKey, Random } from '../../src/ports.ts'
+import type { GossipChannel, KnownPeer, Network, NetworkHandlers, PeerKey, Random, Visit } from '../../src/ports.ts'
 import type { Outcome } from '../../src/replica.ts'
 import type { PeerState } from '../../src/status.ts'
 import { keyOf, TestMesh } from './authors.ts'
@@ -345,6 +345,10 @@ export class CountedNetwork implements Network {
 
   stop(): Promise<void> {
     return this.#network.stop()
+  }
+
+  visit(peer: KnownPeer): Promise<Visit> {
+    return this.#network.visit(peer)
   }
 
   joinMesh(meshId: string): void {

@@ -10,6 +10,7 @@ import { isSmallOrderKey, type KeyPair } from '../../src/core/envelope.ts'
 import { ERROR_CODES } from '../../src/errors.ts'
 import { KEYS, startApiNode, testKey, type ApiNode } from '../support/api-node.ts'
 import { meshctl, type CliResult } from '../support/cli.ts'
+import { MESH_ID } from '../support/sign.ts'
 
 const SITE = `apiVersion: nxmesh/v1
 kind: Site
@@ -177,7 +178,8 @@ test('a node that names something else than what was asked for is not believed',
   })
   await new Promise<void>((resolve) => liar.listen(0, '127.0.0.1', resolve))
   const { port } = liar.address() as { port: number }
-  const { code } = await meshctl(['--api', `http://127.0.0.1:${port}`, 'log', '--author', '01234567'], { cwd })
+  const there = ['--api', `http://127.0.0.1:${port}`, '--mesh', MESH_ID, '-k', 'owner.key']
+  const { code } = await meshctl([...there, 'log', '--author', '01234567'], { cwd })
   expect(code).toBe(ERROR_CODES.not_found.exit)
   await new Promise((resolve) => liar.close(resolve).closeAllConnections())
 })

@@ -73,6 +73,8 @@ describe('the settings', () => {
       bindPort: 9102,
       httpBindAddress: '127.0.0.1',
       httpBindPort: 3000,
+      httpOpenMetrics: true,
+      httpTls: { cert: '', key: '' },
       networkId: 'default',
       dataDir: './data',
       logLevel: 'INFO',
@@ -258,6 +260,7 @@ describe('a wrong value is named with its place and what is expected', () => {
 describe('settings that contradict each other', () => {
   test.each([
     ['mesh: { zone: eu, zones: [us] }', 'mesh.zone and mesh.zones are both set'],
+    ['http_tls: { cert: api.crt }', 'http_tls needs both cert and key'],
     ['http_bind_port: 9102', 'http_bind_port and bind_port are both 9102'],
     ['http_bind_port: 8080', 'nginx.default_http_port and http_bind_port are both 8080'],
     [`nodes: [{ public_key: ${KEY}, endpoints: ['a:1'] }, { public_key: ${KEY}, endpoints: ['b:1'] }]`, 'twice'],

@@ -11,8 +11,9 @@ const [root, next, owner, node] = ['root', 'next', 'owner', 'node'].map(keyOf)
 function found() {
   return foundMesh({
     name: 'shop',
-    root: root!,
-    nextRoot: next!.publicKey,
+    roots: [root!],
+    nextRoots: [next!.publicKey],
+    threshold: 1,
     owner: owner!,
     ownerName: 'ana',
     nodes: [

@@ -3,10 +3,13 @@
 import { isDeepStrictEqual } from 'node:util'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import type { z } from 'zod'
-import { ROUTE_PATHS, ROUTES } from '../../src/api/routes.ts'
+import { ROUTES } from '../../src/api/routes.ts'
 import { SCHEMAS, type SchemaName } from '../../src/api/schemas.ts'
+import { signTicket } from '../../src/core/ticket.ts'
+import { signRejection } from '../../src/join.ts'
 import { FOUNDING, KEYS, startApiNode, type ApiNode } from '../support/api-node.ts'
 import { http, type HttpAnswer } from '../support/http.ts'
+import { askToJoin } from '../support/joining.ts'
 import { receiptOf } from '../support/receipt.ts'
 import { editor, MESH_ID, submission } from '../support/sign.ts'
 
@@ -28,7 +31,7 @@ let document: Document
 beforeAll(async () => {
   node = await startApiNode()
   node.receipt = receiptOf()
-  document = (await http(node.url, '/v1/openapi.json')).json() as Document
+  document = (await http(`unix:${node.socketPath}`, '/v1/openapi.json')).json() as Document
   const next = editor()
   const a = next([
     [
@@ -45,11 +48,23 @@ beforeAll(async () => {
   const d = next([['default/eu.west/upstream/gone', [], [['set', '$', true]]]])
   const e = next([['default/eu.west/upstream/gone', [d.id], [['del', '$']]]])
   const f = next([['default/eu.west/upstream/gone', [d.id], [['set', 'method', 'random']]]])
-  await http(node.url, '/v1/edits', {
+  await http(`unix:${node.socketPath}`, '/v1/edits', {
     method: 'POST',
     headers: { 'content-type': 'application/json' },
     body: submission(a, b, c, d, e, f),
   })
+  const ticket = signTicket(
+    {
+      mesh: FOUNDING[0]!.id,
+      network: 'default',
+      nodes: [{ key: KEYS.node.publicKey, addresses: ['10.0.0.1:9102'] }],
+      zones: ['eu'],
+      expires: Date.now() + 3_600_000,
+      nonce: '00'.repeat(16),
+    },
+    KEYS.owner,
+  )
+  await askToJoin(node.joins, KEYS.node.publicKey, KEYS.stranger, ticket)
 })
 afterAll(async () => {
   await node.stop()
@@ -102,21 +117,30 @@ const REQUESTS: readonly (readonly [route: string, path: string, status: number]
   ['/v1/chains', `/v1/chains?author=${KEYS.owner.publicKey}`, 200],
   ['/v1/chains/{workspace}/{author}', `/v1/chains/default/${KEYS.owner.publicKey}`, 200],
   ['/v1/grants', '/v1/grants', 200],
+  ['/v1/pending', '/v1/pending', 200],
+  ['/v1/roots', '/v1/roots', 200],
+  ['/v1/roots', '/v1/roots', 200],
+  ['/v1/edits', '/v1/edits?bytes=1', 200],
   ['/v1/openapi.json', '/v1/openapi.json', 200],
 ]
 
 test('every GET route is asked here, but for the event stream', () => {
   const asked = new Set(REQUESTS.map(([route]) => route))
-  expect([...ROUTE_PATHS].filter((path) => !asked.has(path))).toEqual(['/v1/events'])
+  const readable = ROUTES.filter(({ method }) => method === 'get').map(({ path }) => path)
+  expect(readable.filter((path) => !asked.has(path))).toEqual(['/v1/events'])
 })
 
 test.each(REQUESTS)('%s: the answer to %s is as described', async (route, path, status) => {
-  expect(faultIn(route, 'get', await http(node.url, path), status)).toBeUndefined()
+  expect(faultIn(route, 'get', await http(`unix:${node.socketPath}`, path), status)).toBeUndefined()
 })
 
 test('POST /v1/edits: answers are as described', async () => {
   const post = (body: string) =>
-    http(node.url, '/v1/edits', { method: 'POST', headers: { 'content-type': 'application/json' }, body })
+    http(`unix:${node.socketPath}`, '/v1/edits', {
+      method: 'POST',
+      headers: { 'content-type': 'application/json' },
+      body,
+    })
   const stranger = editor(KEYS.stranger)([[SITE, [], [['set', '$', true]]]])
   expect(faultIn('/v1/edits', 'post', await post(submission(...FOUNDING)), 202)).toBeUndefined()
   expect(faultIn('/v1/edits', 'post', await post(submission(FOUNDING[0]!, stranger)), 207)).toBeUndefined()
@@ -124,11 +148,24 @@ test('POST /v1/edits: answers are as described', async () => {
   expect(faultIn('/v1/edits', 'post', await post('{}'), 400)).toBeUndefined()
 })
 
+test('POST /v1/rejections: answers are as described', async () => {
+  const post = (body: unknown) =>
+    http(`unix:${node.socketPath}`, '/v1/rejections', { method: 'POST', body: JSON.stringify(body) })
+  const [request] = node.joins.pending()
+  const rejection = signRejection(FOUNDING[0]!.id, request!.id, KEYS.owner)
+  expect(faultIn('/v1/rejections', 'post', await post({}), 400)).toBeUndefined()
+  expect(faultIn('/v1/rejections', 'post', await post({ ...rejection, by: KEYS.node.publicKey }), 403)).toBeUndefined()
+  expect(faultIn('/v1/rejections', 'post', await post(rejection), 200)).toBeUndefined()
+  expect(faultIn('/v1/rejections', 'post', await post(rejection), 404)).toBeUndefined()
+})
+
 test('conflicts and lost writes are in the views', async () => {
-  const site = (await http(node.url, `/v1/resources/${SITE}`)).json() as z.infer<(typeof SCHEMAS)['Resource']>
+  const site = (await http(`unix:${node.socketPath}`, `/v1/resources/${SITE}`)).json() as z.infer<
+    (typeof SCHEMAS)['Resource']
+  >
   expect(Object.keys(site.conflicts)).toEqual(['nodeSelector/x'])
   expect(site.heads).toHaveLength(2)
-  const gone = (await http(node.url, '/v1/resources/default/eu.west/upstream/gone')).json() as z.infer<
+  const gone = (await http(`unix:${node.socketPath}`, '/v1/resources/default/eu.west/upstream/gone')).json() as z.infer<
     (typeof SCHEMAS)['ResourceGone']
   >
   expect(gone.resource?.lost).toMatchObject([{ field: 'method', value: 'random' }])

@@ -27,8 +27,11 @@ function faultOf(token: string, now = NOW): string {
 
 describe('a token', () => {
   test('says whose it is, to any node of its mesh', () => {
-    expect(checkToken(signToken(ana, MESH, NOW, 60), MESH, NOW)).toEqual({ key: ana.publicKey })
-    expect(checkToken(tokenOf({ sub: 'more claims are ignored' }), MESH, NOW)).toEqual({ key: ana.publicKey })
+    expect(checkToken(signToken(ana, MESH, NOW, 60), MESH, NOW)).toEqual({
+      key: ana.publicKey,
+      until: (seconds + 60 + TOKEN_LIMITS.leeway) * 1000,
+    })
+    expect(checkToken(tokenOf({ sub: 'more claims are ignored' }), MESH, NOW)).toMatchObject({ key: ana.publicKey })
   })
 
   test('is a JWT as others make and check it', () => {

@@ -12,7 +12,7 @@ import {
   StrictNoSign,
   TopicValidatorResult,
 } from '@libp2p/gossipsub'
-import type { Connection, PeerId } from '@libp2p/interface'
+import type { Connection, PeerId, Stream } from '@libp2p/interface'
 import { type GossipChannel, type GossipVerdict, MAX_MESSAGE_BYTES, type PeerKey } from '../../ports.ts'
 import { peerKeyOf } from './addresses.ts'
 
@@ -35,6 +35,8 @@ export interface GossipRouterOptions {
   readonly judge: (channel: GossipChannel, from: PeerKey, payload: Uint8Array) => Promise<GossipVerdict>
   /** Bytes came on a peer's stream: all it sends counts, since gossipsub itself limits no rate. */
   readonly onBytes: (from: PeerKey, bytes: number) => void
+  /** Whether a stream is one of an admitted peer; it is reset otherwise. */
+  readonly admits: (stream: Stream, connection: Connection) => boolean
 }
 
 export class GossipRouter {
@@ -149,6 +151,7 @@ export class GossipRouter {
     const { protocol, onBytes } = this.#options
     const { handler, options } = registrar.getHandler(protocol)
     const metered: typeof handler = (stream, connection) => {
+      if (!this.#options.admits(stream, connection)) return
       const from = peerKeyOf(connection.remotePeer)
       // Only once gossipsub listens: the first listener is handed what has arrived, and gossipsub would miss it.
       setImmediate(() => stream.addEventListener('message', ({ data }) => from && onBytes(from, data.byteLength)))

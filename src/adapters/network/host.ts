@@ -6,7 +6,7 @@
 import { isIP, isIPv6 } from 'node:net'
 import { generateKeyPairFromSeed } from '@libp2p/crypto/keys'
 import type { GossipSubComponents } from '@libp2p/gossipsub'
-import type { Libp2p, PeerId } from '@libp2p/interface'
+import type { Libp2p, PeerId, StreamMuxer, StreamMuxerFactory } from '@libp2p/interface'
 import { noise } from '@libp2p/noise'
 import { tcp } from '@libp2p/tcp'
 import { yamux } from '@libp2p/yamux'
@@ -24,6 +24,13 @@ const HANDSHAKES_MAX = 256
 const HANDSHAKES_A_SECOND = 64
 const HANDSHAKE_TIMEOUT_MS = 5000
 const NEGOTIATION_TIMEOUT_MS = 10_000
+/**
+ * The name under which yamux is spoken with a guest: a connection says in its choice of muxer, before any stream, whether
+ * it is a node's or a guest's, so that neither can pass for the other.
+ */
+export const GUEST_MUXER = '/nxmesh/guest-yamux/1'
+/** Bytes that a guest's one stream holds. */
+const GUEST_BUFFER_BYTES = 512 * 1024
 
 export interface HostOptions {
   readonly keySeed: Uint8Array
@@ -38,7 +45,10 @@ export type Host = Libp2p<{ parts: { components: GossipSubComponents } }>
  * A host that is not started. `refuses` is asked about each connection, both ways.
  * @throws MeshError `config_invalid` for a bind address that is no IP address.
  */
-export async function createHost(options: HostOptions, refuses: (peerId: PeerId) => boolean): Promise<Host> {
+export async function createHost(
+  options: HostOptions,
+  refuses: (peerId: PeerId, isInbound: boolean) => boolean,
+): Promise<Host> {
   const { bindAddress, bindPort, keySeed } = options
   if (isIP(bindAddress) === 0) throw bindError('bind_address', bindAddress, 'is not an IP address', ADDRESS_HINT)
   return createLibp2p({
@@ -54,11 +64,12 @@ export async function createHost(options: HostOptions, refuses: (peerId: PeerId)
         maxOutboundStreams: STREAMS_MAX,
         streamOptions: { maxReadBufferLength: STREAM_BUFFER_BYTES, maxWriteBufferLength: STREAM_BUFFER_BYTES },
       }),
+      () => guestMuxer('host'),
     ],
     connectionGater: {
-      denyDialPeer: refuses,
-      denyInboundEncryptedConnection: refuses,
-      denyOutboundEncryptedConnection: refuses,
+      denyDialPeer: (peerId) => refuses(peerId, false),
+      denyInboundEncryptedConnection: (peerId) => refuses(peerId, true),
+      denyOutboundEncryptedConnection: (peerId) => refuses(peerId, false),
     },
     connectionManager: {
       maxConnections: CONNECTIONS_MAX,
@@ -75,6 +86,34 @@ export async function createHost(options: HostOptions, refuses: (peerId: PeerId)
     connectionMonitor: { enabled: false },
     services: { parts: (components: GossipSubComponents) => ({ components }) },
   })
+}
+
+/** A started host that only dials, and only as a guest. */
+export async function createGuestHost(keySeed: Uint8Array): Promise<Libp2p> {
+  return createLibp2p({
+    privateKey: await generateKeyPairFromSeed('Ed25519', keySeed),
+    transports: [tcp()],
+    connectionEncrypters: [noise()],
+    streamMuxers: [() => guestMuxer('guest')],
+    connectionManager: { addressSorter: () => 0, reconnectRetries: 0 },
+    connectionMonitor: { enabled: false },
+  })
+}
+
+/** One stream, which the guest opens. */
+function guestMuxer(end: 'host' | 'guest'): StreamMuxerFactory {
+  const [inbound, outbound] = end === 'host' ? [1, 0] : [0, 1]
+  const factory = yamux({
+    maxInboundStreams: inbound,
+    maxOutboundStreams: outbound,
+    enableKeepAlive: false,
+    streamOptions: { maxReadBufferLength: GUEST_BUFFER_BYTES, maxWriteBufferLength: 2 * GUEST_BUFFER_BYTES },
+  })()
+  return {
+    protocol: GUEST_MUXER,
+    createStreamMuxer: (connection): StreamMuxer =>
+      Object.assign(factory.createStreamMuxer(connection), { protocol: GUEST_MUXER }),
+  }
 }
 
 const ADDRESS_HINT = 'Give an IP address of this host, or 0.0.0.0 for all.'

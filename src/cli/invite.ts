@@ -1,0 +1,255 @@
+/** The verbs that bring a new host in: invite, pending, approve, deny. */
+
+import { randomBytes } from 'node:crypto'
+import type { PeerItem, PendingView } from '../api/schemas.ts'
+import type { GenesisBody } from '../core/envelope.ts'
+import { parseBody } from '../core/envelope.ts'
+import { isName, isZone, zoneCovers } from '../core/names.ts'
+import { signTicket, TICKET_LIMITS, type TicketContent } from '../core/ticket.ts'
+import { MeshError } from '../errors.ts'
+import { signRejection } from '../join.ts'
+import { fingerprint } from '../joiner.ts'
+import { tellMissing } from './authority.ts'
+import { durationMs, usage, type Args, type Cli, type Verb } from './cli.ts'
+import type { ApiClient } from './client.ts'
+import { ambiguous } from './ids.ts'
+import { noteOf } from './resources.ts'
+import { plain, span, table, toJson, toYaml } from './terminal.ts'
+
+const DEFAULT_TTL = '1h'
+/** Beside the asked node. */
+const OTHERS_MAX = TICKET_LIMITS.nodes - 1
+const ADDRESS = /^(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):\d{1,5}$/
+const GRANTING_ROLES: readonly string[] = ['admin', 'owner']
+
+export const inviteVerb: Verb = {
+  name: 'invite',
+  summary: 'print a ticket with which a new host finds this mesh',
+  usage: ['invite --zone ZONE... [--name NAME] [--ttl 1h]'],
+  details: [
+    'The ticket says where the mesh is and which keys to trust; it lets nobody in. On the host: mesh-node join TICKET.',
+    'The host then waits until somebody approves it: meshctl pending, meshctl approve FINGERPRINT.',
+    'It may be used by several hosts until it expires; whoever reads it learns addresses and can ask to join, no more.',
+  ].join('\n'),
+  options: {
+    name: { type: 'string', value: 'NAME', description: 'what the host is to be called: edge-1' },
+    ttl: {
+      type: 'string',
+      value: 'TIME',
+      description: `how long it may be used (default ${DEFAULT_TTL}, at most 720h)`,
+    },
+  },
+  examples: [
+    'meshctl -k owner.key invite --zone eu.west --name edge-4',
+    'meshctl -k owner.key invite --zone eu --ttl 8h',
+  ],
+  async run(cli, args) {
+    args.expect()
+    const zones = zonesOf(args)
+    if (zones.length === 0) throw usage('--zone is missing', 'Name zones such as eu.west, or --zone "*" for all.')
+    const name = nameOf(args)
+    const ttlMs = durationMs(args.text('ttl') ?? DEFAULT_TTL, '--ttl')
+    if (ttlMs > TICKET_LIMITS.lifetimeMs) throw usage('--ttl is at most 720h, which is 30 days')
+    const key = await cli.key()
+    const client = await cli.client()
+    const { meshId, networkId } = await client.node()
+    if (meshId === null)
+      throw new MeshError('unavailable', 'this node has no mesh yet', { hint: 'Ask another with --api.' })
+    await checkInviter(client, key.publicKey)
+    const expires = cli.host.clock.now() + ttlMs
+    const ticket = signTicket(
+      {
+        mesh: meshId,
+        network: networkId,
+        nodes: nodesIn(await client.peers()),
+        zones,
+        ...(name === undefined ? {} : { name }),
+        expires,
+        nonce: randomBytes(16).toString('hex'),
+      },
+      key,
+    )
+    cli.out(`${ticket}\n`)
+    cli.note(
+      `a ticket for zones ${zones.join(', ')}, until ${new Date(expires).toISOString()}; on the new host: mesh-node join TICKET`,
+    )
+    return undefined
+  },
+}
+
+/** Nodes refuse tickets of others, so such a ticket would only disappoint. */
+async function checkInviter(client: ApiClient, key: string): Promise<void> {
+  const grants = await client.grants(key)
+  if (grants.some(({ role }) => GRANTING_ROLES.includes(role))) return
+  const { envelope } = await client.genesis()
+  if ((parseBody(envelope.bytes) as GenesisBody).roots.includes(key)) return
+  throw new MeshError('denied', 'a ticket of this key would be refused: it may not grant nodes', {
+    hint: 'Use the key of an admin or owner with -k.',
+  })
+}
+
+/** The asked node first, then those that it hears from. */
+function nodesIn(peers: readonly PeerItem[]): TicketContent['nodes'] {
+  const nodes = peers
+    .filter(({ self, state }) => self || state === 'Ready')
+    .toSorted((a, b) => Number(b.self) - Number(a.self))
+    .map(({ key, addresses }) => ({ key, addresses: addresses.filter((address) => ADDRESS.test(address)).slice(0, 2) }))
+    .filter(({ addresses }) => addresses.length > 0)
+  if (nodes.length === 0) {
+    throw new MeshError('unavailable', 'no node says where it can be dialled', {
+      hint: 'Set mesh.advertise on a node that new hosts can reach.',
+    })
+  }
+  return nodes.slice(0, 1 + OTHERS_MAX)
+}
+
+// ---------------------------------------------------------------------------------------------- who waits
+
+export const pendingVerb: Verb = {
+  name: 'pending',
+  summary: 'list the hosts that ask to join and wait',
+  usage: ['pending [-o table|wide|yaml|json]'],
+  details: 'Shows those that asked the node which answers; a host asks every node of its ticket.',
+  options: {},
+  examples: ['meshctl pending'],
+  async run(cli, args) {
+    args.expect()
+    const client = await cli.client()
+    const requests = await client.pending()
+    if (cli.format === 'json' || cli.format === 'yaml') {
+      cli.out(cli.format === 'json' ? toJson(requests) : toYaml(requests))
+      return undefined
+    }
+    if (requests.length === 0) {
+      cli.note('no host waits at this node')
+      return undefined
+    }
+    const names = await inviterNames(client)
+    const rows = requests.map((request) => [
+      cli.format === 'wide' ? request.key : fingerprint(request.key),
+      request.ticket.name ?? '-',
+      request.ticket.zones.join(','),
+      request.address,
+      names.get(request.ticket.by) ?? fingerprint(request.ticket.by),
+      request.version,
+      `${span(request.ageMs)} ago`,
+    ])
+    cli.out(table(['FINGERPRINT', 'NAME', 'ZONES', 'FROM', 'INVITED BY', 'VERSION', 'ASKED'], rows))
+    return undefined
+  },
+}
+
+async function inviterNames(client: ApiClient): Promise<ReadonlyMap<string, string>> {
+  const grants = await client.grants()
+  return new Map(grants.flatMap(({ subject, name }): [string, string][] => (name === null ? [] : [[subject, name]])))
+}
+
+const FINGERPRINT_HINT = 'The waiting host prints it; compare it with: meshctl pending'
+
+/** @throws MeshError `usage` when it is too short or fits several, `not_found`. */
+async function waiting(cli: Cli, args: Args): Promise<PendingView> {
+  const [text] = args.expect('FINGERPRINT') as [string]
+  if (!/^[0-9a-f]{16,64}$/.test(text)) {
+    throw usage(
+      `FINGERPRINT takes the first 16 digits of the host's key or more, not ${text.slice(0, 80)}`,
+      FINGERPRINT_HINT,
+    )
+  }
+  const found = (await (await cli.client()).pending()).filter(({ key }) => key.startsWith(text))
+  const [only, ...others] = found
+  if (only === undefined) {
+    throw new MeshError('not_found', `no host with the fingerprint ${text} waits at this node`, {
+      hint: FINGERPRINT_HINT,
+    })
+  }
+  if (others.length > 0)
+    throw ambiguous(
+      text,
+      found.map(({ key }) => `key ${key}`),
+    )
+  return only
+}
+
+// ---------------------------------------------------------------------------------------------- yes and no
+
+export const approveVerb: Verb = {
+  name: 'approve',
+  summary: 'let a waiting host in, as a node of its zones',
+  usage: ['approve FINGERPRINT [--zone ZONE...] [--name NAME]'],
+  details: [
+    'Signs the grant of a node, with the encryption key that the host has proven. Compare the fingerprint with the one that',
+    'the host prints. Zones and name are those of the ticket, unless you give others.',
+  ].join('\n'),
+  options: {
+    name: { type: 'string', value: 'NAME', description: 'what the host is called (default: as in the ticket)' },
+    note: { type: 'string', value: 'TEXT', description: 'why; kept in the history' },
+  },
+  examples: ['meshctl -k owner.key approve 3b6a27bcceb6a42d --zone eu.west --name edge-4'],
+  async run(cli, args) {
+    const request = await waiting(cli, args)
+    const given = zonesOf(args)
+    const zones = (given.length > 0 ? given : request.ticket.zones).toSorted()
+    const name = nameOf(args) ?? request.ticket.name ?? undefined
+    const client = await cli.client()
+    const namesake = (await client.grants()).find((grant) => grant.name === name && grant.subject !== request.key)
+    if (name !== undefined && namesake !== undefined) {
+      throw new MeshError('conflict', `${name} is the name of another key, ${namesake.subject}`, {
+        field: '--name',
+        hint: 'Give this host another name with --name.',
+      })
+    }
+    const beyond = request.zones.filter((zone) => !zones.some((outer) => zoneCovers(outer, zone)))
+    if (beyond.length > 0)
+      cli.note(plain(`its configuration names zones ${beyond.join(', ')}, which this does not grant`))
+    const ws = cli.workspace ?? '*'
+    cli.note(`key      ${request.key}\nfrom     ${plain(request.address)}\nenc      ${request.enc}`)
+    const sent = await cli.withAuthor((author) =>
+      author.send({
+        type: 'grant',
+        ws,
+        note: noteOf(args),
+        subject: request.key,
+        role: 'node',
+        zones,
+        kinds: ['*'],
+        enc: request.enc,
+        ...(name === undefined ? {} : { name }),
+      }),
+    )
+    cli.out(`${sent.id}\n`)
+    if (tellMissing(cli, sent)) return undefined
+    cli.note(`approved: ${name ?? fingerprint(request.key)} is node of zones ${zones.join(', ')}`)
+    return undefined
+  },
+}
+
+export const denyVerb: Verb = {
+  name: 'deny',
+  summary: 'turn a waiting host away',
+  usage: ['deny FINGERPRINT'],
+  details:
+    'The host is told, and ends. The asked node alone remembers it: whoever approves the host elsewhere lets it in, and another ticket is another try.',
+  options: {},
+  examples: ['meshctl -k owner.key deny 3b6a27bcceb6a42d'],
+  async run(cli, args) {
+    const request = await waiting(cli, args)
+    const client = await cli.client()
+    const { meshId } = await client.node()
+    await client.reject(signRejection(meshId ?? '', request.id, await cli.key()))
+    cli.note(`denied: ${fingerprint(request.key)}`)
+    return undefined
+  },
+}
+
+function zonesOf(args: Args): string[] {
+  const zones = args.items('zone')
+  const wrong = zones.find((zone) => !isZone(zone))
+  if (wrong !== undefined) throw usage(`--zone ${wrong} is not a zone`, 'Write it like eu.west, or * for all.')
+  return zones
+}
+
+function nameOf(args: Args): string | undefined {
+  const name = args.text('name')
+  if (name !== undefined && !isName(name)) throw usage(`--name takes lower-case letters, digits and -, not ${name}`)
+  return name
+}

@@ -1,0 +1,426 @@
+/**
+ * The verb secret: seals texts for whom grants say, opens them with the caller's key, seals for newcomers, and tells who can
+ * open what. A text enters by file, standard input or a hidden prompt, and leaves by `get` alone.
+ */
+
+import { randomBytes } from 'node:crypto'
+import { open as openFile, readFile } from 'node:fs/promises'
+import type { GrantView, ResourceView } from '../api/schemas.ts'
+import type { Op, Value } from '../core/envelope.ts'
+import { isName, isZone, resourcePath } from '../core/names.ts'
+import { recipientsOf, sealingKeys, type Recipient } from '../core/recipients.ts'
+import {
+  encryptionKey,
+  everSealedFor,
+  keyFieldsIn,
+  KEYS_PREFIX,
+  open,
+  recipientsIn,
+  rewrap,
+  seal,
+  SEALED_FIELD,
+  SECRET_BYTES_MAX,
+  versionIn,
+  type EncryptionKey,
+} from '../core/secrets.ts'
+import { MeshError } from '../errors.ts'
+import { usage, type Args, type Cli, type Verb } from './cli.ts'
+import { provenGrants, recipientGrant } from './granted.ts'
+import { depsOf, type Change, type Current } from './plan.ts'
+import { findPath, readCurrents, write } from './resources.ts'
+import { plain, short, table, toJson, toYaml } from './terminal.ts'
+
+type Fields = ReadonlyMap<string, Value>
+
+const random = (bytes: number): Uint8Array => randomBytes(bytes)
+
+const ACTIONS: Readonly<Record<string, (cli: Cli, args: Args, name: string | undefined) => Promise<void>>> = {
+  set: setSecret,
+  get: getSecret,
+  rotate: rotateSecret,
+  reseal,
+  ls: listSecrets,
+}
+
+export const secretVerb: Verb = {
+  name: 'secret',
+  summary: 'seal texts for the hosts of a zone, open them, and tell who can',
+  usage: [
+    'secret set NAME -z ZONE [-f FILE|-]',
+    'secret get NAME [-f FILE]',
+    'secret rotate NAME [-f FILE|- | --random BYTES]',
+    'secret reseal NAME|--all',
+    'secret ls',
+  ],
+  details: [
+    'set seals a text for the nodes of the zone and for owners, admins, editors and robots whose grants cover it, as far as their',
+    'grants tell an enc key. The text comes from FILE, byte by byte, from standard input, or from a prompt that does not show it.',
+    'get prints it, with the key of -k; a node’s key will do on its host. rotate puts another text in its place: after a host is lost.',
+    'reseal lets those open it who came later, and lets go of those who may not any more; who could read it still knows it.',
+  ].join('\n'),
+  options: {
+    filename: {
+      type: 'string',
+      short: 'f',
+      value: 'FILE',
+      description: 'where the text is, or - for standard input; for get: where it goes',
+    },
+    random: { type: 'string', value: 'BYTES', description: 'rotate: so many random bytes, as base64url' },
+    all: { type: 'boolean', description: 'reseal: every secret, or those of -w and -z' },
+    note: { type: 'string', value: 'TEXT', description: 'why; kept in the history, readable for all nodes' },
+  },
+  examples: [
+    'meshctl secret set shop-key -z eu.west -f shop.key',
+    'meshctl -k node.key --api unix:/var/lib/nxmesh/api.sock secret get shop-key',
+    'meshctl secret reseal --all',
+    'meshctl secret rotate api-token --random 32',
+  ],
+  async run(cli, args) {
+    const [action = '', name, ...rest] = args.positionals
+    const run = Object.hasOwn(ACTIONS, action) ? ACTIONS[action] : undefined
+    // What else stands there may be the text itself, so it is not repeated.
+    if (run === undefined) throw usage(`secret takes ${Object.keys(ACTIONS).join(', ')}`, 'See: meshctl help secret')
+    if (rest.length > 0) {
+      throw usage(
+        `secret ${action} takes one name and no text`,
+        'Give the text with -f FILE, or -f - for standard input.',
+      )
+    }
+    await run(cli, args, name)
+    return undefined
+  },
+}
+
+// ---------------------------------------------------------------------------------------------- the actions
+
+async function setSecret(cli: Cli, args: Args, name: string | undefined): Promise<void> {
+  const path = cli.zone === undefined ? await existing(cli, name) : newPath(cli, name)
+  await withText(await readText(cli, args), (text) => writeSealed(cli, args, path, text))
+}
+
+async function getSecret(cli: Cli, args: Args, name: string | undefined): Promise<void> {
+  const path = await existing(cli, name)
+  const [current] = await currentsOf(cli, [path])
+  const own = await ownKey(cli)
+  await withText(open((current as Current).fields, path, own), (text) => put(cli, text, args.text('filename')))
+}
+
+async function rotateSecret(cli: Cli, args: Args, name: string | undefined): Promise<void> {
+  const path = await existing(cli, name)
+  await withText(randomText(args) ?? (await readText(cli, args)), async (text) => {
+    const [current] = (await currentsOf(cli, [path])) as [Current]
+    if (opened(current.fields, path, await ownKey(cli))?.equals(text) === true) {
+      throw new MeshError('input_invalid', `the new text of ${path} is the old one`, {
+        hint: 'Whoever could read it still knows it: get a new password, key or token, and give that.',
+      })
+    }
+    await writeSealed(cli, args, path, text)
+  })
+}
+
+async function reseal(cli: Cli, args: Args, name: string | undefined): Promise<void> {
+  const isAll = args.flag('all')
+  if (isAll === (name !== undefined)) throw usage('secret reseal takes a NAME, or --all')
+  const paths = isAll ? (await secretsOf(cli)).map(({ path }) => path) : [await existing(cli, name)]
+  const own = await ownKey(cli)
+  const recipients = await provenRecipients(cli, paths)
+  const closed = new Set<string>()
+  await write(cli, args, async () => {
+    const currents = await currentsOf(cli, paths)
+    return paths.map((path, index) => {
+      const current = currents[index] as Current
+      const keys = sealingKeys(recipients.get(path) as Recipient[])
+      const change = planReseal(path, current, keys, own)
+      if (change !== undefined) return change
+      closed.add(path)
+      return { path, action: 'keep', ops: [], deps: [], before: current.fields }
+    })
+  })
+  if (closed.size > 0) {
+    throw new MeshError(
+      'denied',
+      `not sealed for the key of -k, so it can let nobody else in: ${[...closed].join(', ')}`,
+      {
+        hint: 'See who can: meshctl secret ls',
+      },
+    )
+  }
+}
+
+async function listSecrets(cli: Cli, _: Args, name: string | undefined): Promise<void> {
+  const views = (await secretsOf(cli)).filter((view) => name === undefined || view.name === name)
+  const grants = (await (await cli.client()).grants()).map(recipientGrant)
+  const rows = views.map((view) => access(view, grants))
+  if (cli.format === 'json') return cli.out(toJson(rows))
+  if (cli.format === 'yaml') return cli.out(toYaml(rows))
+  if (rows.length === 0) return cli.out('no secrets\n')
+  const { paint } = cli
+  const cells = rows.map((row) => [
+    row.path,
+    short(row.version ?? '-'),
+    row.opens.map(nameOf).join(' ') || '-',
+    { text: row.cannotYet.map((one) => `${nameOf(one)} (${one.why})`).join(', ') || '-', colour: paint.yellow },
+    { text: row.noMore.map(nameOf).join(' ') || '-', colour: paint.yellow },
+  ])
+  cli.out(table(['SECRET', 'VERSION', 'OPENS FOR', 'NOT YET FOR', 'STILL FOR'], cells))
+}
+
+interface Named {
+  readonly name: string | null
+  readonly key: string
+}
+
+function nameOf({ name, key }: Named): string {
+  return name ?? short(key)
+}
+
+/** Who can open a secret, who of those it is for cannot, and who can although it is not for them any more. */
+function access(view: ResourceView, grants: readonly ReturnType<typeof recipientGrant>[]) {
+  const fields = fieldsOf(view)
+  const wanted = recipientsOf(view.path, grants)
+  const sealedFor = new Set(recipientsIn(fields))
+  const named = ({ subject, name, role }: Recipient) => ({ name: name ?? null, key: subject, role })
+  const known = new Map(grants.map(({ enc, subject, name }) => [enc, { name: name ?? null, key: subject }]))
+  const wantedKeys = new Set(sealingKeys(wanted))
+  return {
+    path: view.path,
+    version: versionIn(fields) ?? null,
+    opens: wanted.filter(({ enc = '' }) => sealedFor.has(enc)).map(named),
+    cannotYet: wanted
+      .filter(({ enc = '' }) => !sealedFor.has(enc))
+      .map((one) => ({ ...named(one), why: one.enc === undefined ? 'its grant tells no enc key' : 'reseal' })),
+    noMore: [...sealedFor]
+      .filter((enc) => !wantedKeys.has(enc))
+      .map((enc) => known.get(enc) ?? { name: null, key: enc }),
+  }
+}
+
+// ---------------------------------------------------------------------------------------------- after a host is lost
+
+/** Tells what a key that is revoked could read, with the commands that make it worthless. Nothing for one that received none. */
+export async function tellExposed(cli: Cli, grants: readonly Pick<GrantView, 'enc'>[]): Promise<void> {
+  const keys = grants.flatMap(({ enc }) => enc ?? [])
+  if (keys.length === 0) return
+  const secrets = await (await cli.client()).resources({ kind: 'secret' })
+  // Also where only an older version was: nothing says that its text was another.
+  const exposed = secrets.filter((view) => everSealedFor(fieldsOf(view)).some((key) => keys.includes(key)))
+  if (exposed.length === 0) return
+  cli.note('this key could read these secrets, and whoever has it knows them; rotate each:')
+  for (const { workspace, zone, name } of exposed) {
+    cli.note(`  meshctl secret rotate ${name} -w ${workspace} -z '${zone}' -f FILE`)
+  }
+}
+
+// ---------------------------------------------------------------------------------------------- sealing
+
+async function writeSealed(cli: Cli, args: Args, path: string, text: Uint8Array): Promise<void> {
+  const recipients = (await provenRecipients(cli, [path])).get(path) as Recipient[]
+  const keys = sealingKeys(recipients)
+  if (keys.length === 0) {
+    throw new MeshError('denied', `nobody could open ${path}: no grant that covers it tells an enc key`, {
+      hint: 'Grant it again with one: meshctl grant ROLE KEY --enc ENC; ENC is in meshctl key show -o json',
+    })
+  }
+  const sealed = seal(text, { path, recipients: keys, random })
+  await write(cli, args, async () => [planSealing(path, ((await currentsOf(cli, [path])) as [Current])[0], sealed)])
+  const without = recipients.filter(({ enc }) => enc === undefined)
+  for (const { name, subject, role } of without) {
+    cli.note(`${role} ${plain(name ?? short(subject))} cannot open it: its grant tells no enc key`)
+  }
+  if (!keys.includes((await ownKey(cli)).publicKey))
+    cli.note('you cannot open it yourself: your grant tells no enc key')
+}
+
+/**
+ * A new version in the place of all older ones. Where that is more than one edit holds, no edit between leaves the nodes
+ * without a version that opens: the new keys come before what they open, the old ones go after it.
+ */
+function planSealing(path: string, current: Current, sealed: Fields): Change {
+  const sets = [...sealed].map(([field, value]): Op => ['set', field, value])
+  const isText = ([, field]: Op): boolean => field === SEALED_FIELD
+  const text = sets.filter(isText)
+  const keys = sets.filter((op) => !isText(op))
+  const dels = keyFieldsIn(current.fields).map((field): Op => ['del', field])
+  const ops = current.exists ? [...keys, ...text, ...dels] : [['set', '$', true] as const, ...text, ...keys]
+  return changeOf(path, current, ops)
+}
+
+/** Undefined when somebody should be let in, and this key cannot do it. */
+function planReseal(path: string, current: Current, keys: readonly string[], own: EncryptionKey): Change | undefined {
+  const { fields } = current
+  const present = recipientsIn(fields)
+  const missing = keys.filter((key) => !present.includes(key))
+  if (versionIn(fields) === undefined || (missing.length > 0 && !present.includes(own.publicKey))) return undefined
+  const added = missing.length === 0 ? new Map<string, Value>() : rewrapped(fields, own, path, missing)
+  if (added === undefined) return undefined
+  const valid = new Set(keys.map((key) => `${KEYS_PREFIX}${versionIn(fields)}/${key}`))
+  const gone = keyFieldsIn(fields).filter((field) => !valid.has(field))
+  const ops = [
+    ...[...added].map(([field, value]): Op => ['set', field, value]),
+    ...gone.map((field): Op => ['del', field]),
+  ]
+  return changeOf(path, current, ops)
+}
+
+/** Undefined for what somebody sealed wrongly: one such secret keeps nobody from the others. */
+function rewrapped(
+  fields: Fields,
+  own: EncryptionKey,
+  path: string,
+  recipients: readonly string[],
+): Fields | undefined {
+  try {
+    return rewrap(fields, own, { path, recipients, random })
+  } catch {
+    return undefined
+  }
+}
+
+function changeOf(path: string, current: Current, ops: readonly Op[]): Change {
+  const action = !current.exists ? 'create' : ops.length === 0 ? 'keep' : 'update'
+  return { path, action, ops, deps: depsOf(current), before: current.fields }
+}
+
+async function provenRecipients(cli: Cli, paths: readonly string[]): Promise<Map<string, Recipient[]>> {
+  const client = await cli.client()
+  const views = await client.grants()
+  // Only what is sealed for has to be proven.
+  const relevant = views.filter((view) => paths.some((path) => recipientsOf(path, [recipientGrant(view)]).length > 0))
+  const grants = await provenGrants(cli, relevant)
+  return new Map(paths.map((path) => [path, recipientsOf(path, grants)]))
+}
+
+async function ownKey(cli: Cli): Promise<EncryptionKey> {
+  return encryptionKey((await cli.key()).seed)
+}
+
+function opened(fields: Fields, path: string, own: EncryptionKey): Buffer | undefined {
+  try {
+    return open(fields, path, own)
+  } catch {
+    return undefined
+  }
+}
+
+// ---------------------------------------------------------------------------------------------- finding
+
+async function existing(cli: Cli, name: string | undefined): Promise<string> {
+  if (name === undefined) throw usage('the NAME of the secret is missing', 'See what there is: meshctl secret ls')
+  return await findPath(cli, 'secret', name)
+}
+
+function newPath(cli: Cli, name: string | undefined): string {
+  const { workspace = 'default', zone = '' } = cli
+  if (name === undefined) throw usage('the NAME of the secret is missing')
+  if (!isName(name))
+    throw usage('a secret is called by lower-case letters, digits and -', 'Give the text with -f FILE.')
+  if (!isName(workspace)) throw usage(`-w ${workspace} is not a workspace`)
+  if (!isZone(zone)) throw usage(`-z ${zone} is not a zone`, 'Write it like eu.west, or * for all.')
+  return resourcePath({ workspace, zone, kind: 'secret', name })
+}
+
+async function secretsOf(cli: Cli): Promise<ResourceView[]> {
+  return await (await cli.client()).resources({ workspace: cli.workspace, zone: cli.zone, kind: 'secret' })
+}
+
+async function currentsOf(cli: Cli, paths: readonly string[]): Promise<Current[]> {
+  return await readCurrents(await cli.client(), paths)
+}
+
+function fieldsOf({ fields }: ResourceView): Map<string, Value> {
+  return new Map(Object.entries(fields) as [string, Value][])
+}
+
+// ---------------------------------------------------------------------------------------------- the text
+
+/** Leaves no copy in memory that can be helped. */
+async function withText(text: Buffer, use: (text: Buffer) => Promise<void>): Promise<void> {
+  try {
+    await use(text)
+  } finally {
+    text.fill(0)
+  }
+}
+
+function randomText(args: Args): Buffer | undefined {
+  const bytes = args.text('random')
+  if (bytes === undefined) return undefined
+  const count = /^\d{1,4}$/.test(bytes) ? Number(bytes) : 0
+  if (count < 16 || count > 1024) throw usage('--random takes a number of bytes from 16 to 1024')
+  if (args.text('filename') !== undefined) throw usage('--random and -f exclude each other')
+  return Buffer.from(randomBytes(count).toString('base64url'))
+}
+
+async function readText(cli: Cli, args: Args): Promise<Buffer> {
+  const file = args.text('filename')
+  const { stdin, promptHidden } = cli.host
+  const text =
+    file !== undefined && file !== '-'
+      ? await readTextFile(cli.path(file), file)
+      : file === undefined && promptHidden !== undefined
+        ? Buffer.from(await promptHidden('Text (not shown), then Enter: '))
+        : await readAll(stdin)
+  if (text.length === 0) throw new MeshError('input_invalid', 'the text is empty', { field: '-f' })
+  if (text.length > SECRET_BYTES_MAX) throw tooLong()
+  return text
+}
+
+async function readTextFile(path: string, name: string): Promise<Buffer> {
+  try {
+    return await readFile(path)
+  } catch (error) {
+    throw new MeshError('input_invalid', `cannot read ${name}: ${(error as Error).message}`, { field: '-f' }, error)
+  }
+}
+
+async function readAll(stream: AsyncIterable<Uint8Array>): Promise<Buffer> {
+  const chunks: Uint8Array[] = []
+  let size = 0
+  for await (const chunk of stream) {
+    size += chunk.length
+    if (size > SECRET_BYTES_MAX) throw tooLong()
+    chunks.push(chunk)
+  }
+  return Buffer.concat(chunks)
+}
+
+function tooLong(): MeshError {
+  return new MeshError('too_large', `the text is over ${SECRET_BYTES_MAX} bytes`, {
+    field: '-f',
+    hint: 'Split it into several secrets.',
+  })
+}
+
+/** What drives a terminal, and what is no text at all. */
+const UNPRINTABLE = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\ufffd]/
+
+async function put(cli: Cli, text: Buffer, file: string | undefined): Promise<void> {
+  if (file !== undefined && file !== '-') return await putFile(cli.path(file), file, text)
+  const words = text.toString('utf8')
+  const isText = Buffer.from(words).equals(text) && (cli.host.stdout.isTTY !== true || !UNPRINTABLE.test(words))
+  if (!isText) {
+    throw new MeshError('input_invalid', 'the secret is not plain text', {
+      hint: 'Write it to a file: meshctl secret get NAME -f FILE',
+    })
+  }
+  cli.out(words)
+}
+
+async function putFile(path: string, name: string, text: Buffer): Promise<void> {
+  try {
+    const file = await openFile(path, 'wx', 0o600)
+    try {
+      await file.writeFile(text)
+    } finally {
+      await file.close()
+    }
+  } catch (error) {
+    const isThere = (error as NodeJS.ErrnoException).code === 'EEXIST'
+    throw new MeshError(
+      isThere ? 'conflict' : 'input_invalid',
+      isThere ? `${name} exists and is not overwritten` : `cannot write ${name}: ${(error as Error).message}`,
+      { field: '-f' },
+      error,
+    )
+  }
+}

@@ -1,0 +1,192 @@
+/**
+ * The verbs that take nobody's word: export writes all envelopes of a node into a file; verify computes verdicts and state
+ * from them with src/core, and compares with what the node says, or with what the file says. A file needs no node.
+ */
+
+import { open as openFile } from 'node:fs/promises'
+import type { EditView } from '../api/schemas.ts'
+import { admit } from '../core/admission.ts'
+import { parseEnvelope, type Envelope, type WireEnvelope } from '../core/envelope.ts'
+import { MeshState } from '../core/state.ts'
+import { asMeshError, MeshError } from '../errors.ts'
+import { readEnvelopes } from './authority.ts'
+import { usage, type Cli, type Verb } from './cli.ts'
+import type { ApiClient } from './client.ts'
+import { plain, toJson, toYaml } from './terminal.ts'
+
+/** Envelopes asked for at once: of the largest, 13 MB. */
+const PAGE = 200
+/** A busy node takes edits while it is read; then it is read again. */
+const TRIES = 5
+/** Faults that are spelled out; the others are counted. */
+const FAULTS_SHOWN = 20
+
+type Wanted = Pick<EditView, 'id' | 'verdict'>
+
+interface Downloaded {
+  readonly wires: readonly WireEnvelope[]
+  readonly says: readonly Wanted[]
+  /** As the node says. */
+  readonly stateHash: string
+}
+
+export const exportVerb: Verb = {
+  name: 'export',
+  summary: 'write every envelope of a node into a file that anyone can verify',
+  usage: ['export FILE'],
+  details: [
+    'FILE is new, and holds {"envelopes": [...]} in causal order, with all signatures: meshctl verify FILE needs nothing else.',
+    'It holds what the node holds, secrets sealed, and is written for its owner alone.',
+  ].join('\n'),
+  options: {},
+  examples: ['meshctl export mesh-2026-03-01.json'],
+  async run(cli, args) {
+    const [name] = args.expect('FILE') as [string]
+    const { wires, stateHash } = await download(await cli.client())
+    await writeNew(cli.path(name), name, toJson({ stateHash, envelopes: wires }))
+    cli.note(`wrote ${wires.length} envelopes to ${name}`)
+    return undefined
+  },
+}
+
+export const verifyVerb: Verb = {
+  name: 'verify',
+  summary: 'check every signature and verdict anew, of a node or of an exported file',
+  usage: ['verify --full', 'verify FILE'],
+  details: [
+    '--full downloads all envelopes of the node, computes verdicts and state from them, and compares with what the node says.',
+    'With FILE, as export writes it, no node is asked. --mesh says which mesh it must be: the id that init printed.',
+    'What a node holds back cannot be seen so: compare the state hashes of two nodes. Exit 9 when something is not as it is said to be.',
+  ].join('\n'),
+  options: { full: { type: 'boolean', description: 'everything that the node has' } },
+  examples: ['meshctl verify --full', 'meshctl verify mesh-2026-03-01.json'],
+  async run(cli, args) {
+    const [name, ...others] = args.positionals
+    if ((name === undefined) !== args.flag('full') || others.length > 0) throw usage('verify takes --full, or one FILE')
+    const { wires, says, stateHash } =
+      name === undefined ? await download(await cli.client()) : await readExport(cli.path(name), name)
+    const { state, faults } = recompute(wires, cli.mesh)
+    for (const { id, verdict } of says) {
+      const envelope = state.history.get(id)
+      if (envelope !== undefined && wordsOf(state, envelope) !== said(verdict)) {
+        faults.push(`${id}: the node says ${said(verdict)}, and its envelopes say ${wordsOf(state, envelope)}`)
+      }
+    }
+    const hash = state.hash()
+    if (stateHash !== undefined && stateHash !== hash) {
+      faults.push(`the state hash is said to be ${stateHash}, and the envelopes give ${hash}`)
+    }
+    report(cli, state, wires.length, hash)
+    if (faults.length > 0) throw notAsSaid(faults)
+    return undefined
+  },
+}
+
+/** All of it, at one moment. */
+async function download(client: ApiClient): Promise<Downloaded> {
+  for (let tries = 1; ; tries += 1) {
+    const before = await client.node()
+    const edits: EditView[] = []
+    for (let after: string | undefined; ;) {
+      const page = await client.editsPage({ after, limit: String(PAGE), bytes: '1' })
+      edits.push(...page.data)
+      if (page.next === null) break
+      after = page.next
+    }
+    const { envelopes, stateHash } = await client.node()
+    const isStill = envelopes === before.envelopes && stateHash === before.stateHash
+    if (isStill && edits.length !== envelopes) {
+      throw new MeshError('denied', `the node has ${envelopes} envelopes, and shows ${edits.length} to the key of -k`, {
+        hint: 'Read with a key of all workspaces, or over the socket of the host.',
+      })
+    }
+    if (isStill) return { wires: edits.map(wireOf), says: edits, stateHash }
+    if (tries === TRIES) {
+      throw new MeshError('unavailable', 'the node takes edits faster than it can be read', {
+        hint: 'Try again when it is quieter.',
+      })
+    }
+  }
+}
+
+function wireOf({ id, envelope }: EditView): WireEnvelope {
+  if (envelope === undefined) throw new MeshError('internal', `the node did not give the bytes of ${id}`)
+  return envelope
+}
+
+async function readExport(path: string, name: string) {
+  const { envelopes, stateHash } = await readEnvelopes(path, name)
+  return { wires: envelopes, says: [], stateHash }
+}
+
+/** The state of the envelopes that pass every check, and what is wrong with the others. */
+function recompute(wires: readonly WireEnvelope[], pinned: string | undefined): { state: MeshState; faults: string[] } {
+  const state = new MeshState()
+  const faults: string[] = []
+  for (const [index, wire] of wires.entries()) {
+    try {
+      const envelope = parseEnvelope(wire, state.meshId ?? pinned)
+      const admission = admit(envelope, state.history)
+      if (admission.outcome === 'ready') state.add(envelope)
+      else if (admission.outcome === 'refused') faults.push(`${envelope.id}: ${admission.reason}`)
+      else faults.push(`${envelope.id}: rests on ${admission.missing.join(', ')}, which is not there`)
+    } catch (error) {
+      faults.push(`envelope ${index + 1}: ${asMeshError(error).message}`)
+    }
+  }
+  return { state, faults }
+}
+
+function wordsOf({ policy }: MeshState, envelope: Envelope): string {
+  const verdict = policy.verdict(envelope)
+  return verdict.accepted ? 'accepted' : `void: ${verdict.denial.message}`
+}
+
+function said({ accepted, message }: EditView['verdict']): string {
+  return accepted ? 'accepted' : `void: ${message ?? ''}`
+}
+
+function report(cli: Cli, state: MeshState, count: number, stateHash: string): void {
+  const { history, policy, meshId = null } = state
+  const voided = history.order.filter((id) => !policy.verdict(history.get(id) as Envelope).accepted).length
+  const forks = [...history.chains()].reduce((sum, chain) => sum + chain.forks, 0)
+  const result = { meshId, meshName: history.genesis?.body.name ?? null, envelopes: count, voided, forks, stateHash }
+  if (cli.format === 'json') return cli.out(toJson(result))
+  if (cli.format === 'yaml') return cli.out(toYaml(result))
+  cli.out(
+    [
+      `mesh ${result.meshName ?? '-'} ${meshId ?? '-'}`,
+      `${count} envelopes, of which ${voided} are void; ${forks} ${forks === 1 ? 'fork' : 'forks'}`,
+      `state hash ${stateHash}`,
+      '',
+    ].join('\n'),
+  )
+}
+
+function notAsSaid(faults: readonly string[]): MeshError {
+  const shown = faults.slice(0, FAULTS_SHOWN).map((fault) => `  ${plain(fault)}`)
+  const more = faults.length > shown.length ? [`  and ${faults.length - shown.length} more`] : []
+  return new MeshError('store_corrupt', ['not as it is said to be:', ...shown, ...more].join('\n'), {
+    hint: 'Compare with another node. What a node made up counts nowhere else; what it withholds, its peers have.',
+  })
+}
+
+async function writeNew(path: string, name: string, text: string): Promise<void> {
+  try {
+    const file = await openFile(path, 'wx', 0o600)
+    try {
+      await file.writeFile(text)
+      await file.sync()
+    } finally {
+      await file.close()
+    }
+  } catch (error) {
+    const isThere = (error as NodeJS.ErrnoException).code === 'EEXIST'
+    throw new MeshError(
+      isThere ? 'conflict' : 'input_invalid',
+      isThere ? `${name} exists and is not overwritten` : `cannot write ${name}: ${(error as Error).message}`,
+      { field: 'FILE' },
+      error,
+    )
+  }
+}

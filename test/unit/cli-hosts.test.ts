@@ -1,0 +1,179 @@
+/** The verbs for hosts: invite, pending, approve, deny, node; in process, against a real API server. */
+
+import { mkdtemp, rm, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { afterEach, beforeEach, describe, expect, test } from 'vitest'
+import type { PendingView } from '../../src/api/schemas.ts'
+import type { GrantBody, KeyPair } from '../../src/core/envelope.ts'
+import { encryptionKey, seal } from '../../src/core/secrets.ts'
+import { signTicket } from '../../src/core/ticket.ts'
+import { KEYS, startApiNode, testKey, type ApiNode } from '../support/api-node.ts'
+import { meshctl, type CliResult } from '../support/cli.ts'
+import { askToJoin } from '../support/joining.ts'
+import { editor, MESH_ID } from '../support/sign.ts'
+
+let node: ApiNode
+let cwd: string
+beforeEach(async () => {
+  node = await startApiNode()
+  cwd = await mkdtemp(join(tmpdir(), 'nxmesh-hosts-'))
+  for (const name of ['owner', 'node', 'root'] as const) await writeKey(name, KEYS[name])
+})
+afterEach(async () => {
+  await node.stop()
+  await rm(cwd, { recursive: true, force: true })
+})
+
+async function writeKey(name: string, key: KeyPair): Promise<void> {
+  await writeFile(join(cwd, `${name}.key`), Buffer.from(key.seed).toString('hex'), { mode: 0o600 })
+}
+
+async function run(argv: readonly string[], key = 'owner'): Promise<CliResult> {
+  return await meshctl(['--api', `unix:${node.socketPath}`, '-k', `${key}.key`, ...argv], { cwd })
+}
+
+const [FIRST, SECOND] = [testKey(71), testKey(72)]
+
+function ticketFor(over: { zones?: string[]; name?: string } = {}): string {
+  return signTicket(
+    {
+      mesh: MESH_ID,
+      network: 'default',
+      nodes: [{ key: KEYS.node.publicKey, addresses: ['10.0.0.1:9102'] }],
+      zones: ['eu.west'],
+      expires: Date.now() + 3_600_000,
+      nonce: '00'.repeat(16),
+      ...over,
+    },
+    KEYS.owner,
+  )
+}
+
+const asks = (key: KeyPair, ticket = ticketFor()) => askToJoin(node.joins, KEYS.node.publicKey, key, ticket)
+
+async function grantsOf(key: KeyPair): Promise<GrantBody[]> {
+  const ids = node.replica.state.policy.activeGrants(key.publicKey)
+  return ids.map(({ body }) => body)
+}
+
+describe('invite', () => {
+  test('needs somebody who may grant nodes, a zone, and a time that a ticket may last', async () => {
+    expect(await run(['invite', '--zone', 'eu'], 'node')).toMatchObject({
+      code: 4,
+      err: expect.stringContaining('a ticket of this key would be refused'),
+    })
+    expect(await run(['invite'])).toMatchObject({ code: 2, err: expect.stringContaining('--zone is missing') })
+    expect(await run(['invite', '--zone', 'eu', '--ttl', '721h'])).toMatchObject({ code: 2 })
+    expect(await run(['invite', '--zone', 'eu..west'])).toMatchObject({ code: 2 })
+    expect(await run(['invite', '--zone', 'eu', '--name', 'Edge'])).toMatchObject({ code: 2 })
+  })
+
+  test('needs a node that says where it can be dialled', async () => {
+    // This node has no network.
+    expect(await run(['invite', '--zone', 'eu'])).toMatchObject({
+      code: 7,
+      err: expect.stringContaining('no node says where it can be dialled'),
+    })
+  })
+})
+
+describe('pending', () => {
+  test('lists who waits, and says when nobody does', async () => {
+    expect(await run(['pending'])).toMatchObject({ code: 0, out: '', err: 'no host waits at this node\n' })
+    await asks(FIRST, ticketFor({ name: 'edge-9' }))
+    const { out } = await run(['pending'])
+    expect(out).toMatch(/FINGERPRINT +NAME +ZONES +FROM +INVITED BY/)
+    expect(out).toMatch(new RegExp(`${FIRST.publicKey.slice(0, 16)} +edge-9 +eu.west +10.0.0.9:1 +ana`))
+    const [request] = JSON.parse((await run(['pending', '-o', 'json'])).out) as PendingView[]
+    expect(request).toMatchObject({ key: FIRST.publicKey, enc: encryptionKey(FIRST.seed).publicKey })
+  })
+})
+
+describe('approve', () => {
+  test('grants what the ticket wishes, with the key that was proven', async () => {
+    await asks(FIRST, ticketFor({ name: 'edge-9', zones: ['us', 'eu.west'] }))
+    const { code, err } = await run(['approve', FIRST.publicKey.slice(0, 16)])
+    expect([code, err]).toEqual([0, expect.stringContaining('approved: edge-9 is node of zones eu.west, us')])
+    expect(err).toContain(FIRST.publicKey)
+    expect(await grantsOf(FIRST)).toMatchObject([
+      { role: 'node', zones: ['eu.west', 'us'], name: 'edge-9', ws: '*', enc: encryptionKey(FIRST.seed).publicKey },
+    ])
+    expect(node.joins.pending()).toEqual([])
+    expect(await run(['approve', FIRST.publicKey])).toMatchObject({ code: 5 })
+  })
+
+  test('grants what the operator says instead', async () => {
+    await asks(FIRST, ticketFor({ name: 'edge-9' }))
+    expect(await run(['approve', FIRST.publicKey, '--zone', 'us', '--name', 'edge-7'])).toMatchObject({ code: 0 })
+    expect(await grantsOf(FIRST)).toMatchObject([{ zones: ['us'], name: 'edge-7' }])
+  })
+
+  test('takes sixteen digits or more of one that waits, and no name that is taken', async () => {
+    await asks(FIRST, ticketFor({ name: 'edge-1' }))
+    await asks(SECOND)
+    expect(await run(['approve', FIRST.publicKey.slice(0, 15)])).toMatchObject({ code: 2 })
+    expect(await run(['approve', KEYS.stranger.publicKey])).toMatchObject({ code: 5 })
+    const taken = await run(['approve', FIRST.publicKey])
+    expect(taken).toMatchObject({ code: 6, err: expect.stringContaining('edge-1 is the name of another key') })
+    expect(await run(['approve', SECOND.publicKey], 'node')).toMatchObject({ code: 4 })
+    expect(node.joins.pending()).toHaveLength(2)
+  })
+})
+
+test('deny turns one away, and needs somebody who might have let it in', async () => {
+  await asks(FIRST)
+  await asks(SECOND)
+  expect(await run(['deny', FIRST.publicKey], 'node')).toMatchObject({ code: 4 })
+  expect(await run(['deny', FIRST.publicKey])).toMatchObject({ code: 0, err: expect.stringContaining('denied: ') })
+  expect(await asks(FIRST)).toEqual({ standing: 'denied' })
+  expect(node.joins.pending().map(({ key }) => key)).toEqual([SECOND.publicKey])
+  expect(await grantsOf(FIRST)).toEqual([])
+})
+
+describe('node', () => {
+  test('ls is peers', async () => {
+    expect((await run(['node', 'ls'])).out).toBe((await run(['peers'])).out)
+    expect(await run(['node'])).toMatchObject({ code: 2 })
+    expect(await run(['node', 'rm'])).toMatchObject({ code: 2 })
+  })
+
+  test('rm takes all that makes a key a node, by name, from a node that is not it', async () => {
+    expect(await run(['node', 'rm', 'edge-2', '--note', 'gone'])).toMatchObject({
+      code: 0,
+      err: expect.stringContaining('removed: edge-2'),
+    })
+    expect(node.replica.state.policy.isRevokedNode(KEYS.other.publicKey)).toBe(true)
+    expect(await run(['node', 'rm', KEYS.other.publicKey])).toMatchObject({ code: 5 })
+    expect(await run(['node', 'rm', KEYS.owner.publicKey])).toMatchObject({
+      code: 5,
+      err: expect.stringContaining('is no node of this mesh'),
+    })
+  })
+
+  test('rm leaves what else the key is', async () => {
+    await run(['grant', 'editor', KEYS.other.publicKey, '--zone', 'eu'])
+    expect(await run(['node', 'rm', KEYS.other.publicKey])).toMatchObject({ code: 0 })
+    expect(await grantsOf(KEYS.other)).toMatchObject([{ role: 'editor' }])
+  })
+
+  test('rm lists the secrets that the host could read', async () => {
+    await asks(FIRST, ticketFor({ name: 'edge-9' }))
+    await run(['approve', FIRST.publicKey])
+    const next = editor(KEYS.owner)
+    for (const [name, recipient] of [
+      ['db', FIRST],
+      ['other', SECOND],
+    ] as const) {
+      const path = `default/eu.west/secret/${name}`
+      const random = (bytes: number) => Buffer.alloc(bytes, 7)
+      const fields = seal(Buffer.from('hush'), { path, recipients: [encryptionKey(recipient.seed).publicKey], random })
+      const ops = [['$', true] as const, ...fields].map(([field, value]) => ['set', field, value] as const)
+      const { replica } = node
+      await replica.submit([next([[path, [], ops.toSorted((a, b) => (a[1] < b[1] ? -1 : 1))]])], 'api')
+    }
+    const { err } = await run(['node', 'rm', 'edge-9'])
+    expect(err).toContain('meshctl secret rotate db -w default -z')
+    expect(err).not.toContain('rotate other')
+  })
+})
