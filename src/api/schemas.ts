@@ -97,6 +97,7 @@ export const RESOURCE = z.object({
   spec: z.record(z.string(), z.unknown()).nullable().describe('the nested form; null for a kind unknown to this node'),
   conflicts: z.record(z.string(), z.array(WRITE)).describe('fields with concurrent values, the visible one first'),
   lost: z.array(WRITE).describe('writes that a concurrent delete hides'),
+  excessive: z.array(envelopeId).describe('edits that change nothing here: each overwrites too many concurrent values'),
 })
 export const RESOURCES = pageOf(RESOURCE)
 

@@ -7,8 +7,8 @@ import type { ResourceState } from '../core/document.ts'
 import type { Body, Envelope, GrantBody } from '../core/envelope.ts'
 import type { Chain, History } from '../core/history.ts'
 import { parseResourcePath, type ResourceName } from '../core/names.ts'
-import type { Policy } from '../core/policy.ts'
 import { documentOf, KINDS } from '../core/resources/index.ts'
+import type { MeshState } from '../core/state.ts'
 import type { Place } from '../membership.ts'
 import type { Outcome } from '../replica.ts'
 import type { PeerView } from '../status.ts'
@@ -40,6 +40,7 @@ export function resourceView(state: ResourceState): ResourceView {
     spec: KINDS.has(name.kind) ? document.spec : null,
     conflicts: Object.fromEntries(state.conflicts) as unknown as ResourceView['conflicts'],
     lost: state.lost as unknown as ResourceView['lost'],
+    excessive: [...state.excessive],
   }
 }
 
@@ -68,14 +69,14 @@ export function peerView(
   }
 }
 
-export function verdictView(policy: Policy, envelope: Envelope): EditView['verdict'] {
-  const verdict = policy.verdict(envelope)
+export function verdictView(state: MeshState, envelope: Envelope): EditView['verdict'] {
+  const verdict = state.verdict(envelope)
   return verdict.accepted
     ? { accepted: true, code: null, message: null }
     : { accepted: false, code: verdict.denial.code, message: verdict.denial.message }
 }
 
-export function editView(policy: Policy, envelope: Envelope): EditView {
+export function editView(state: MeshState, envelope: Envelope): EditView {
   const { body } = envelope
   const common = body.type === 'genesis' ? undefined : body
   return {
@@ -91,7 +92,7 @@ export function editView(policy: Policy, envelope: Envelope): EditView {
     resources: body.type === 'edit' ? body.edits.map(([path]) => path) : [],
     about: subjectOf(body),
     role: body.type === 'grant' ? body.role : null,
-    verdict: verdictView(policy, envelope),
+    verdict: verdictView(state, envelope),
   }
 }
 

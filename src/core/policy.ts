@@ -21,7 +21,17 @@ const PRIVILEGED_PREFIX = 'privileged/'
 
 /** Why an envelope does not count. The same words on every node. */
 export interface Denial {
-  readonly code: 'role' | 'scope' | 'rank' | 'field' | 'subject' | 'root' | 'revoked' | 'grant_void' | 'threshold'
+  readonly code:
+    | 'role'
+    | 'scope'
+    | 'rank'
+    | 'field'
+    | 'subject'
+    | 'root'
+    | 'revoked'
+    | 'grant_void'
+    | 'threshold'
+    | 'excess'
   readonly message: string
 }
 export type Verdict = { readonly accepted: true } | { readonly accepted: false; readonly denial: Denial }
