@@ -476,7 +476,11 @@ export class Replica implements Startable {
   }
 
   #count(outcome: Outcome, source: Source): void {
-    this.#options.metrics.edits.inc({ outcome: outcome.outcome, source })
+    const { edits, verdicts } = this.#options.metrics
+    edits.inc({ outcome: outcome.outcome, source })
+    if (outcome.outcome !== 'stored') return
+    const { accepted } = this.state.policy.verdict(this.state.history.get(outcome.id) as Envelope)
+    verdicts.inc({ verdict: accepted ? 'accepted' : 'void', source })
   }
 }
 

@@ -1,5 +1,5 @@
 /**
- * What a shortened id, or a name, may mean: keys and envelopes that begin so, keys that a grant calls so. Lists every
+ * What a shortened id, or a name, may mean: keys and envelopes that begin so, keys that a grant in force calls so. Lists every
  * candidate and chooses none; a caller with more than one asks again with more digits. Pure.
  */
 
@@ -32,10 +32,7 @@ export function idsLike(text: string, state: MeshState, nodes: Iterable<string>)
   const begins = (id: string): boolean => isIdPrefix(text) && id.startsWith(text)
   const authors = [...history.chains()].map(({ author }) => author)
   const keys = new Set([...nodes, ...history.subjects(), ...authors, ...(history.genesis?.body.roots ?? [])])
-  const grantsOf = (key: string): GrantBody[] =>
-    history.grantsOf(key).map((id) => (history.get(id) as Envelope<GrantBody>).body)
-  const namesOf = (key: string): string[] =>
-    [...policy.activeGrants(key).map(({ body }) => body), ...grantsOf(key)].flatMap(({ name }) => name ?? [])
+  const namesOf = (key: string): string[] => policy.activeGrants(key).flatMap(({ body }) => body.name ?? [])
   return [
     ...[...keys]
       .map((id) => ({ id, names: namesOf(id) }))

@@ -55,7 +55,14 @@ export const RECEIPT = z.object({
   error: z.object({ code: z.string(), message: z.string(), hint: z.string().optional() }).nullable(),
   problems: z.array(z.object({ path: z.string(), code: z.string(), message: z.string(), hint: z.string().optional() })),
   problemCount: z.int(),
-  isolated: z.array(z.object({ path: z.string(), reason: z.string(), serves: z.string().optional() })),
+  isolated: z.array(
+    z.object({
+      path: z.string(),
+      why: z.string().optional().describe('refused, untried (it may be a good one), or needs (something refused)'),
+      reason: z.string(),
+      serves: z.string().optional(),
+    }),
+  ),
   at: z.int().describe('wall time of the node, ms'),
   durations: z.record(z.string(), z.number()).describe('ms spent in each phase of the last attempt'),
   drift: z.int().describe('files put right since the node started'),
