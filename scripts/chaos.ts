@@ -9,6 +9,7 @@ import { join } from 'node:path'
 import { parseArgs } from 'node:util'
 import { diceFrom } from '../test/support/histories.ts'
 import { KILLS, KillsRun, Violation, type Round } from './chaos/kills.ts'
+import { abortWhenInterrupted } from './interruption.ts'
 
 const USAGE = 'usage: npm run chaos -- kills [--rounds N] [--seed S] [--json]'
 /** How long the daemons may take to stop before they are killed. */
@@ -20,7 +21,7 @@ interface Settings {
   readonly json: boolean
 }
 
-const stopping = new AbortController()
+const stopping = abortWhenInterrupted()
 
 function settingsOf(argv: readonly string[]): Settings {
   const { values, positionals } = parseArgs({
@@ -115,19 +116,6 @@ function summaryOf(rounds: readonly Round[], run: KillsRun, seed: number, second
   }
 }
 
-for (const [name, code] of [
-  ['SIGHUP', 129],
-  ['SIGINT', 130],
-  ['SIGTERM', 143],
-] as const) {
-  process.on(name, () => {
-    process.exitCode = code
-    stopping.abort(new Error(`stopped by ${name}`))
-  })
-}
-
-// Whoever read along has gone (`| head`): there are still daemons to stop.
-process.stdout.on('error', () => stopping.abort(new Error('nobody reads the output')))
 let settings: Settings | undefined
 try {
   settings = settingsOf(process.argv.slice(2))

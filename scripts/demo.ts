@@ -15,6 +15,7 @@ import { meshctl, type CliResult } from '../test/support/cli.ts'
 import { Fleet, type Member } from '../test/support/fleet.ts'
 import { askSite } from './ask-site.ts'
 import { CheckFailed, Checks } from './checks.ts'
+import { abortWhenInterrupted } from './interruption.ts'
 
 /** Far beyond what the demo takes; what hangs for this long is broken. */
 const DEMO_TIMEOUT_MS = 10 * 60_000
@@ -30,7 +31,7 @@ const style = (format: 'bold' | 'dim' | 'green' | 'red') => (text: string) =>
   isColoured ? styleText(format, text) : text
 const [bold, dim, green, red] = [style('bold'), style('dim'), style('green'), style('red')]
 
-const stopping = new AbortController()
+const stopping = abortWhenInterrupted()
 const { signal } = stopping
 const checks = new Checks({ write: (text) => process.stdout.write(text), colours: { good: green, bad: red }, signal })
 
@@ -347,18 +348,6 @@ async function main(): Promise<number> {
   }
 }
 
-for (const [name, code] of [
-  ['SIGHUP', 129],
-  ['SIGINT', 130],
-  ['SIGTERM', 143],
-] as const) {
-  process.on(name, () => {
-    process.exitCode = code
-    stopping.abort(new Error(`stopped by ${name}`))
-  })
-}
-// Whoever read along has gone (`| head`): there are still daemons to stop.
-process.stdout.on('error', () => stopping.abort(new Error('nobody reads the output')))
 const expiry = setTimeout(() => {
   stopping.abort(new Error(`the demo did not finish within ${DEMO_TIMEOUT_MS / 60_000} minutes`))
 }, DEMO_TIMEOUT_MS)

@@ -1,7 +1,11 @@
-/** Reads the gauges off the state of a node's parts, at each scrape. Changes nothing. Called by node.ts. */
+/**
+ * What a node's parts come to in its metrics: the gauges off their state at each scrape, and what each apply adds. Changes
+ * nothing but metrics. Called by node.ts.
+ */
 
 import type { HealthStatus } from './health.ts'
 import { LABELS, type Metrics } from './metrics.ts'
+import type { ApplyResult, Phase } from './nginx/applying/run.ts'
 import type { Network } from './ports.ts'
 import type { Receipt } from './reconciler.ts'
 import type { Replica } from './replica.ts'
@@ -35,4 +39,20 @@ export function setGauges(metrics: Metrics, { replica, status, network, receipt,
   metrics.inSync.set(converged ? 1 : 0)
   metrics.problems.set(receipt?.problemCount ?? 0)
   metrics.drainingWorkers.set(receipt?.nginx.draining ?? 0)
+}
+
+/** @param desired the generation that the slice renders to, nothing isolated */
+export function countApply(metrics: Metrics, result: ApplyResult, desired: string, nowMs: number): void {
+  const { outcome, phases, generation, isolated } = result
+  const isProven = outcome === 'applied' || outcome === 'unchanged'
+  const isRefused = isProven && isolated.some(({ why }) => why === 'refused')
+  // Nothing that was refused is a success, though it leaves nginx unchanged.
+  if (!isRefused || outcome === 'applied') metrics.applies.inc({ outcome })
+  if (isRefused) metrics.applies.inc({ outcome: 'refused' })
+  if (isProven && generation === desired) metrics.lastSuccess.set(nowMs / 1000)
+  if (outcome === 'applied') metrics.reloads.inc({ outcome: 'verified' })
+  if (outcome === 'rolled_back') metrics.reloads.inc({ outcome: 'rolled_back' })
+  for (const [phase, ms] of Object.entries(phases) as [Phase, number][]) {
+    metrics.applySeconds.observe({ phase }, ms / 1000)
+  }
 }

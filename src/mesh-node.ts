@@ -118,11 +118,19 @@ async function readFounding(config: Config): Promise<WireEnvelope[]> {
   }
 }
 
+/** A terminal signals all processes of `npm start`, and npm passes it on: what comes this soon after is the same Ctrl-C. */
+const SAME_SIGNAL_MS = 1_000
+
 /** Aborts on the first SIGINT or SIGTERM; a second one ends the process at once. */
 function untilSignalled(): AbortSignal {
   const controller = new AbortController()
+  let firstAt = 0
   const onSignal = (name: NodeJS.Signals): void => {
-    if (controller.signal.aborted) process.exit(name === 'SIGINT' ? 130 : 143)
+    if (controller.signal.aborted) {
+      if (performance.now() - firstAt > SAME_SIGNAL_MS) process.exit(name === 'SIGINT' ? 130 : 143)
+      return
+    }
+    firstAt = performance.now()
     controller.abort(new MeshError('unavailable', `stopped by ${name}`))
   }
   process.on('SIGINT', onSignal)

@@ -9,6 +9,7 @@ import { collectDefaultMetrics, Counter, Gauge, Histogram, Registry } from 'prom
 export const LABELS = {
   outcome: ['stored', 'known', 'waiting', 'refused'],
   source: ['api', 'gossip', 'sync', 'disk'],
+  verdict: ['accepted', 'void'],
   round: ['done', 'failed'],
   write: ['done', 'failed'],
   event: [
@@ -87,7 +88,7 @@ export function createMetrics(options: MetricsOptions = {}) {
     return metric
   }
 
-  const { outcome, source, round, write, event, state, health, phase, apply, reload, status } = LABELS
+  const { outcome, source, verdict, round, write, event, state, health, phase, apply, reload, status } = LABELS
   const route = [...routes]
   const httpRequests = counter('http_requests', 'Requests answered by the API.', { route, status })
   const httpSeconds = histogram('http_request', 'Time to answer a request, event streams left out.', { route })
@@ -110,6 +111,10 @@ export function createMetrics(options: MetricsOptions = {}) {
 
     edits: counter('edits', 'Envelopes that came in, by what became of them and where they came in.', {
       outcome,
+      source,
+    }),
+    verdicts: counter('verdicts', 'Envelopes stored, by the verdict on them then and by where they came in.', {
+      verdict,
       source,
     }),
     forks: plainCounter('forks', 'Two edits signed by one author for one place of its chain.'),
@@ -143,7 +148,13 @@ export function createMetrics(options: MetricsOptions = {}) {
       'last_apply_success_timestamp_seconds',
       'When nginx was last proven to run what was desired.',
     ),
-    applies: counter('applies', 'Attempts to bring nginx to what is desired.', { outcome: apply }),
+    applies: counter(
+      'applies',
+      'Attempts to bring nginx to what is desired. One that applies a part and is refused the rest counts as both.',
+      {
+        outcome: apply,
+      },
+    ),
     applySeconds: histogram('apply_phase', 'Time of each phase of an apply.', { phase }),
     reloads: counter('nginx_reloads', 'Reloads of nginx.', { outcome: reload }),
     driftHealed: plainCounter('drift_healed', 'Files that were changed behind the node and put right.'),

@@ -15,7 +15,7 @@ import { LevelStore } from './adapters/store.ts'
 import type { Config } from './config.ts'
 import type { Envelope, KeyPair, WireEnvelope } from './core/envelope.ts'
 import { slice, targetOf, type SliceNode } from './core/slice.ts'
-import { setGauges } from './gauges.ts'
+import { countApply, setGauges } from './gauges.ts'
 import { factsOf, healthOf, type Health } from './health.ts'
 import { JoinRequests } from './join.ts'
 import type { Log } from './log.ts'
@@ -24,8 +24,6 @@ import { Membership } from './membership.ts'
 import { addressFile } from './nginx/applying/address-file.ts'
 import { Addresses } from './nginx/applying/addresses.ts'
 import { Applier } from './nginx/applying/apply.ts'
-import type { Phase } from './nginx/applying/run.ts'
-import { APPLY_DEFAULTS } from './nginx/applying/settings.ts'
 import type { HostLayout } from './nginx/rendering/host-layout.ts'
 import type { Clock, Network, Random, Startable, Store } from './ports.ts'
 import { Reconciler, type Receipt } from './reconciler.ts'
@@ -306,7 +304,6 @@ export class MeshNode implements Startable {
     const process = new LocalNginx({ binary: nginx.binary, directory, pidFile, verifySocket, mode })
     this.#nginx = process
     const settings = {
-      ...APPLY_DEFAULTS,
       mode,
       testTimeoutMs: nginx.testTimeoutSeconds * 1000,
       maxDrainingWorkers: nginx.maxDrainingWorkers,
@@ -327,15 +324,7 @@ export class MeshNode implements Startable {
       holdReason: (served) => this.#settling.holdReason(served),
       onReceipt: (receipt) => this.#onReceipt(receipt),
       hooks: {
-        onApply: ({ outcome, phases }) => {
-          this.#metrics.applies.inc({ outcome })
-          if (outcome === 'applied' || outcome === 'unchanged') this.#metrics.lastSuccess.set(clock.now() / 1000)
-          if (outcome === 'applied') this.#metrics.reloads.inc({ outcome: 'verified' })
-          if (outcome === 'rolled_back') this.#metrics.reloads.inc({ outcome: 'rolled_back' })
-          for (const [phase, ms] of Object.entries(phases) as [Phase, number][]) {
-            this.#metrics.applySeconds.observe({ phase }, ms / 1000)
-          }
-        },
+        onApply: (result, desired) => countApply(this.#metrics, result, desired, clock.now()),
         onDrift: (found) => this.#metrics.driftHealed.inc(found.length),
       },
       stopNginx: nginx.stopOnExit,
@@ -344,33 +333,27 @@ export class MeshNode implements Startable {
   }
 
   #buildApi(): ApiServer {
-    const { config, metrics, replica, status } = {
-      config: this.#config,
-      metrics: this.#metrics,
+    return new ApiServer({
       replica: this.replica,
       status: this.status,
-    }
-    return new ApiServer({
-      replica,
-      status,
       membership: this.#membership,
       joins: this.#joins,
       receipt: () => this.#receipt,
       health: () => this.health(),
       converged: () => this.isConverged(),
       mayTakeEdits: () => !this.#membership.isRevoked,
-      metrics,
+      metrics: this.#metrics,
       clock: this.#adapters.clock,
       log: this.#log.child('api'),
-      bindAddress: config.httpBindAddress,
-      openMetrics: config.httpOpenMetrics,
-      tls: config.httpTls.cert === '' ? undefined : config.httpTls,
-      port: config.httpBindPort,
-      socketPath: resolve(config.dataDir, 'api.sock'),
+      bindAddress: this.#config.httpBindAddress,
+      openMetrics: this.#config.httpOpenMetrics,
+      tls: this.#config.httpTls.cert === '' ? undefined : this.#config.httpTls,
+      port: this.#config.httpBindPort,
+      socketPath: resolve(this.#config.dataDir, 'api.sock'),
       info: () => ({
         key: this.#key.publicKey,
         version: VERSION,
-        networkId: config.networkId,
+        networkId: this.#config.networkId,
         name: this.#membership.nameOf(this.#key.publicKey),
         zones: this.#membership.zones(),
       }),

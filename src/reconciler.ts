@@ -62,7 +62,8 @@ const RECEIPT_LIMITS = { problems: 16, isolated: 16, textChars: 500 } as const
 
 /** For metrics. None may throw. */
 export interface ReconcilerHooks {
-  onApply?(result: ApplyResult): void
+  /** `desired`: as in the receipt. */
+  onApply?(result: ApplyResult, desired: string): void
   onDrift?(found: readonly string[]): void
 }
 
@@ -155,6 +156,8 @@ export class Reconciler implements Startable {
   #turnError: ApplyError | null = null
   #problems: readonly Problem[] = []
   #isolated: ApplyResult['isolated'] = []
+  /** What the log has warned of and still holds. */
+  #told: ReadonlySet<string> = new Set()
   #durations: Readonly<Record<string, number>> = {}
   #drift = 0
   #published = ''
@@ -310,11 +313,23 @@ export class Reconciler implements Startable {
     if (result.outcome === 'failed') this.#retryLater()
     else this.#succeeded(result.retryAfterMs)
     const waited = wakes === undefined ? 0 : Math.round(clock.monotonic() - wakes.first)
-    const isolated = { isolated: result.isolated.slice(0, RECEIPT_LIMITS.isolated), count: result.isolated.length }
-    const fields = { generation: result.generation, waited, phases: this.#durations, ...isolated }
+    const { generation, isolated } = result
+    const fields = { generation, waited, phases: this.#durations, isolated: isolated.length }
     if (result.error !== undefined) log.warn(`${result.outcome}: ${result.error.message}`, fields)
     else if (result.outcome === 'applied') log.info('applied', fields)
-    hooks?.onApply?.(result)
+    // Without a generation it was not got as far as asking nginx.
+    if (generation !== undefined) this.#tellRefused(isolated.filter(({ why }) => why !== 'untried'))
+    hooks?.onApply?.(result, whole.digest)
+  }
+
+  /** Warns of what was not refused before, or not in these words. */
+  #tellRefused(refused: ApplyResult['isolated']): void {
+    const told = this.#told
+    this.#told = new Set(refused.map((one) => JSON.stringify(one)))
+    const fresh = refused.filter((one) => !told.has(JSON.stringify(one)))
+    if (fresh.length === 0) return
+    const isolated = fresh.slice(0, RECEIPT_LIMITS.isolated)
+    this.#options.log.warn('nginx does not take all that is desired', { isolated, count: refused.length })
   }
 
   async #heal(): Promise<void> {

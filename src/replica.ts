@@ -5,7 +5,6 @@
 
 import { admit } from './core/admission.ts'
 import { toWire } from './core/codec.ts'
-import { OVERWRITES_MAX } from './core/document.ts'
 import {
   envelopeId,
   parseBody,
@@ -16,7 +15,7 @@ import {
   type WireEnvelope,
 } from './core/envelope.ts'
 import type { Lookup } from './core/history.ts'
-import { MeshState } from './core/state.ts'
+import { excessMessage, MeshState } from './core/state.ts'
 import { asMeshError, MeshError, type ErrorCode } from './errors.ts'
 import type { Log } from './log.ts'
 import type { Metrics } from './metrics.ts'
@@ -367,7 +366,7 @@ export class Replica implements Startable {
     if (verdict?.accepted === false && verdict.denial.code !== 'threshold') return deny(verdict.denial.message, false)
     const excess = source === 'api' && this.#knowsDeps(body) ? this.state.excessOf(body) : undefined
     if (excess === undefined) return undefined
-    const reason = `it overwrites more than ${OVERWRITES_MAX} concurrent values of ${excess}: change fewer fields at once`
+    const reason = `it ${excessMessage(excess)}: change fewer fields at once, or revoke the key that wrote so many`
     return { code: 'input_invalid', reason, faulty: false }
   }
 
@@ -477,7 +476,11 @@ export class Replica implements Startable {
   }
 
   #count(outcome: Outcome, source: Source): void {
-    this.#options.metrics.edits.inc({ outcome: outcome.outcome, source })
+    const { edits, verdicts } = this.#options.metrics
+    edits.inc({ outcome: outcome.outcome, source })
+    if (outcome.outcome !== 'stored') return
+    const { accepted } = this.state.policy.verdict(this.state.history.get(outcome.id) as Envelope)
+    verdicts.inc({ verdict: accepted ? 'accepted' : 'void', source })
   }
 }
 

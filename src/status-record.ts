@@ -107,7 +107,8 @@ const receiptSchema = z.object({
   error: errorSchema.nullable(),
   problems: z.array(problemSchema).max(32),
   problemCount: whole,
-  isolated: z.array(z.object({ path: text, reason: text, serves: short })).max(32),
+  // Older nodes do not say why.
+  isolated: z.array(z.object({ path: text, why: short.optional(), reason: text, serves: short })).max(32),
   at: whole,
   durations: z.record(short, whole),
   drift: whole,

@@ -205,7 +205,8 @@ export class Sync implements Startable {
   async #takeRevocations(from: PeerKey, envelopes: Parameters<Replica['submit']>[0]): Promise<Uint8Array> {
     const outcomes = await this.#options.replica.submit(envelopes, 'sync', from)
     // The sender cuts us off when this is answered, so what the revocations rest on is fetched before.
-    if (outcomes.some(({ outcome }) => outcome === 'waiting')) await this.#begin(from, this.#roundsOf(from))
+    const isWaiting = outcomes.some(({ outcome }) => outcome === 'waiting')
+    if (isWaiting && this.#options.network.connected.includes(from)) await this.#begin(from, this.#roundsOf(from))
     return encodeFrame({} satisfies Answer<'take'>)
   }
 

@@ -303,7 +303,7 @@ export class Libp2pNetwork implements Network {
           else link.close('no longer admitted')
           if (link.ready) void this.#openPush(link)
         }
-        running.router?.repair(links.map((link) => link.connection))
+        running.router?.repair(links.filter((link) => link.ready).map((link) => link.connection))
       }
       this.#scheduleTick(running)
     })
@@ -314,14 +314,16 @@ export class Libp2pNetwork implements Network {
   async #dial(peer: KnownPeer): Promise<void> {
     const running = this.#running
     if (!running) return
+    const peerId = peerIdOf(peer.key)
     try {
-      const identity = `/p2p/${peerIdOf(peer.key).toString()}`
+      const identity = `/p2p/${peerId.toString()}`
       const targets = peer.addresses.map((address) => multiaddrOf(address).encapsulate(identity))
       const connection = await running.libp2p.dial(targets, { signal: AbortSignal.timeout(DIAL_TIMEOUT_MS) })
       // A peer that refuses us lets the dial succeed and then closes: only a greeted link counts.
       await this.#linkOn(connection)?.open(this.#requestProtocol)
     } catch (error) {
       this.#count('dial_failed')
+      this.#forget(peerId)
       this.#options.log?.debug('could not reach a peer', {
         peer: peer.key,
         addresses: peer.addresses,
@@ -381,7 +383,10 @@ export class Libp2pNetwork implements Network {
     const { peer } = link
     const left = this.#linksOf(peer).filter((other) => other !== link)
     if (left.length > 0) this.#links.set(peer, left)
-    else this.#links.delete(peer)
+    else {
+      this.#links.delete(peer)
+      this.#forget(link.connection.remotePeer)
+    }
     if (!left.some((other) => other.pushes)) this.#spread.removePeer(peer)
     if (fault) this.#conduct.fault(peer, 'malformed')
     if (left.some((other) => other.ready) || !this.#connected.delete(peer)) return
@@ -390,6 +395,14 @@ export class Libp2pNetwork implements Network {
     this.#running?.router?.removePeer(link.connection.remotePeer)
     this.#dialler.onDown(peer)
     this.#running?.handlers.onDisconnected(peer)
+  }
+
+  /** libp2p would keep a record of every peer that it ever met. Whom to dial, and where, the dialler knows. */
+  #forget(peerId: PeerId): void {
+    const store = this.#running?.libp2p.peerStore
+    store?.delete(peerId).catch((error: Error) => {
+      this.#options.log?.debug('the record of a peer could not be dropped', { error: error.message })
+    })
   }
 
   /** Opens our push stream on a link, when both sides are in the mesh and it is not open. */

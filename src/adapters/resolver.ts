@@ -26,11 +26,18 @@ const OF_THIS_HOST: ResolverOptions = {
 
 /** Of each try, ms; every further one takes twice as long. */
 const QUERY = { timeout: 2_000, tries: 3 }
-/** There is no such name in DNS, or no DNS: another source may know it. */
-const NOT_IN_DNS: ReadonlySet<string | undefined> = new Set(['ENOTFOUND', 'ENODATA', 'ECONNREFUSED'])
+/** There is no such name in DNS, or none of this family. */
+const ABSENT: ReadonlySet<string | undefined> = new Set(['ENOTFOUND', 'ENODATA'])
+/** There is no DNS. */
+const NO_DNS = 'ECONNREFUSED'
 
-/** All addresses of a name, IPv4 and IPv6, each once. Rejects when it does not resolve, which may take a minute. */
-export function hostResolver(options = OF_THIS_HOST): (name: string) => Promise<readonly string[]> {
+/**
+ * All addresses of a name, IPv4 and IPv6, each once. Rejects when they cannot be said, those of one family included; that
+ * may take a minute. What one family is, `onFamily` is told as soon as it is known, whatever becomes of the other.
+ */
+export function hostResolver(
+  options = OF_THIS_HOST,
+): (name: string, onFamily?: (addresses: readonly string[]) => void) => Promise<readonly string[]> {
   const hostsOf = ofText(parseHosts)
   // A resolver knows only the servers that there were when it was made.
   const dnsOf = ofText((text) => {
@@ -41,17 +48,22 @@ export function hostResolver(options = OF_THIS_HOST): (name: string) => Promise<
   /** A name that only the C library knows takes a thread, so such names wait for each other. */
   let library: Promise<unknown> = Promise.resolve()
 
-  return async (name) => {
+  return async (name, onFamily = () => undefined) => {
     const inFile = hostsOf(await textOf(options.hostsFile)).get(name)
     if (inFile !== undefined) return [...inFile]
     const { resolver, search } = dnsOf(await textOf(options.resolvFile))
     let failure: Error | undefined
+    let isInDns = false
+    const tell = (addresses: readonly string[]): void => {
+      isInDns = true
+      onFamily(addresses)
+    }
     for (const candidate of candidatesOf(name, search)) {
       try {
-        const found = await inDns(resolver, candidate)
+        const found = await inDns(resolver, candidate, tell)
         if (found.length > 0) return found
       } catch (error) {
-        if ((error as NodeJS.ErrnoException).code === 'ETIMEOUT') throw error
+        if (isInDns || (error as NodeJS.ErrnoException).code === 'ETIMEOUT') throw error
         failure ??= error as Error
       }
     }
@@ -62,16 +74,26 @@ export function hostResolver(options = OF_THIS_HOST): (name: string) => Promise<
   }
 }
 
-/** Empty when the name is not there. Rejects when that cannot be said. */
-async function inDns(resolver: Resolver, name: string): Promise<readonly string[]> {
-  const families = await Promise.allSettled([resolver.resolve4(name), resolver.resolve6(name)])
+/** Empty when the name is not there. Rejects when that cannot be said of a family: its addresses are not gone. */
+async function inDns(
+  resolver: Resolver,
+  name: string,
+  tell: (addresses: readonly string[]) => void,
+): Promise<readonly string[]> {
+  const told = (addresses: readonly string[]): readonly string[] => {
+    if (addresses.length > 0) tell(addresses)
+    return addresses
+  }
+  const families = await Promise.allSettled([resolver.resolve4(name).then(told), resolver.resolve6(name).then(told)])
   const found = families.flatMap((family) => (family.status === 'fulfilled' ? family.value : []))
-  if (found.length > 0) return [...new Set(found)]
   for (const family of families) {
-    const isAbsent = family.status === 'fulfilled' || NOT_IN_DNS.has((family.reason as NodeJS.ErrnoException).code)
+    if (family.status === 'fulfilled') continue
+    const { code } = family.reason as NodeJS.ErrnoException
+    // Without any DNS another source may know the name.
+    const isAbsent = ABSENT.has(code) || (code === NO_DNS && found.length === 0)
     if (!isAbsent) throw family.reason
   }
-  return []
+  return [...new Set(found)]
 }
 
 /** Addresses by lower-case name, of a hosts file: hosts(5). */

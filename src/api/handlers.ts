@@ -200,11 +200,11 @@ function mayRead(c: ApiContext, { body }: Envelope): boolean {
 }
 
 function storedEdit({ replica }: RouteContext, envelope: Envelope): z.infer<typeof schemas.STORED_EDIT> {
-  return { id: envelope.id, envelope: toWire(envelope), verdict: views.verdictView(replica.state.policy, envelope) }
+  return { id: envelope.id, envelope: toWire(envelope), verdict: views.verdictView(replica.state, envelope) }
 }
 
 export const listEdits: Handler = (c, { replica }) => {
-  const { history, policy } = replica.state
+  const { history } = replica.state
   const { author, resource: path, after, order = 'asc' } = c.req.query()
   if (author !== undefined) hex(author, 'author')
   if (path !== undefined && !isResourcePath(path)) throw invalid('resource', path, 'is not workspace/zone/kind/name')
@@ -229,7 +229,7 @@ export const listEdits: Handler = (c, { replica }) => {
   const shown = found.slice(0, limit)
   return c.json({
     data: shown.map((envelope) => ({
-      ...views.editView(policy, envelope),
+      ...views.editView(replica.state, envelope),
       ...(c.req.query('bytes') === '1' ? { envelope: toWire(envelope) } : {}),
     })),
     next: found.length > limit ? (shown.at(-1)?.id ?? null) : null,

@@ -1,5 +1,5 @@
 /**
- * What a shortened id, or a name, may mean: keys and envelopes that begin so, keys that a grant calls so. Lists every
+ * What a shortened id, or a name, may mean: keys and envelopes that begin so, keys that a grant in force calls so. Lists every
  * candidate that the reader may know of and chooses none; a caller with more than one asks again with more digits. Pure.
  */
 
@@ -38,8 +38,7 @@ export function idsLike(text: string, state: MeshState, nodes: Iterable<string>,
       .map((id) => history.get(id) as Envelope<GrantBody>)
       .filter(mayRead)
   const activeGrantsOf = (key: string): Envelope<GrantBody>[] => policy.activeGrants(key).filter(mayRead)
-  const namesOf = (key: string): string[] =>
-    [...activeGrantsOf(key), ...grantsOf(key)].flatMap(({ body }) => body.name ?? [])
+  const namesOf = (key: string): string[] => activeGrantsOf(key).flatMap(({ body }) => body.name ?? [])
   const subjects = [...history.subjects()].filter((key) => grantsOf(key).length > 0)
   const authors = [...history.chains()].filter(({ workspace }) => reader.mayRead(workspace)).map(({ author }) => author)
   const keys = new Set([...nodes, ...subjects, ...authors, ...(history.genesis?.body.roots ?? [])])

@@ -56,7 +56,14 @@ export const RECEIPT = z.object({
   error: z.object({ code: z.string(), message: z.string(), hint: z.string().optional() }).nullable(),
   problems: z.array(z.object({ path: z.string(), code: z.string(), message: z.string(), hint: z.string().optional() })),
   problemCount: z.int(),
-  isolated: z.array(z.object({ path: z.string(), reason: z.string(), serves: z.string().optional() })),
+  isolated: z.array(
+    z.object({
+      path: z.string(),
+      why: z.string().optional().describe('refused, untried (it may be a good one), or needs (something refused)'),
+      reason: z.string(),
+      serves: z.string().optional(),
+    }),
+  ),
   withheld: z.int().min(0).describe('problems and isolated resources in workspaces that the reader may not read'),
   at: z.int().describe('wall time of the node, ms'),
   durations: z.record(z.string(), z.number()).describe('ms spent in each phase of the last attempt'),
@@ -100,6 +107,7 @@ export const RESOURCE = z.object({
   spec: z.record(z.string(), z.unknown()).nullable().describe('the nested form; null for a kind unknown to this node'),
   conflicts: z.record(z.string(), z.array(WRITE)).describe('fields with concurrent values, the visible one first'),
   lost: z.array(WRITE).describe('writes that a concurrent delete hides'),
+  excessive: z.array(envelopeId).describe('edits that change nothing here: each overwrites too many concurrent values'),
 })
 export const RESOURCES = pageOf(RESOURCE)
 

@@ -19,6 +19,7 @@ import type { Log } from '../log.ts'
 import type { Clock, Startable } from '../ports.ts'
 import type { StatusRecord } from '../status-record.ts'
 import { Access, mayReadPath, workspaceOfBody, type Origin } from './access.ts'
+import { limitConnections } from './connections.ts'
 import { EventStream } from './events.ts'
 import { checkQuery } from './parameters.ts'
 import { problemOf, problemResponse } from './problem.ts'
@@ -49,7 +50,9 @@ export const HTTP_LIMITS = {
   /** How often Node looks at these two; a connection may last so much longer. Its default is 30 s. */
   checkIntervalMs: 2_000,
   keepAliveTimeoutMs: 5_000,
-  /** Of each listener; a further one is closed at once. */
+  /** A connection on which nothing moves for so long is closed, as of a client that does not read. Longer than a request may take. */
+  stallMs: 40_000,
+  /** Of each listener; a further one takes the place that connections.ts tells. */
   connections: 512,
   /** How long stop() waits for requests in flight. */
   stopGraceMs: 2_000,
@@ -172,7 +175,7 @@ export class ApiServer implements Startable {
         ? createServer(settings, answer)
         : createTlsServer({ ...settings, ...pair, handshakeTimeout: HTTP_LIMITS.headersTimeoutMs }, answer)
     server.maxHeadersCount = HTTP_LIMITS.headers
-    server.maxConnections = HTTP_LIMITS.connections
+    limitConnections(server, HTTP_LIMITS)
     server.on('clientError', answerMalformed)
     this.#servers.push(server)
     return server

@@ -7,9 +7,9 @@ import type { ResourceState } from '../core/document.ts'
 import type { Body, Envelope, GrantBody } from '../core/envelope.ts'
 import type { Chain, History } from '../core/history.ts'
 import { parseResourcePath, type ResourceName } from '../core/names.ts'
-import type { Policy } from '../core/policy.ts'
 import { documentOf, KINDS } from '../core/resources/index.ts'
 import type { PendingRequest } from '../join.ts'
+import type { MeshState } from '../core/state.ts'
 import type { Place } from '../membership.ts'
 import type { Receipt } from '../reconciler.ts'
 import type { Outcome } from '../replica.ts'
@@ -52,6 +52,7 @@ export function resourceView(state: ResourceState): ResourceView {
     spec: KINDS.has(name.kind) ? document.spec : null,
     conflicts: Object.fromEntries(state.conflicts) as unknown as ResourceView['conflicts'],
     lost: state.lost as unknown as ResourceView['lost'],
+    excessive: [...state.excessive],
   }
 }
 
@@ -90,14 +91,14 @@ export function receiptView(receipt: Receipt | null, reader: Reader): ReceiptVie
   return { ...(receipt as unknown as ReceiptView), problems, isolated, withheld }
 }
 
-export function verdictView(policy: Policy, envelope: Envelope): EditView['verdict'] {
-  const verdict = policy.verdict(envelope)
+export function verdictView(state: MeshState, envelope: Envelope): EditView['verdict'] {
+  const verdict = state.verdict(envelope)
   return verdict.accepted
     ? { accepted: true, code: null, message: null }
     : { accepted: false, code: verdict.denial.code, message: verdict.denial.message }
 }
 
-export function editView(policy: Policy, envelope: Envelope): EditView {
+export function editView(state: MeshState, envelope: Envelope): EditView {
   const { body } = envelope
   const common = body.type === 'genesis' ? undefined : body
   return {
@@ -113,7 +114,7 @@ export function editView(policy: Policy, envelope: Envelope): EditView {
     resources: body.type === 'edit' ? body.edits.map(([path]) => path) : [],
     about: subjectOf(body),
     role: body.type === 'grant' ? body.role : null,
-    verdict: verdictView(policy, envelope),
+    verdict: verdictView(state, envelope),
   }
 }
 

@@ -26,7 +26,7 @@ export const grantVerb: Verb = {
   summary: 'give a key a role',
   usage: ['grant node|viewer|robot|editor|admin|owner KEY[:ENC] --zone ZONE... [--name NAME] [--kinds site,upstream]'],
   details: [
-    'KEY is a public key; of one that the node knows, the first 8 digits or more, or its name, will do.',
+    'KEY is a public key, always whole: what a name or the first digits stand for, only a node could say, and nodes may lie.',
     'KEY:ENC, as meshctl key show -o wide prints it, lets the key receive secrets.',
     'A node applies the resources of its zones; editors edit them; admins also write privileged fields, and grant; owners do everything.',
     'Granting takes a higher role than the one that is given. The workspace is -w; for nodes and owners all, unless -w says otherwise.',
@@ -60,8 +60,8 @@ export const grantVerb: Verb = {
     },
   },
   examples: [
-    'meshctl -k owner.key grant node 3b6a27bc… --zone eu.west --name edge-1',
-    'meshctl -k owner.key grant editor 8139770e… --zone eu --kinds site --name ana',
+    'meshctl -k owner.key grant node 3b6a27bcceb6a42d62a3a8d02a6f0d73653215771de243a63ac048a18b59da29 --zone eu.west --name edge-1',
+    'meshctl -k owner.key grant editor 8139770ea87d175f56a35466c34c7ecccb8d8a91b4ee37a25df60f5b8fc9b394 --zone eu --kinds site --name ana',
   ],
   async run(cli, args) {
     const [roleName, keyText] = args.expect('ROLE', 'KEY') as [string, string]
@@ -82,12 +82,14 @@ export const grantVerb: Verb = {
     const whole = keyText.includes(':') ? keyWithEnc(keyText, 'KEY') : { key: keyText, enc: undefined }
     const enc = args.text('enc') ?? whole.enc
     if (enc !== undefined && !isHex(enc, 64)) throw usage('--enc takes 64 hex digits')
-    const subject = await resolveId(cli, whole.key, {
-      field: 'KEY',
-      what: 'no key',
-      accepts: ({ type }) => type === 'key',
-      hint: 'A new key has to be given whole. See it with: meshctl key show -k FILE',
-    })
+    const subject = whole.key
+    const isWhole: boolean = isHex(subject, 64)
+    if (!isWhole) {
+      throw usage(
+        `KEY takes all 64 lower-case hex digits of a public key, not ${subject.slice(0, 80)}`,
+        'Whoever has the key sees them with: meshctl key show -k FILE',
+      )
+    }
     const ws = cli.workspace ?? (role === 'node' || role === 'owner' ? '*' : 'default')
     const sent = await cli.withAuthor((author) =>
       author.send({
@@ -172,7 +174,8 @@ export const revokeVerb: Verb = {
   summary: 'take a grant, or all grants of a key, away',
   usage: ['revoke KEY|GRANT-ID [--since TIME|EDIT] [--dry-run]'],
   details: [
-    'Either may be given by its first 8 digits or more, a key by its name too; what it stands for is printed before anything is signed.',
+    'Signs with all 64 digits only. Of a name, or of 8 digits or more, it prints what this node says that they stand for, and the',
+    'command with all digits: repeat that if it is what you mean. With --dry-run they will do.',
     'What the key did so far stays, as far as this node knows it. With --since (a stolen key), what this node took in from that',
     'edit or claimed time on becomes void. --dry-run lists what that is and changes nothing.',
   ].join('\n'),
@@ -187,7 +190,7 @@ export const revokeVerb: Verb = {
   },
   examples: [
     'meshctl -k owner.key revoke ana --dry-run',
-    'meshctl -k owner.key revoke 8139770ea87d --since 2026-03-01T12:00Z',
+    'meshctl -k owner.key revoke 8139770ea87d175f56a35466c34c7ecccb8d8a91b4ee37a25df60f5b8fc9b394 --since 2026-03-01T12:00Z',
   ],
   async run(cli, args) {
     const [text] = args.expect('KEY|GRANT-ID') as [string]
@@ -199,6 +202,10 @@ export const revokeVerb: Verb = {
       hint: 'See what happened to it: meshctl log',
     })
     const { target, subject, grants } = await targetOf(client, id)
+    if (text !== id) {
+      for (const grant of grants) cli.note(`  ${plain(grantWords(grant))}`)
+      if (!args.flag('dry-run')) throw notTyped(text, id, args)
+    }
     const ws = cli.workspace ?? commonWorkspace(grants)
     const history = (await client.edits({ author: subject }, HISTORY_MAX)).filter(
       (edit) => ws === '*' || edit.workspace === ws,
@@ -251,6 +258,27 @@ async function targetOf(
   throw new MeshError('not_found', `${id} is neither a key with a grant in force nor such a grant`, {
     hint: 'See what happened to it: meshctl log',
   })
+}
+
+function grantWords({ id, role, zones, workspace }: GrantView): string {
+  const scope = workspace === '*' ? 'all workspaces' : `workspace ${workspace}`
+  return `${role} of zones ${zones.join(', ')} in ${scope} (grant ${short(id)})`
+}
+
+/** The node chose these digits: they are signed only when the person has seen and repeated them. */
+function notTyped(text: string, id: string, args: Args): MeshError {
+  const options = ['api', 'key', 'workspace', 'since', 'note'].flatMap((name) =>
+    args.list(name).flatMap((value) => [`--${name}`, shellWord(value)]),
+  )
+  return usage(
+    `only this node says what ${text} is, and it may be wrong or lie: nothing was signed`,
+    `Compare all digits with your own records. If it is what you mean: ${['meshctl revoke', id, ...options].join(' ')}`,
+  )
+}
+
+/** A word that a shell reads as it is. */
+function shellWord(text: string): string {
+  return /^[\w@%+=:,./-]+$/.test(text) ? text : `'${text.replaceAll("'", String.raw`'\''`)}'`
 }
 
 function commonWorkspace(grants: readonly GrantView[]): string {

@@ -1,6 +1,7 @@
 /**
- * Keys and envelopes as people name them: by a name of a grant, or by the first digits that a list showed. The node lists
- * what may be meant; where that is not one thing, nothing is chosen. Used by grant, revoke and log.
+ * Keys and envelopes as people name them: by a name of a grant, or by the first digits that a list showed. The asked node
+ * says what may be meant, and may lie: enough to read by, never to sign by. Where it is not one thing, nothing is chosen.
+ * Used by revoke and log.
  */
 
 import { ID_FORM, isIdText } from '../api/ids.ts'
@@ -25,7 +26,8 @@ export interface Wanted {
 const SHOWN_MAX = 20
 
 /**
- * The 64 digits that a text stands for; they are told when the text is not these itself.
+ * The 64 digits that a text stands for, as the asked node has it; they are told when the text is not these itself. Whoever
+ * signs about them asks the person for all digits first: a node that is broken into may name any key.
  * @throws MeshError `usage` when it is no id text or may be several, `not_found` when the node knows none.
  */
 export async function resolveId(cli: Cli, text: string, wanted: Wanted): Promise<string> {
@@ -38,7 +40,8 @@ export async function resolveId(cli: Cli, text: string, wanted: Wanted): Promise
     )
   }
   const found = (await (await cli.client()).ids(text)).filter(
-    // A node that names something else than what was asked for is not believed.
+    // An answer to another question is a fault of the node. Against a lie it does not help: a key with eight given digits is
+    // soon made, and any key may be said to bear a name.
     (candidate) => wanted.accepts(candidate) && (candidate.id.startsWith(text) || candidate.name === text),
   )
   const [only, ...others] = found

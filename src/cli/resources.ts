@@ -357,6 +357,7 @@ function row({ host, paint }: Cli, view: ResourceView, isWide: boolean): Cell[] 
   const notes = [
     conflicts > 0 ? `${conflicts} in conflict` : '',
     view.lost.length > 0 ? `${view.lost.length} lost` : '',
+    view.excessive.length > 0 ? `${view.excessive.length} ignored` : '',
   ]
   const age = view.created === null ? '' : span(host.clock.now() - view.created.at)
   const wide = [short(view.created?.by ?? ''), view.heads.map(short).join(' '), short(view.hash)]

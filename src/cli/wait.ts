@@ -6,7 +6,6 @@
 import type { NodeReceipt } from '../api/schemas.ts'
 import { parseResourcePath, zoneCovers, type ResourceName } from '../core/names.ts'
 import { MeshError } from '../errors.ts'
-import { NOT_TRIED } from '../nginx/applying/isolate.ts'
 import type { Cli } from './cli.ts'
 import { plain, quoted, short, span } from './terminal.ts'
 
@@ -27,11 +26,11 @@ export function progressOf({ receipt, target }: NodeReceipt, paths?: ReadonlySet
   const reasons = [
     ...receipt.problems.filter(({ path }) => own(path)).map((problem) => `${problem.path}: ${withHint(problem)}`),
     ...receipt.isolated
-      .filter(({ path, reason }) => own(path) && reason !== NOT_TRIED)
+      .filter(({ path, why }) => own(path) && why !== 'untried')
       .map(({ path, reason, serves }) => `${path}: ${reason}${served(serves)}`),
   ]
   if (reasons.length > 0) return { state: 'failed', reasons }
-  if (receipt.isolated.some(({ path, reason }) => own(path) && reason === NOT_TRIED))
+  if (receipt.isolated.some(({ path, why }) => own(path) && why === 'untried'))
     return { state: 'pending', phase: 'not tried yet' }
   const { error, applied, desired, outcome, phase, isolated, problems, problemCount, withheld } = receipt
   const hidden = problemCount - problems.length - isolated.length - withheld

@@ -45,6 +45,7 @@ export interface Denial {
     | 'threshold'
     | 'superseded'
     | 'contested'
+    | 'excess'
   readonly message: string
 }
 export type Verdict = { readonly accepted: true } | { readonly accepted: false; readonly denial: Denial }

@@ -4,11 +4,11 @@
  */
 
 import { canonical, sha256 } from './canonical.ts'
-import { ResourceDocument, type ResourceState, type Step } from './document.ts'
+import { OVERWRITES_MAX, ResourceDocument, type ResourceState, type Step } from './document.ts'
 import type { Body, EditBody, Envelope, GrantBody } from './envelope.ts'
 import { History } from './history.ts'
 import { parseResourcePath } from './names.ts'
-import { Policy } from './policy.ts'
+import { Policy, type Verdict } from './policy.ts'
 
 /** Documents kept open for the next edit; at the limit the one unused for longest is freed and later rebuilt. */
 const LIVE_DOCUMENTS_MAX = 128
@@ -17,6 +17,10 @@ interface LiveDocument {
   readonly document: ResourceDocument
   /** How many of the resource's edits were added. */
   count: number
+}
+
+export function excessMessage(path: string): string {
+  return `overwrites more than ${OVERWRITES_MAX} concurrent values of ${path}, and so changes nothing there`
 }
 
 export class MeshState {
@@ -53,6 +57,15 @@ export class MeshState {
     this.#refreshVerdicts()
     if (this.#stale.delete(path)) this.#resources.set(path, this.#open(path).read())
     return this.#resources.get(path)
+  }
+
+  /** What became of an envelope, for people: the verdict of policy, or where an accepted edit changes nothing all the same. */
+  verdict(envelope: Envelope): Verdict {
+    const verdict = this.policy.verdict(envelope)
+    if (!verdict.accepted || envelope.body.type !== 'edit') return verdict
+    const [path] =
+      envelope.body.edits.find(([touched]) => this.resource(touched)?.excessive.includes(envelope.id)) ?? []
+    return path === undefined ? verdict : { accepted: false, denial: { code: 'excess', message: excessMessage(path) } }
   }
 
   /** Whether every resource is materialised, so that reading all of them is quick. */

@@ -80,11 +80,13 @@ export function machine(): Machine {
   }
 }
 
-/** Memory of a process, MiB: resident, and its share of what it shares with others. */
-export async function memoryOf(pid: number): Promise<{ readonly rssMiB: number; readonly pssMiB: number }> {
+/** Memory of a process, MB of 10^6 bytes: resident, and its share of what it shares with others. */
+export async function memoryOf(pid: number): Promise<{ readonly rssMB: number; readonly pssMB: number }> {
   const rollup = await readFile(`/proc/${pid}/smaps_rollup`, 'utf8')
-  const field = (name: string): number => Number(new RegExp(`^${name}:\\s+(\\d+) kB`, 'm').exec(rollup)?.[1] ?? 0)
-  return { rssMiB: rounded(field('Rss') / 1024), pssMiB: rounded(field('Pss') / 1024) }
+  // What the kernel calls kB has 1,024 bytes.
+  const megabytes = (name: string): number =>
+    rounded((Number(new RegExp(`^${name}:\\s+(\\d+) kB`, 'm').exec(rollup)?.[1] ?? 0) * 1024) / 1e6)
+  return { rssMB: megabytes('Rss'), pssMB: megabytes('Pss') }
 }
 
 /** Tells the person who waits. On stderr: stdout is for the result. */

@@ -3,7 +3,6 @@
  * resources, before and after something has asked for all of them.
  */
 
-import { readFile } from 'node:fs/promises'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Member } from '../support/fleet.ts'
 import { waitFor } from '../support/wait.ts'
@@ -16,8 +15,8 @@ export interface MemoryOptions {
   readonly settleMs: number
 }
 
-const AIM_MIB = 120
-const PACKAGE = new URL('../../package.json', import.meta.url)
+/** Of 10^6 bytes. */
+const AIM_MB = 120
 
 export async function memory(options: MemoryOptions): Promise<BenchResult> {
   const daemons = await Daemons.create(['idle', 'idle-nginx', 'full'])
@@ -28,10 +27,9 @@ export async function memory(options: MemoryOptions): Promise<BenchResult> {
     await sleep(options.settleMs)
     const found = await memoryOf(member.pid as number)
     rows.push({ process: what, ...found })
-    return found.rssMiB
+    return found.rssMB
   }
   const aims: Aim[] = []
-  const env = await shippedEnvironment()
   try {
     for (const member of daemons.members) {
       // Alone in a mesh of its own: a node that waits for others would not be idle.
@@ -42,44 +40,31 @@ export async function memory(options: MemoryOptions): Promise<BenchResult> {
       await fillStore(member, [...workload.founding, ...sites])
     }
     // The first start fills the compile cache, as the first `npm start` does.
-    await idle.start(env)
+    await idle.start()
     await idle.stop()
-    await idle.start(env)
-    aims.push(aim('idle_rss_mib', await note('idle, nginx off', idle), AIM_MIB))
+    await idle.start()
+    aims.push(aim('idle_rss_mb', await note('idle, nginx off', idle), AIM_MB))
     await idle.stop()
-    await withNginx.start(env)
-    aims.push(aim('idle_with_nginx_rss_mib', await note('idle, nginx own', withNginx), AIM_MIB))
+    await withNginx.start()
+    aims.push(aim('idle_with_nginx_rss_mb', await note('idle, nginx own', withNginx), AIM_MB))
     await withNginx.stop()
     // Not `start`, which asks for the state hash, and so for every resource.
-    full.spawn(env)
+    full.spawn()
     await waitFor(() => full.get('/health'), { what: 'the full daemon answers', timeoutMs: 60_000 })
     await note(`${options.resources} resources, stored`, full)
     await full.get('/v1/node')
     await note(`${options.resources} resources, all materialised`, full)
     return {
       bench: 'memory',
-      options: { ...options, env },
+      options: { ...options },
       rows,
       aims,
       notes: [
-        'The daemon runs with what `npm run mesh-node` gives to node: see options.env.',
-        'Of the daemon alone; nginx has its own. pssMiB counts a share of what other processes map too, so it depends on what else runs.',
+        'The daemon is started by scripts/mesh-node, as everywhere.',
+        'MB of 10^6 bytes, of the daemon alone; nginx has its own. pssMB counts a share of what other processes map too, so it depends on what else runs.',
       ],
     }
   } finally {
     await daemons.stop()
-  }
-}
-
-/** What `npm run mesh-node` gives to node, as an environment. */
-async function shippedEnvironment(): Promise<Record<string, string>> {
-  const { scripts } = JSON.parse(await readFile(PACKAGE, 'utf8')) as { scripts: Record<string, string> }
-  const [, given = ''] = /exec env (.*) src\/mesh-node\.ts$/.exec(scripts['mesh-node'] ?? '') ?? []
-  const words = given.split(' ')
-  const settings = words.filter((word) => word.includes('=') && !word.startsWith('-'))
-  const flags = words.filter((word) => word.startsWith('--'))
-  return {
-    ...Object.fromEntries(settings.map((setting) => setting.split('=') as [string, string])),
-    ...(flags.length === 0 ? {} : { NODE_OPTIONS: flags.join(' ') }),
   }
 }

@@ -68,6 +68,31 @@ describe('nginx -t', () => {
     })
   })
 
+  test('builds its hash of host names at the first size, however the names collide', async () => {
+    // Adding 2 to one character and taking 62 from the next keeps nginx's hash, so these are all one to it.
+    const twins = (first: string, count: number): string[] => {
+      const found = new Set([first])
+      for (const name of found) {
+        for (let at = 0; at + 1 < name.length && found.size < count; at++) {
+          const [one, two] = [name.charCodeAt(at) + 2, name.charCodeAt(at + 1) - 62]
+          const twin = name.slice(0, at) + String.fromCharCode(one, two) + name.slice(at + 2)
+          if (/^[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?$/.test(twin)) found.add(twin)
+        }
+      }
+      return [...found]
+    }
+    const site = (name: string, hosts: readonly string[]) =>
+      `{ apiVersion: nxmesh/v1, kind: Site, metadata: { name: ${name} }, spec: { hosts: ${JSON.stringify(hosts)} } }`
+    const whole = twins(`${'an'.repeat(18)}.example`, 256)
+    const levels = twins('an'.repeat(30), 60).map((label) => `*.${label}.example`)
+    expect([whole.length, levels.length]).toEqual([256, 60])
+    const yaml = [site('honest', ['a.example']), site('whole', whole), site('levels', levels)]
+    // When no size is good, nginx has tried all of them, for seconds, and warns.
+    const { generation, problems } = renderYaml(yaml.join('\n---\n'), { host })
+    expect(problems).toEqual([])
+    expect(await testGeneration(host, generation)).toEqual({ ok: true, words: '' })
+  })
+
   test('property: takes whatever valid resources render to', async () => {
     await fc.assert(
       fc.asyncProperty(fc.array(resourceArbitrary, { minLength: 1, maxLength: 12 }), async (documents) => {

@@ -95,6 +95,44 @@ describe('files and a server of its own', () => {
     await expect(resolver(server)('db')).rejects.toMatchObject({ code: 'ESERVFAIL' })
   })
 
+  describe('one family of addresses whose answer fails', () => {
+    const four = ['10.0.0.1', '10.0.0.2']
+    const six = ['2001:db8::1']
+    test.each([
+      ['AAAA', { a: four, aaaa: 'failure' }, four],
+      ['A', { a: 'failure', aaaa: six }, six],
+    ] as const)('fails the whole, after the other one was told (%s)', async (_, said, told) => {
+      // The next search domain is not this name.
+      await writeFile(resolvFile, 'search one.test two.test\n')
+      await using server = await dnsServer(
+        new Map<string, typeof said | string[]>([
+          ['app.one.test', said],
+          ['app.two.test', ['10.9.9.9']],
+        ]),
+      )
+      const families: (readonly string[])[] = []
+      const answer = resolver(server)('app', (family) => families.push(family))
+      await expect(answer).rejects.toMatchObject({ code: 'ESERVFAIL' })
+      expect(families.map((family) => family.toSorted())).toEqual([told])
+    })
+
+    test('is none when there is none of it', async () => {
+      await using server = await dnsServer(new Map([['app.test', { a: four, aaaa: [] }]]))
+      expect((await resolver(server)('app.test')).toSorted()).toEqual(four)
+    })
+
+    test('does not hold up the other one while it is silent', async () => {
+      await using server = await dnsServer(new Map([['app.test', { a: four, aaaa: 'silence' as const }]]))
+      const { promise: told, resolve: onFamily } = Promise.withResolvers<readonly string[]>()
+      let hasEnded = false
+      const end = (): void => void (hasEnded = true)
+      void resolver(server)('app.test', onFamily).then(end, end)
+      expect((await told).toSorted()).toEqual(four)
+      // The silence takes seconds to be one.
+      expect(hasEnded).toBe(false)
+    })
+  })
+
   test('what neither knows is asked of the C library, one name after the other', async () => {
     await using server = await dnsServer(new Map())
     const asked: string[] = []

@@ -57,6 +57,7 @@ test('a site that nginx refuses keeps its last good text; the others ship', asyn
   expect(result.isolated).toEqual([
     {
       path: 'default/eu/site/a',
+      why: 'refused',
       reason: expect.stringContaining('unknown directive "no_such_directive"'),
       serves: 'last_good',
     },
@@ -143,7 +144,7 @@ test('forty sites that nginx refuses, each in its own way, do not keep twenty go
   const isolated = new Map(result.isolated.map((one) => [one.path, one]))
   for (const [path, words] of expected) {
     const serves = isOld(path) ? 'last_good' : 'left_out'
-    expect(isolated.get(path)).toEqual({ path, serves, reason: expect.stringMatching(words) })
+    expect(isolated.get(path)).toEqual({ path, why: 'refused', serves, reason: expect.stringMatching(words) })
   }
   expect(isolated.size).toBe(bad.length + 1)
   // They are tried again by themselves, some time later.
@@ -187,7 +188,12 @@ test('a port that another process holds isolates its site, says who holds it, an
   const result = await applier.apply(host.request(units))
   expect(result.outcome).toBe('applied')
   expect(result.isolated).toEqual([
-    { path: 'default/eu/site/b', reason: expect.stringContaining(`process ${process.pid} `), serves: 'left_out' },
+    {
+      path: 'default/eu/site/b',
+      why: 'refused',
+      reason: expect.stringContaining(`process ${process.pid} `),
+      serves: 'left_out',
+    },
   ])
   expect((await host.get(port, 'a.test')).status).toBe(200)
 
@@ -212,6 +218,7 @@ test('a wildcard beside an address that nginx listens on is refused before a rel
   expect(result.isolated).toEqual([
     {
       path: 'default/eu/site/b',
+      why: 'refused',
       reason: expect.stringContaining(`cannot bind *:${port} beside it`),
       serves: 'left_out',
     },
@@ -278,7 +285,10 @@ test('nginx killed while applying comes back on what is proven, and the apply go
   expect(result.outcome).toBe('rolled_back')
   expect(result.error?.message).toContain('nginx is not running')
   expect((await host.get(port, 'a.test')).body).toBe('a\n')
-  expect((await applier.apply(host.request([...units, host.site('b', { port })]))).outcome).toBe('applied')
+  // What has nothing to do with it goes first.
+  const request = host.request([...units, host.site('b', { port })])
+  expect(await applier.apply(request)).toMatchObject({ outcome: 'applied', isolated: [{ why: 'untried' }] })
+  expect(await applier.apply(request)).toMatchObject({ outcome: 'applied', isolated: [] })
   expect((await host.get(port, 'a.test')).body).toBe('new')
 })
 

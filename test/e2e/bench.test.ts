@@ -74,7 +74,7 @@ test('join reaches the same state fresh, resumed and after a small difference, i
 test('memory measures idle daemons and one with resources', async () => {
   const { rows, aims } = await result('memory', '--resources', '20', '--settle-ms', '100')
   expect(rows).toHaveLength(4)
-  for (const row of rows) expect(row).toMatchObject({ rssMiB: expect.any(Number), pssMiB: expect.any(Number) })
+  for (const row of rows) expect(row).toMatchObject({ rssMB: expect.any(Number), pssMB: expect.any(Number) })
   expect(aims).toHaveLength(2)
 })
 

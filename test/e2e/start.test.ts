@@ -144,6 +144,8 @@ describe('a bare start', { timeout: TIMEOUT_MS }, () => {
     expect((await site()).text).toContain('This nginx is part of a mesh')
     expect((await site('hello.example.com')).text).toBe('hi')
     expect(second.out).not.toContain('Not all is well')
+    // As Ctrl-C does it: the terminal signals node and npm, and npm passes the signal on.
+    second.process.kill('SIGINT')
     expect(await second.end('SIGINT')).toBe(0)
     expect(await ourNginx()).toEqual([])
   })

@@ -113,6 +113,37 @@ describe('keeping out', () => {
     expect(gone.up.replica.state.resource(SITE)).toBeUndefined()
   })
 
+  // Pitfall 13: removing what cannot be reached must work from any other peer.
+  test('a node that is down is removed through whichever node is asked, and refused when it comes back', async () => {
+    const mesh = await SimMesh.started(4, { seed: 31 })
+    const [one, another] = [mesh.get('n2'), mesh.get('n3')]
+    for (const gone of [one, another]) await mesh.kill(gone)
+    // It will never have met them.
+    const newcomer = mesh.add('newcomer', { listed: ['n0'] })
+    await mesh.submit(mesh.get('n0'), mesh.founding.grant(newcomer.publicKey, 'node', { name: 'newcomer' }))
+    await mesh.start(newcomer)
+    await mesh.converge(60_000)
+    const others = mesh.running
+    const seen = () => others.flatMap((other) => [other.stateOf(one), other.stateOf(another)])
+    expect(seen()).not.toContain(undefined)
+
+    await mesh.submit(mesh.get('n1'), mesh.founding.revoke(`key/${one.publicKey}`))
+    await mesh.submit(newcomer, mesh.founding.revoke(`key/${another.publicKey}`))
+    await mesh.converge(30_000)
+    // Nobody waits for them any more.
+    expect(new Set(seen())).toEqual(new Set([undefined]))
+
+    for (const gone of [one, another]) await mesh.start(gone)
+    await mesh.edit(mesh.get('n0'), SITE, [['set', '$', true]])
+    await mesh.clock.advance(10 * 60_000)
+    for (const gone of [one, another]) {
+      expect(others.filter((other) => other.isConnectedTo(gone))).toEqual([])
+      expect(gone.up.replica.state.resource(SITE)).toBeUndefined()
+    }
+    expect(new Set(seen())).toEqual(new Set([undefined]))
+    expect(mesh.areEqual(others)).toBe(true)
+  })
+
   test('a node that lags behind is told of its revocation with what that rests on', async () => {
     const mesh = await SimMesh.started(2, { seed: 26, gossip: false, syncIntervalSeconds: 3600 })
     const [teller, gone] = [mesh.get('n0'), mesh.get('n1')]

@@ -1,6 +1,6 @@
 /**
- * A DNS server on loopback for tests: answers A and AAAA questions from a table, is silent on or fails at some names, and
- * knows no others.
+ * A DNS server on loopback for tests: answers A and AAAA questions from a table, is silent on or fails at some names,
+ * or one question about them, and knows no others.
  */
 
 import { createSocket } from 'node:dgram'
@@ -13,8 +13,9 @@ const SERVFAIL = 2
 const NXDOMAIN = 3
 const HEADER_BYTES = 12
 
-/** What it says of a name: addresses, that it failed, or nothing at all. */
-export type Zone = ReadonlyMap<string, readonly string[] | 'failure' | 'silence'>
+type Said = readonly string[] | 'failure' | 'silence'
+/** What it says of a name, or to each question about it: addresses, that it failed, or nothing at all. */
+export type Zone = ReadonlyMap<string, Said | { readonly a: Said; readonly aaaa: Said }>
 
 export async function dnsServer(zone: Zone) {
   const socket = createSocket('udp4')
@@ -22,7 +23,8 @@ export async function dnsServer(zone: Zone) {
   socket.on('message', (query, { port, address }) => {
     const { name, type, end } = questionOf(query)
     asked.push(name)
-    const found = zone.get(name)
+    const said = zone.get(name)
+    const found = typeof said === 'object' && 'aaaa' in said ? said[type === TYPE_AAAA ? 'aaaa' : 'a'] : said
     if (found === 'silence') return
     const answers = (Array.isArray(found) ? (found as readonly string[]) : [])
       .filter((one) => isIPv6(one) === (type === TYPE_AAAA) && (type === TYPE_A || type === TYPE_AAAA))

@@ -21,6 +21,7 @@ import { Link } from './link.ts'
 import { waitFor } from './wait.ts'
 
 export const REPOSITORY = fileURLToPath(new URL('../..', import.meta.url))
+const LAUNCHER = join(REPOSITORY, 'scripts/mesh-node')
 
 /** Daemons that start at once: more would only slow each other down. */
 const STARTS_AT_ONCE = 3
@@ -117,7 +118,7 @@ export class Member {
   spawn(env: Readonly<Record<string, string>> = {}): ChildProcess {
     this.#past = `${this.#past}${this.#stderr}`.slice(-REPORT_MAX)
     this.#stderr = ''
-    const child = spawn(process.execPath, ['src/mesh-node.ts', '-c', this.configFile, '-k', this.keyFile], {
+    const child = spawn(LAUNCHER, ['-c', this.configFile, '-k', this.keyFile], {
       cwd: REPOSITORY,
       stdio: ['ignore', 'ignore', 'pipe'],
       env: { ...process.env, ...env },

@@ -3,7 +3,8 @@
  * is kept on disk is small and checked.
  */
 
-import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
+import { execFileSync } from 'node:child_process'
+import { mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
@@ -14,6 +15,7 @@ import { disk } from '../../src/nginx/applying/disk.ts'
 import { renderYaml } from '../support/resources.ts'
 import { rememberingLog, silentLog } from '../support/silent-log.ts'
 import { VirtualClock } from '../support/virtual-clock.ts'
+import { waitFor } from '../support/wait.ts'
 
 const never = () => new Promise<never>(() => undefined)
 const fails = () => Promise.reject(new Error('SERVFAIL'))
@@ -46,6 +48,64 @@ test('the last known ones stay when the resolver fails, a silent one holds up no
   addresses.refresh()
   await clock.advance(0)
   expect(changes).toBe(1)
+})
+
+describe('one family that fails', () => {
+  /** Answers with what is set: addresses, or those of one family while the other fails or hangs. */
+  function halves() {
+    let next: { readonly told: readonly string[]; readonly rest: () => Promise<readonly string[]> }
+    return {
+      set: (told: readonly string[], rest: () => Promise<readonly string[]>) => void (next = { told, rest }),
+      lookup: (_: string, onFamily: (addresses: readonly string[]) => void) => {
+        if (next.told.length > 0) onFamily(next.told)
+        return next.rest()
+      },
+    }
+  }
+  const both = ['10.0.0.1', '10.0.0.2', '2001:db8::1']
+  const known = async (addresses: Addresses) => (await addresses.of(['a.test'])).get('a.test')
+
+  test.each([
+    ['IPv4', ['2001:db8::2'], ['10.0.0.1', '10.0.0.2', '2001:db8::2']],
+    ['IPv6', ['10.0.0.3'], ['10.0.0.3', '2001:db8::1']],
+    ['each', [], both],
+  ])('keeps its last known addresses (%s)', async (_, told, kept) => {
+    const clock = new VirtualClock()
+    const { set, lookup } = halves()
+    const addresses = new Addresses(lookup, clock)
+    set([], () => Promise.resolve(both))
+    expect(await known(addresses)).toEqual(both)
+    for (const rest of [fails, never]) {
+      set(told, rest)
+      addresses.refresh()
+      await clock.advance(1_000)
+      expect(await known(addresses)).toEqual(kept)
+    }
+  })
+
+  test('has none any more when the resolver says so', async () => {
+    const clock = new VirtualClock()
+    const { set, lookup } = halves()
+    const addresses = new Addresses(lookup, clock)
+    set([], () => Promise.resolve(both))
+    await known(addresses)
+    set(['10.0.0.1'], () => Promise.resolve(['10.0.0.1']))
+    addresses.refresh()
+    await clock.advance(0)
+    expect(await known(addresses)).toEqual(['10.0.0.1'])
+  })
+
+  test.each([
+    ['fails', fails, 0],
+    ['is silent', never, 1_000],
+  ])('leaves a new name to the other one when it %s', async (_, rest, patienceMs) => {
+    const clock = new VirtualClock()
+    const { set, lookup } = halves()
+    set(['10.0.0.1'], rest)
+    const first = known(new Addresses(lookup, clock))
+    await clock.advance(patienceMs)
+    expect(await first).toEqual(['10.0.0.1'])
+  })
 })
 
 describe('names that hang', () => {
@@ -190,6 +250,50 @@ describe('over a restart', () => {
       ]),
     )
     expect(lines).toEqual([expect.stringContaining('last known addresses')])
+  })
+
+  test('what a full disk did not take is written when there is room, without another change', async () => {
+    const { log, lines } = rememberingLog()
+    let isFull = true
+    const write: typeof disk.write = (...given) =>
+      isFull ? Promise.reject(new MeshError('store_unwritable', 'ENOSPC')) : disk.write(...given)
+    const clock = new VirtualClock()
+    const all = new Addresses(() => Promise.resolve(['10.0.0.1']), clock, addressFile(file, log, { ...disk, write }))
+    await all.of(['a.test'])
+    await expect(kept()).rejects.toMatchObject({ code: 'ENOENT' })
+    isFull = false
+    all.refresh()
+    await waitFor(async () => (await readFile(file, 'utf8').catch(() => '')) !== '', { what: 'the file' })
+    expect(await kept()).toEqual({ 'a.test': ['10.0.0.1'] })
+    expect(lines).toHaveLength(1)
+  })
+
+  test('a file that cannot be read is not called damaged', async () => {
+    await mkdir(file)
+    const { log, lines } = rememberingLog()
+    expect(await addresses(fails, log).of(['a.test'])).toEqual(new Map())
+    expect(lines).toEqual([expect.stringContaining(`${file} cannot be read (EISDIR)`)])
+  })
+
+  test('a pipe in the place of the file holds up nothing', async () => {
+    execFileSync('mkfifo', [file])
+    const { log, lines } = rememberingLog()
+    expect(await addressFile(file, log).read()).toEqual(new Map())
+    expect(lines).toEqual([expect.stringContaining(`${file} is damaged`)])
+  })
+
+  test('an address that nginx would not take is left out', async () => {
+    const all = addresses(() => Promise.resolve(['fe80::1%eth0', '10.0.0.1', 'printer']))
+    expect(await all.of(['a.test'])).toEqual(new Map([['a.test', ['10.0.0.1']]]))
+    expect(await kept()).toEqual({ 'a.test': ['10.0.0.1'] })
+  })
+
+  test('names known for longest are kept when there are too many', async () => {
+    const all = addresses(() => Promise.resolve(['10.0.0.1']))
+    await all.of(['www.test'])
+    await all.of([...Array.from({ length: 4_100 }, (_, index) => `a${index}.test`), 'www.test'])
+    expect(Object.keys(await kept())).toHaveLength(4_096)
+    expect(await kept()).toHaveProperty(['www.test'])
   })
 
   test('names and addresses are bounded', async () => {

@@ -10,7 +10,6 @@ import fc from 'fast-check'
 import { expect, test } from 'vitest'
 import type { ApplyResult } from '../../src/nginx/applying/run.ts'
 import type { ApplierOptions, ApplySettings } from '../../src/nginx/applying/settings.ts'
-import { NOT_TRIED } from '../../src/nginx/applying/isolate.ts'
 import type { Unit } from '../../src/nginx/rendering/unit.ts'
 import { FakeNginx } from '../support/fake-nginx.ts'
 import { NginxHost, upstream } from '../support/nginx-host.ts'
@@ -122,7 +121,7 @@ test('a failure that names no file isolates whose it is', async () => {
   )
   expect(result.outcome).toBe('applied')
   expect(result.isolated).toEqual([
-    { path: 'default/eu/site/s011', reason: 'could not build faulty_hash', serves: 'last_good' },
+    { path: 'default/eu/site/s011', why: 'refused', reason: 'could not build faulty_hash', serves: 'last_good' },
   ])
   // All, the last good one, and two for each halving.
   expect(at.tests()).toBeLessThanOrEqual(2 + 2 * 4)
@@ -200,7 +199,7 @@ test('when time is over, what is proven is served, and the rest is tried at once
   for (let applies = 1; ; applies += 1) {
     expect(applies).toBeLessThanOrEqual(units.length)
     const result = await at.apply(units)
-    const untried = result.isolated.filter(({ reason }) => reason === NOT_TRIED)
+    const untried = result.isolated.filter(({ why }) => why === 'untried')
     for (const { text } of at.served()) expect(text).not.toContain('faulty')
     if (untried.length === 0) break
     sawUntried = true
@@ -216,7 +215,7 @@ test('those refused before are tried after those that never were, so that their 
   const bad = names(12).map((name) => at.host.site(name, { port: 81, body: 'faulty;' }))
   for (;;) {
     const result = await at.apply(bad)
-    if (result.isolated.every(({ reason }) => reason !== NOT_TRIED)) break
+    if (result.isolated.every(({ why }) => why !== 'untried')) break
   }
   // All their pauses are over.
   await at.clock.advance(60_000)
@@ -224,7 +223,7 @@ test('those refused before are tried after those that never were, so that their 
   const result = await at.apply([...bad, good])
   expect(result.outcome).toBe('applied')
   expect(at.served()).toEqual([good])
-  expect(result.isolated.filter(({ reason }) => reason === NOT_TRIED)).toEqual([])
+  expect(result.isolated.filter(({ why }) => why === 'untried')).toEqual([])
 })
 
 test('an abort ends the search between two tests', async () => {
@@ -241,8 +240,8 @@ test('an abort ends the search between two tests', async () => {
 
 // ---------------------------------------------------------------------------------------------- after the swap
 
-test.each([[[11]], [[0, 1]], [[3, 12, 15]]])(
-  'what fails after the swap and is not named holds up only itself: %j',
+test.each([[[11]], [[0, 1]], [[3, 12, 15]], [[0, 4, 8, 12]]])(
+  'what fails after the swap and is not named holds up only itself, and the others for a minute at most: %j',
   async (stuck) => {
     await using at = await scene()
     await at.apply(names(16).map((name) => at.host.site(name, { port: 81 })))
@@ -253,21 +252,65 @@ test.each([[[11]], [[0, 1]], [[3, 12, 15]]])(
     )
     const fresh = () => at.served().filter(({ text }) => text.includes('return 201;'))
     let rollbacks = 0
+    // Pauses only: what the attempts take of the hasty clock depends on the disk.
+    let pausedMs = 0
+    let firstGoodMs = Number.POSITIVE_INFINITY
     let result = await at.apply(units)
     while (fresh().length < 16 - stuck.length) {
       if (result.outcome === 'rolled_back') rollbacks += 1
+      pausedMs += result.retryAfterMs ?? 0
       await at.clock.advance(result.retryAfterMs ?? 0)
       result = await at.apply(units)
+      if (fresh().length > 0) firstGoodMs = Math.min(firstGoodMs, pausedMs)
     }
+    expect(firstGoodMs).toBeLessThan(20_000)
+    expect(pausedMs).toBeLessThan(60_000)
     expect(rollbacks, 'the first of all, and one for each halving').toBeLessThanOrEqual(1 + 4 * stuck.length)
     while (result.outcome !== 'unchanged') {
       if (result.outcome === 'refused') await at.clock.advance(result.retryAfterMs ?? 0)
       result = await at.apply(units)
     }
     const reason = expect.stringContaining('could not build stuck_hash') as string
-    expect(result.isolated).toEqual(stuck.map((index) => ({ path: units[index]?.path, reason, serves: 'last_good' })))
+    expect(result.isolated).toEqual(
+      stuck.map((index) => ({ path: units[index]?.path, why: 'refused', reason, serves: 'last_good' })),
+    )
   },
 )
+
+test('what fails every swap for a while, and is not named, delays all by little more than that while', async () => {
+  await using at = await scene()
+  const units = names(16).map((name) => at.host.site(name, { port: 81 }))
+  const overMs = at.clock.monotonic() + 20_000
+  at.nginx.reloadFault = () => Promise.resolve(at.clock.monotonic() < overMs ? 'fork() failed' : undefined)
+  let pausedMs = 0
+  while (at.served().length < units.length) {
+    const { retryAfterMs = 0 } = await at.apply(units)
+    pausedMs += retryAfterMs
+    await at.clock.advance(retryAfterMs)
+  }
+  expect(pausedMs).toBeLessThan(60_000)
+})
+
+test('a single edit that fails after the swap is tried once more; then its pauses grow, and hold up nothing else', async () => {
+  await using at = await scene()
+  at.nginx.reloadFault = async (configPath) => unnamed('stuck')(await textsOf(configPath))
+  const bad = at.host.site('a', { port: 81, body: 'stuck;' })
+  expect(await at.apply([bad])).toMatchObject({ outcome: 'rolled_back', retryAfterMs: 1_500 })
+  expect((await at.apply([bad])).outcome).toBe('refused')
+  const pauses: number[] = []
+  while (pauses.length < 10) {
+    // Each of these that is rolled back leaves the bad one isolated at once.
+    const { outcome, retryAfterMs = 0 } = await at.apply([bad])
+    if (outcome === 'unchanged') pauses.push(Math.round(retryAfterMs / 1_000))
+    await at.clock.advance(retryAfterMs)
+  }
+  expect(pauses).toEqual([5, 10, 20, 40, 80, 160, 320, 600, 600, 600])
+  const good = at.host.site('b', { port: 81 })
+  expect((await at.apply([bad, good])).outcome).toBe('rolled_back')
+  await at.clock.advance(2_000)
+  expect((await at.apply([bad, good])).outcome).toBe('applied')
+  expect(at.served()).toEqual([good])
+})
 
 test('a good edit does not wait for those among which one fails after the swap', async () => {
   await using at = await scene()

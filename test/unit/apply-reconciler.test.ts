@@ -9,14 +9,17 @@ import { sitesKey, type Slice } from '../../src/core/slice.ts'
 import { MeshError } from '../../src/errors.ts'
 import { Addresses, type Lookup } from '../../src/nginx/applying/addresses.ts'
 import type { Generation } from '../../src/nginx/applying/generation.ts'
+import type { Isolated } from '../../src/nginx/applying/isolate.ts'
 import type { ApplyRequest, ApplyResult } from '../../src/nginx/applying/run.ts'
 import type { Care } from '../../src/nginx/applying/serving.ts'
 import type { Unit } from '../../src/nginx/rendering/unit.ts'
+import { countApply } from '../../src/gauges.ts'
+import { createMetrics } from '../../src/metrics.ts'
 import { dueAt, Reconciler, type ApplierPort, type Receipt, type ReconcilerOptions } from '../../src/reconciler.ts'
 import { FakeNginx } from '../support/fake-nginx.ts'
 import { site } from '../support/nginx-host.ts'
 import { LAYOUT, sliceOf, statesOf } from '../support/resources.ts'
-import { silentLog } from '../support/silent-log.ts'
+import { rememberingLog, silentLog } from '../support/silent-log.ts'
 import { VirtualClock } from '../support/virtual-clock.ts'
 
 const APPLIED: ApplyResult = {
@@ -339,7 +342,10 @@ test('receipts are bounded, plain JSON with integers, and come only on change', 
   ).join('---\n')
   const desired = () => sliceOf(statesOf(yaml), { zones: ['eu'], workspaces: ['*'], labels: {} })
   await using setup = await scene({ desired }, (applier) => {
-    applier.result = { ...APPLIED, isolated: [{ path: 'x', reason: 'y'.repeat(5_000), serves: 'left_out' }] }
+    applier.result = {
+      ...APPLIED,
+      isolated: [{ path: 'x', why: 'refused', reason: 'y'.repeat(5_000), serves: 'left_out' }],
+    }
   })
   const { clock, receipts, last } = setup
   expect(last().problems).toHaveLength(16)
@@ -350,6 +356,69 @@ test('receipts are bounded, plain JSON with integers, and come only on change', 
   const { length } = receipts
   await clock.advance(20_000)
   expect(receipts).toHaveLength(length)
+})
+
+/** What nginx refuses of what is desired, named by a letter each. */
+const refusedOnes = (names: string, reason = 'unknown directive') =>
+  names.split('').map((path) => ({ path, why: 'refused', reason, serves: 'left_out' }) as const)
+
+test('what nginx refuses before a swap is warned of once, when it is new, and what is not tried yet never', async () => {
+  const { log, lines } = rememberingLog()
+  const warnings = () => lines.splice(0).filter((line) => line.includes('WARN'))
+  const unchanged = { ...APPLIED, outcome: 'unchanged', retryAfterMs: 1_000 } as const
+  await using setup = await scene(
+    { log },
+    (applier) => (applier.result = { ...unchanged, isolated: refusedOnes('ab') }),
+  )
+  const { clock, applier } = setup
+  expect(warnings()).toEqual([
+    expect.stringMatching(/nginx does not take all.*"a".*unknown directive.*left_out.*"b".*count=2/),
+  ])
+  await clock.advance(10_000)
+  const [untried] = refusedOnes('u')
+  applier.result = { ...applier.result, isolated: [...refusedOnes('ab'), { ...(untried as Isolated), why: 'untried' }] }
+  await clock.advance(10_000)
+  applier.result = { ...unchanged, outcome: 'failed', generation: undefined, isolated: [] }
+  await clock.advance(1_000)
+  expect(warnings()).toEqual([])
+  applier.result = { ...unchanged, isolated: [...refusedOnes('a'), ...refusedOnes('b', 'else')] }
+  await clock.advance(10_000)
+  expect(warnings()).toEqual([expect.stringMatching(/^(?!.*"a").*"b".*else.*count=2/)])
+  applier.result = { ...unchanged, isolated: refusedOnes('abcdefghijklmnopqrstuvwxyz') }
+  await clock.advance(10_000)
+  expect(warnings()).toEqual([expect.stringMatching(/^(?!.*"r").*"q".*count=26/)])
+})
+
+test('what is refused is counted, and is no success', async () => {
+  const metrics = createMetrics()
+  const hooks = {
+    onApply: (result: ApplyResult, desired: string) => countApply(metrics, result, desired, 7_000),
+  }
+  const refused = { ...APPLIED, isolated: refusedOnes('a') }
+  await using setup = await scene({ hooks }, (applier) => (applier.result = refused))
+  const { applier, clock, last, reconciler } = setup
+  const counted = async () => {
+    const text = await metrics.text()
+    const value = (name: string) =>
+      Number(
+        text
+          .split('\n')
+          .find((line) => line.startsWith(`${name} `))
+          ?.split(' ')[1],
+      )
+    const applies = (outcome: string) => value(`nxmesh_applies_total{outcome="${outcome}"}`)
+    return [...['applied', 'unchanged', 'refused'].map(applies), value('nxmesh_last_apply_success_timestamp_seconds')]
+  }
+  expect(await counted(), 'some of it applied, some refused').toEqual([1, 0, 1, 0])
+  const apply = async (result: ApplyResult) => {
+    applier.result = result
+    reconciler.wake()
+    await clock.advance(10_000)
+  }
+  await apply({ ...refused, outcome: 'unchanged' })
+  expect(await counted(), 'refused again').toEqual([1, 0, 2, 0])
+  await apply({ ...APPLIED, generation: last().desired ?? '' })
+  expect(await counted(), 'all of it applied').toEqual([2, 0, 2, 7])
 })
 
 test.each([true, false])('stop leaves nginx serving unless told otherwise: stopNginx %s', async (stopNginx) => {

@@ -11,7 +11,7 @@ import { describe, expect, test } from 'vitest'
 import type { Problem } from '../../src/core/slice.ts'
 import { bakeFailure, countAnswers } from '../../src/nginx/applying/bake.ts'
 import { modulesPath, parseCapabilities } from '../../src/nginx/applying/capabilities.ts'
-import { blamedUnits, nginxWords, selectUnits, type Selection } from '../../src/nginx/applying/isolate.ts'
+import { blamedUnits, nginxWords, selectUnits, type Refused, type Selection } from '../../src/nginx/applying/isolate.ts'
 import { emergencies, LogTail } from '../../src/nginx/applying/log-tail.ts'
 import { portConflicts } from '../../src/nginx/applying/precheck.ts'
 import { worsened, type ProbeAnswer } from '../../src/nginx/applying/probe.ts'
@@ -24,13 +24,21 @@ const site = (name: string, parts: Partial<SiteParts> = {}) => siteUnit(name, '/
 const paths = (units: readonly Unit[]) => units.map(({ path }) => path.split('/').at(-1))
 const problem = (path: string, code: Problem['code']): Problem => ({ path, code, message: '' })
 
-function select(parts: { units?: Unit[]; problems?: Problem[]; lastGood?: Unit[]; refused?: Unit[] }): Selection {
-  const { units = [], problems = [], lastGood = [], refused = [] } = parts
+interface Parts {
+  units?: Unit[]
+  problems?: Problem[]
+  lastGood?: Unit[]
+  refused?: Unit[]
+  why?: Refused['why']
+}
+
+function select(parts: Parts): Selection {
+  const { units = [], problems = [], lastGood = [], refused = [], why = 'refused' } = parts
   return selectUnits({
     units,
     problems,
     lastGood: new Map(lastGood.map((unit) => [unit.path, unit])),
-    refusal: (digest) => (refused.some((unit) => unit.digest === digest) ? 'refused' : undefined),
+    refusal: (digest) => (refused.some((unit) => unit.digest === digest) ? { why, reason: 'refused' } : undefined),
   })
 }
 
@@ -44,8 +52,8 @@ describe('isolation', () => {
     expect(select({ units: [next, fresh], lastGood: [old], refused: [next, fresh] })).toEqual({
       units: [old],
       isolated: [
-        { path: next.path, reason: 'refused', serves: 'last_good' },
-        { path: fresh.path, reason: 'refused', serves: 'left_out' },
+        { path: next.path, why: 'refused', reason: 'refused', serves: 'last_good' },
+        { path: fresh.path, why: 'refused', reason: 'refused', serves: 'left_out' },
       ],
     })
   })
@@ -75,9 +83,17 @@ describe('isolation', () => {
   test('sites that need a new refused upstream are left out with it; others stay', () => {
     const { units, isolated } = select({ units: [site('a', { needs }), site('b'), newPool], refused: [newPool] })
     expect(paths(units)).toEqual(['b'])
-    expect(isolated.map(({ path, reason }) => [path, reason])).toEqual([
-      [newPool.path, 'refused'],
-      ['default/eu/site/a', `needs ${newPool.path}, which is left out`],
+    expect(isolated.map(({ path, why, reason }) => [path, why, reason])).toEqual([
+      [newPool.path, 'refused', 'refused'],
+      ['default/eu/site/a', 'needs', `needs ${newPool.path}, which is left out`],
+    ])
+  })
+
+  test('a site that needs an upstream that is not tried yet is not tried yet either', () => {
+    const { isolated } = select({ units: [site('a', { needs }), newPool], refused: [newPool], why: 'untried' })
+    expect(isolated.map(({ path, why }) => [path, why])).toEqual([
+      [newPool.path, 'untried'],
+      ['default/eu/site/a', 'untried'],
     ])
   })
 
@@ -166,6 +182,11 @@ describe('ports', () => {
   test('an address beside a wildcard that stays needs no port of its own', async () => {
     const units = [site('a', { port: 81, address: '*' }), site('b', { port: 81, address: '127.0.0.1' })]
     expect(await check(units, [on('*', 81)], [81])).toEqual([])
+  })
+
+  test('an address that nginx never bound, since a wildcard was beside it, cannot be bound when the wildcard goes', async () => {
+    const running = [on('*', 81), on('127.0.0.1', 81)]
+    expect(await check([site('b', { port: 81, address: '127.0.0.1' })], running)).toEqual(['b'])
   })
 })
 

@@ -10,7 +10,6 @@ import { toWire } from '../../src/core/codec.ts'
 import { keyPairFromSeed, type EditBody, type Envelope, type KeyPair } from '../../src/core/envelope.ts'
 import { parseSources } from '../../src/cli/documents.ts'
 import { ERROR_CODES } from '../../src/errors.ts'
-import { NOT_TRIED } from '../../src/nginx/applying/isolate.ts'
 import { KEYS, startApiNode, targetOf, testKey, type ApiNode } from '../support/api-node.ts'
 import { meshctl, type CliOptions, type CliResult } from '../support/cli.ts'
 import { GENERATION, OLD_GENERATION, receiptOf } from '../support/receipt.ts'
@@ -173,8 +172,8 @@ describe('apply', () => {
 
   test('a resource larger than an edit arrives whole', async () => {
     const endpoints = Array.from(
-      { length: 400 },
-      (_, index) => `    10.0.${index >> 8}.${index & 255}:80: { weight: 2 }`,
+      { length: 200 },
+      (_, index) => `    10.0.${index >> 8}.${index & 255}:80: { weight: 2, maxFails: 2 }`,
     ).join('\n')
     const text = `apiVersion: nxmesh/v1\nkind: Upstream\nmetadata: { name: big }\nspec:\n  endpoints:\n${endpoints}\n`
     await ok(['apply', '-f', '-'], { stdin: text })
@@ -259,7 +258,9 @@ describe('apply --wait', () => {
 
   test('an isolated resource is its author’s failure, and nobody else’s', async () => {
     await ok(['apply', '-f', 'site.yaml', '-f', 'app.yaml'])
-    const isolated = (path: string) => [{ path, reason: 'nginx: [emerg] bad', serves: 'last_good' as const }]
+    const isolated = (path: string) => [
+      { path, why: 'refused' as const, reason: 'nginx: [emerg] bad', serves: 'last_good' as const },
+    ]
     own({ isolated: isolated(SITE_PATH), problemCount: 1 })
     await writeFile(join(cwd, 'site.yaml'), SITE.replace('/\n', '/x\n'))
     const failing = wait()
@@ -276,8 +277,9 @@ describe('apply --wait', () => {
   })
 
   test('what is not tried yet is waited for, whatever others broke', async () => {
-    const other = { path: 'default/eu.west/site/other', reason: 'nginx: [emerg] bad', serves: 'left_out' as const }
-    const untried = { path: SITE_PATH, reason: NOT_TRIED, serves: 'left_out' as const }
+    const others = { path: 'default/eu.west/site/other', reason: 'nginx: [emerg] bad' }
+    const other = { ...others, why: 'refused', serves: 'left_out' } as const
+    const untried = { path: SITE_PATH, why: 'untried', reason: 'in any words', serves: 'left_out' } as const
     const stands = { outcome: 'unchanged', applied: OLD_GENERATION } as const
     let said = ''
     const argv = ['apply', '-f', 'site.yaml', '-f', 'app.yaml', '--wait', '--timeout', '30s']
@@ -731,7 +733,8 @@ describe('status, peers, log, watch', () => {
     let text = ''
     const watching = owner(['watch'], { signal: interruption.signal, onOutput: (part) => (text += part) })
     await waitFor(() => text.includes('hello'), { what: 'the first event' })
-    const isolated = [{ path: SITE_PATH, reason: 'nginx: [emerg] bad\nmore', serves: 'left_out' as const }]
+    const reason = 'nginx: [emerg] bad\nmore'
+    const isolated = [{ path: SITE_PATH, why: 'refused', reason, serves: 'left_out' }] as const
     node.receipt = receiptOf({ isolated })
     node.server.changed()
     for (const at of [1, 2]) {

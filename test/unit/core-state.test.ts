@@ -1,5 +1,6 @@
 import { describe, expect, test } from 'vitest'
 import { admit } from '../../src/core/admission.ts'
+import { OVERWRITES_MAX } from '../../src/core/document.ts'
 import type { Envelope, Op } from '../../src/core/envelope.ts'
 import { MeshState } from '../../src/core/state.ts'
 import { Scribe, keyOf } from '../support/histories.ts'
@@ -87,6 +88,40 @@ describe('the state', () => {
     for (const id of home.state.history.order) again.add(home.state.history.get(id) as Envelope)
     expect(again.hash()).toBe(home.state.hash())
   })
+})
+
+test('an edit that overwrites too much changes nothing in that resource, and its verdict says so', () => {
+  const home = new Home()
+  const [path, other] = ['default/eu/site/a', 'default/eu/site/b']
+  const created = home.edit(path, [CREATE])
+  let heads = Array.from({ length: OVERWRITES_MAX + 1 }, (_, index) =>
+    home.edit(path, [['set', 'c', index]], [created.id]),
+  )
+  // An edit names at most 16 deps.
+  while (heads.length > 1) {
+    const groups = Array.from({ length: Math.ceil(heads.length / 16) }, (_, index) =>
+      heads.slice(16 * index, 16 * index + 16),
+    )
+    heads = groups.map((group) =>
+      home.edit(
+        path,
+        [['set', 'd', 1]],
+        group.map(({ id }) => id),
+      ),
+    )
+  }
+  const deps = heads.map(({ id }) => id)
+  const edit = home.scribe.edit(home.asEditor, [
+    [path, deps, [['set', 'c', 'good']]],
+    [other, [], [CREATE]],
+  ])
+  expect(home.state.excessOf(edit.body)).toBe(path)
+  home.add(edit)
+  expect(home.state.verdict(edit)).toMatchObject({ accepted: false, denial: { code: 'excess' } })
+  expect(home.state.verdict(created)).toEqual({ accepted: true })
+  expect(home.state.resource(path)).toMatchObject({ excessive: [edit.id], heads: deps })
+  expect(home.state.resource(path)?.conflicts.get('c')).toHaveLength(OVERWRITES_MAX + 1)
+  expect(home.state.resource(other)?.exists).toBe(true)
 })
 
 describe('under attack', () => {

@@ -1,7 +1,13 @@
-/** Walks the registry and holds every metric to the naming rules; then what HTTP counts as. */
+/** Walks the registry and holds every metric to the naming rules; then what HTTP and stored envelopes count as. */
 
 import { expect, test } from 'vitest'
+import { toWire } from '../../src/core/codec.ts'
 import { createMetrics, LABELS } from '../../src/metrics.ts'
+import { Replica } from '../../src/replica.ts'
+import { keyOf, TestMesh } from '../support/authors.ts'
+import { MemoryStore } from '../support/memory-store.ts'
+import { silentLog } from '../support/silent-log.ts'
+import { VirtualClock } from '../support/virtual-clock.ts'
 
 const ROUTES = ['/health', '/v1/edits/:id']
 
@@ -54,4 +60,30 @@ test('HTTP is counted by route pattern and status class, whatever is asked for',
   expect(text).toContain('nxmesh_http_requests_total{route="other",status="5xx"} 1')
   expect(text).not.toContain('0123')
   expect(text).toContain('nxmesh_http_request_seconds_count{route="other"} 2')
+})
+
+test('what is stored counts by the verdict on it: a void edit that is kept is told from one that counts', async () => {
+  const mesh = new TestMesh()
+  const metrics = createMetrics()
+  const clock = new VirtualClock()
+  await using stack = new AsyncDisposableStack()
+  const replica = new Replica({ store: new MemoryStore(), clock, log: silentLog(), metrics, meshId: mesh.id })
+  stack.defer(() => replica.stop())
+  await replica.start()
+  const eve = keyOf('eve')
+  const grant = mesh.grant(eve.publicKey, 'editor')
+  const edit = (name: string) =>
+    mesh.edit(`default/eu/site/${name}`, [['set', '$', true]], { by: eve, grant: grant.id })
+  const kept = edit('kept')
+  await replica.submit([...mesh.founding, grant, kept].map(toWire), 'sync')
+  const stored = 'nxmesh_verdicts_total{verdict="accepted",source="sync"}'
+  const count = mesh.founding.length + 2
+  expect(await metrics.text()).toContain(`${stored} ${count}\n`)
+  await replica.submit([mesh.revoke(`grant/${grant.id}`, [kept.id]), edit('void')].map(toWire), 'sync')
+  // Known before, so not stored again.
+  await replica.submit([toWire(kept)], 'gossip')
+  const text = await metrics.text()
+  expect(text).toContain(`${stored} ${count + 1}\n`)
+  expect(text).toContain('nxmesh_verdicts_total{verdict="void",source="sync"} 1\n')
+  expect(text).toContain('nxmesh_verdicts_total{verdict="accepted",source="gossip"} 0\n')
 })

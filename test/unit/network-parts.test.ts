@@ -7,12 +7,14 @@ import { createHash } from 'node:crypto'
 import fc from 'fast-check'
 import { expect, test } from 'vitest'
 import { hostPortOf, multiaddrOf, peerIdOf, peerKeyOf } from '../../src/adapters/network/addresses.ts'
+import { Conduct } from '../../src/adapters/network/conduct.ts'
 import { Dialler } from '../../src/adapters/network/dialler.ts'
 import { Spread } from '../../src/adapters/network/spread.ts'
 import { TokenBucket } from '../../src/adapters/network/token-bucket.ts'
 import { backoffMs } from '../../src/backoff.ts'
 import { keyPairFromSeed } from '../../src/core/envelope.ts'
 import type { GossipVerdict, KnownPeer } from '../../src/ports.ts'
+import { collectionSizes } from '../support/collections.ts'
 import { type MemoryNetwork, MemoryWire } from '../support/memory-network.ts'
 import { VirtualClock } from '../support/virtual-clock.ts'
 
@@ -238,6 +240,35 @@ test('says of every other frame that it is malformed', () => {
       expect(malformed).toEqual(['a'])
     }),
   )
+})
+
+test('remembers a bounded number of messages, announcements and large payloads, whoever comes by', async () => {
+  const { clock, spread } = spreading()
+  for (let n = 0; n < 18_000; n += 1) {
+    const from = `peer ${n % 2000}`
+    spread.addPeer(from)
+    spread.onFrame(from, push(String(n)))
+    spread.onFrame(from, hashFrame(2, `wanted ${n}`))
+    spread.removePeer(from)
+    if (n % 100 === 0) await clock.advance(10)
+  }
+  for (let n = 0; n < 300; n += 1) spread.publish(Buffer.alloc(100_000, `${n} `))
+  const sizes = collectionSizes(spread)
+  expect(sizes.get('#peers')).toBe(3)
+  expect(sizes.get('#seen')).toBe(16_384)
+  expect(sizes.get('#wanted')).toBeLessThanOrEqual(1024)
+  expect(sizes.get('#kept')).toBe(Math.floor((16 * 1024 * 1024) / 100_000))
+  await clock.advance(2000)
+  expect(collectionSizes(spread).get('#wanted')).toBe(0)
+})
+
+test('remembers the conduct of a bounded number of peers, of late', () => {
+  const conduct = new Conduct(new VirtualClock(), () => undefined)
+  for (let n = 0; n < 3; n += 1) conduct.fault('bad', 'malformed')
+  expect(conduct.banned('bad')).toBe(true)
+  for (let n = 0; n < 3000; n += 1) conduct.admits(`peer ${n}`, 1000)
+  expect(collectionSizes(conduct).get('#records')).toBe(1024)
+  expect(conduct.banned('bad')).toBe(false)
 })
 
 // ---------------------------------------------------------------------------------------------- in memory

@@ -142,25 +142,6 @@ describe('clashes', () => {
   })
 
   test.each([
-    ['{ port: 80 }', '{ port: 80, address: 10.0.0.1 }', 'a'],
-    ['{ port: 80, address: 10.0.0.1 }', '{ port: 80 }', 'b'],
-    ['{ port: 80, address: "::" }', '{ port: 80, address: "2001:db8::1" }', 'a'],
-  ])('%s and then %s: the one for all addresses stays, whoever is older', (older, younger, stays) => {
-    const yaml = [
-      site('a', `hosts: [a.example], listeners: { l: ${older} }`),
-      site('b', `hosts: [b.example], listeners: { l: ${younger} }`),
-    ].join('---')
-    const { units, problems } = renderYaml(yaml)
-    expect(units.map(({ path }) => path)).toEqual([`default/*/site/${stays}`])
-    expect(problems).toHaveLength(1)
-    expect(problems[0]).toMatchObject({
-      path: `default/*/site/${stays === 'a' ? 'b' : 'a'}`,
-      code: 'clash',
-      message: expect.stringContaining(`default/*/site/${stays}`) as string,
-    })
-  })
-
-  test.each([
     ['{ port: 80 }', '{ port: 80, address: 0.0.0.0 }'],
     ['{ port: 80 }', '{ port: 80, address: "::" }'],
     ['{ port: 80, address: 10.0.0.1 }', '{ port: 80, address: 10.0.0.2 }'],
@@ -209,6 +190,41 @@ describe('upstreams', () => {
       'server 10.0.0.1:80 backup;',
     )
     expect(text("endpoints: { '10.0.0.1:80': { backup: true }, 'gone.internal:80': {} }")).not.toContain('backup')
+  })
+
+  test('take 64 addresses of a name, and say when there are more', () => {
+    const addresses = new Map([['a.internal', Array.from({ length: 65 }, (_, index) => `10.0.0.${index + 100}`)]])
+    const { units, problems } = renderYaml(upstream('u', "endpoints: { 'a.internal:80': {} }"), { addresses })
+    expect(units[0]?.text.match(/server /g)).toHaveLength(64)
+    expect(problems.map(({ code, message }) => `${code}: ${message}`)).toEqual([
+      'unresolved: over 64 addresses are known for a.internal; the first 64 take requests',
+    ])
+  })
+
+  test('that hash consistently are refused when addresses make their weights too much', () => {
+    const of = (count: number) => [...Array(count).keys()].map((index) => `10.0.0.${index}`)
+    const spec = "method: hash, consistent: true, endpoints: { 'a.internal:80': { weight: 512 } }"
+    const render = (count: number) =>
+      renderYaml(upstream('u', spec), { addresses: new Map([['a.internal', of(count)]]) })
+    expect(render(2).problems).toEqual([])
+    expect(render(3).units).toEqual([])
+    expect(render(3).problems).toMatchObject([
+      { code: 'unsupported', message: expect.stringContaining('1536') as string },
+    ])
+  })
+
+  test('that hash consistently share what a node bears among workspaces', () => {
+    const heavy = (name: string, workspace: string) =>
+      upstream(name, "method: hash, consistent: true, endpoints: { '10.0.0.1:80': { weight: 1000 } }").replace(
+        'metadata: {',
+        `metadata: { workspace: ${workspace},`,
+      )
+    const many = Array.from({ length: 40 }, (_, index) => heavy(`e${index}`, 'eve'))
+    const { units, problems } = renderYaml([...many, heavy('u', 'late')].join('---'))
+    expect(units.map(({ path }) => path)).toContain('late/*/upstream/u')
+    expect(units).toHaveLength(32)
+    expect(problems).toHaveLength(9)
+    expect(new Set(problems.map(({ code }) => code))).toEqual(new Set(['clash']))
   })
 
   test('name what has to be looked up', () => {
@@ -293,6 +309,16 @@ describe('generations', () => {
       ).units
     expect(at(1)[0]).toEqual(at(2)[0])
     expect(at(1)[1]?.digest).not.toBe(at(2)[1]?.digest)
+  })
+
+  test('workers have the same number of connections however many listeners there are', () => {
+    const main = (count: number) => {
+      const listeners = Array.from({ length: count }, (_, index) => `l${index}: { port: ${index + 1} }`)
+      return renderYaml(site('a', `hosts: [a.example], listeners: { ${listeners.join()} }`)).generation.main
+    }
+    expect(main(1)).toContain('worker_connections 4098;')
+    expect(main(16)).toContain('worker_connections 4113;')
+    expect(main(16)).toContain('worker_rlimit_nofile 8226;')
   })
 
   test('zone settings reach the text', () => {

@@ -38,6 +38,17 @@ const outcomesOf = async (
 
 const create$ = [['set', '$', true]] as const
 
+/** A replica that was stopped, had the signature of an edit forged in its store, and was started `again`. */
+async function restartedWithForgery() {
+  const mesh = new TestMesh()
+  const { replica, store } = await founded(mesh)
+  const edit = mesh.edit(SITE, create$)
+  await outcomesOf(replica, [edit])
+  await replica.stop()
+  store.tamper(edit.id, (wire) => ({ ...wire, sigs: { [mesh.owner.publicKey]: '1'.repeat(128) } }))
+  return { mesh, edit, again: await started(mesh, store) }
+}
+
 describe('Replica', () => {
   test('stores what is admitted, in one submission or several, and reads it back', async () => {
     const mesh = new TestMesh()
@@ -161,28 +172,15 @@ describe('Replica', () => {
   })
 
   test('checks the signatures of a record that somebody else put into the store', async () => {
-    const mesh = new TestMesh()
-    const { replica, store } = await founded(mesh)
-    const edit = mesh.edit(SITE, create$)
-    await outcomesOf(replica, [edit])
-    await replica.stop()
-    store.tamper(edit.id, (wire) => ({ ...wire, sigs: { [mesh.owner.publicKey]: '1'.repeat(128) } }))
-    const again = await started(mesh, store)
+    const { again, edit } = await restartedWithForgery()
     expect(again.replica.state.history.has(edit.id)).toBe(false)
     expect(again.replica.corruptRecords).toBe(1)
   })
 
   test('removes for good what somebody else put into the store', async () => {
-    const mesh = new TestMesh()
-    const { replica, store } = await founded(mesh)
-    const edit = mesh.edit(SITE, create$)
-    await outcomesOf(replica, [edit])
-    await replica.stop()
-    store.tamper(edit.id, (wire) => ({ ...wire, sigs: { [mesh.owner.publicKey]: '1'.repeat(128) } }))
-    const again = await started(mesh, store)
-    expect(again.replica.corruptRecords).toBe(1)
+    const { mesh, again } = await restartedWithForgery()
     await again.replica.stop()
-    expect((await started(mesh, store)).replica.corruptRecords).toBe(0)
+    expect((await started(mesh, again.store)).replica.corruptRecords).toBe(0)
   })
 
   test('refuses to open the store of another mesh, and leaves it whole', async () => {

@@ -229,6 +229,18 @@ test.each<[string, unknown, string, RegExp]>([
     'spec.endpoints["a:80"].backup',
     /ip_hash/,
   ],
+  [
+    'more endpoints than nginx is to look through',
+    upstream({ endpoints: Object.fromEntries(Array.from({ length: 257 }, (_, index) => [`a:${index + 1}`, {}])) }),
+    'spec.endpoints',
+    /has more than 256 entries/,
+  ],
+  [
+    'weights that consistent hashing multiplies',
+    upstream({ method: 'hash', consistent: true, endpoints: { 'a:80': { weight: 1000 }, 'b:80': { weight: 25 } } }),
+    'spec.endpoints',
+    /add up to 1025; with consistent at most 1024/,
+  ],
   ['an unknown method', upstream({ method: 'fair' }), 'spec.method', /round_robin, least_conn/],
   [
     'zone settings of another name',

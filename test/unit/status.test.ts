@@ -104,6 +104,14 @@ describe('receiving', () => {
     expect(table.versions()).toHaveLength(0)
   })
 
+  test('why a resource is isolated is shown, in words that are not known here too; an older node does not say', async () => {
+    const { table } = await tableOf()
+    const one = { path: 'default/eu/site/a', reason: 'in any words', serves: 'left_out' }
+    const isolated = [one, { ...one, why: 'untried' }, { ...one, why: 'a word of tomorrow' }]
+    expect(table.receive(sign(peer, { receipt: { ...receiptOf(), isolated } as never }))).toBe('accept')
+    expect(table.peers()[0]?.record?.receipt?.isolated).toEqual(isolated)
+  })
+
   test('never throws, whatever byte is changed', async () => {
     const { table } = await tableOf()
     const dice = diceFrom(3)

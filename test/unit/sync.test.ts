@@ -8,6 +8,7 @@ import { Replica } from '../../src/replica.ts'
 import { Sync } from '../../src/sync.ts'
 import { encodeFrame, parseRequest, type Request } from '../../src/sync-messages.ts'
 import { keyOf, TestMesh } from '../support/authors.ts'
+import { collectionSizes } from '../support/collections.ts'
 import { diceFrom } from '../support/histories.ts'
 import { MemoryStore } from '../support/memory-store.ts'
 import { silentLog } from '../support/silent-log.ts'
@@ -348,6 +349,15 @@ describe('requests', () => {
       expect(Buffer.from(answer).toString()).not.toContain('error')
     },
   )
+
+  test('that bring revocations, from peers that are gone when they are read, leave nothing behind', async () => {
+    const { mesh, b } = await ends()
+    mesh.edit(SITE, [['set', '$', true]])
+    const orphan = mesh.edit(SITE, [['set', 'a', 1]])
+    await b.sync.onRequest('peer', encodeFrame({ ask: 'take' }, [toWire(orphan)]))
+    expect(b.replica.pendingCount).toBe(1)
+    expect(collectionSizes(b.sync).get('#peers')).toBe(0)
+  })
 
   test.each<[string, unknown]>([
     ['nothing asked', {}],

@@ -4,8 +4,16 @@
  */
 
 import { z } from 'zod'
-import { duration, endpointKey, integer, labels, template, wholeSeconds } from './fields.ts'
+import { atMost, duration, endpointKey, integer, labels, template, wholeSeconds } from './fields.ts'
 import type { Kind } from './kind.ts'
+
+/** Of one upstream. */
+const ENDPOINTS_MAX = 256
+/**
+ * The sum of weights of an upstream with consistent hashing, each counted for every address of its endpoint: for each unit
+ * nginx computes 160 hashes and sorts them at every test, start and reload.
+ */
+export const CONSISTENT_WEIGHT_MAX = 1024
 
 const endpoint = z.strictObject({
   weight: integer(1, 1000).default(1),
@@ -37,10 +45,16 @@ const schema = z
     hashKey: template((value) => (value === '' ? { message: 'is empty' } : undefined)).default('$request_uri'),
     /** With `method: hash`: adding an endpoint moves only its share of the keys. */
     consistent: z.boolean().default(false),
-    endpoints: z.record(endpointKey, endpoint).default({}),
+    endpoints: atMost(ENDPOINTS_MAX, endpointKey, endpoint).default({}),
     keepalive: keepalive.optional(),
   })
   .superRefine((spec, context) => {
+    const weight = Object.values(spec.endpoints).reduce((sum, endpoint) => sum + endpoint.weight, 0)
+    if (spec.method === 'hash' && spec.consistent && weight > CONSISTENT_WEIGHT_MAX) {
+      const hint = 'divide them all by a number, or leave out consistent'
+      const message = `have weights that add up to ${weight}; with consistent at most ${CONSISTENT_WEIGHT_MAX}`
+      context.addIssue({ code: 'custom', message, path: ['endpoints'], params: { hint } })
+    }
     if (!WITHOUT_BACKUP.includes(spec.method)) return
     for (const [key, { backup }] of Object.entries(spec.endpoints)) {
       if (!backup) continue

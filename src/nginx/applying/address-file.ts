@@ -12,7 +12,7 @@ import type { Log } from '../../log.ts'
 import { ADDRESSES_PER_NAME_MAX, type AddressMemory } from './addresses.ts'
 import { disk as realDisk, type Disk } from './disk.ts'
 
-/** Names beyond this, in order, are not kept. */
+/** Names beyond this are not kept: those known for longest stay, so that many new ones push out none that serves. */
 const NAMES_MAX = 4_096
 /** A larger file is not one of ours. */
 const FILE_MAX_BYTES = 16 * 1024 * 1024
@@ -31,24 +31,32 @@ export function addressFile(path: string, log: Log, disk: Pick<Disk, 'write'> = 
   return {
     async read() {
       try {
-        const { size } = await stat(path)
+        const file = await stat(path)
+        // Reading a pipe would wait for a writer.
+        if (!file.isFile() && !file.isDirectory()) throw new Error('it is no file')
+        const { size } = file
         if (size > FILE_MAX_BYTES) throw new Error(`it has ${size} bytes`)
         const { addresses } = schema.parse(JSON.parse(await readFile(path, 'utf8')))
         return new Map(Object.entries(addresses))
       } catch (error) {
-        if ((error as NodeJS.ErrnoException).code !== 'ENOENT')
-          log.warn(`${path} is damaged: no host name has a last known address`, { error })
+        const { code } = error as NodeJS.ErrnoException
+        // A fault of its text has no code.
+        const what = code === undefined ? 'is damaged' : `cannot be read (${code})`
+        if (code !== 'ENOENT') log.warn(`${path} ${what}: no host name has a last known address`, { error })
         return new Map()
       }
     },
     async write(known) {
-      const addresses = Object.fromEntries([...known].toSorted(([a], [b]) => (a < b ? -1 : 1)).slice(0, NAMES_MAX))
+      const kept = [...known].slice(0, NAMES_MAX)
+      const addresses = Object.fromEntries(kept.toSorted(([a], [b]) => (a < b ? -1 : 1)))
       try {
         await disk.write(path, `${JSON.stringify({ v: 1, addresses })}\n`)
         isWritable = true
+        return true
       } catch (error) {
         if (isWritable) log.warn('the last known addresses could not be stored', { error: asMeshError(error) })
         isWritable = false
+        return false
       }
     },
   }

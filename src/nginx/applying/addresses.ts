@@ -1,18 +1,23 @@
 /**
  * Addresses of the host names among upstream endpoints: asked for when first needed, again every now and then, and kept
- * as last known while the resolver fails, over a restart too. No name waits for another one. A name that was never
- * resolved is absent; that stops nothing. For reconciler.ts.
+ * as last known while the resolver fails, also for one family of addresses only, and over a restart too. No name waits for
+ * another one. A name that was never resolved is absent; that stops nothing. For reconciler.ts.
  */
 
+import { isIP } from 'node:net'
 import type { Clock } from '../../ports.ts'
 
-/** Resolves one host name. May reject, give none, or take for ever. */
-export type Lookup = (name: string) => Promise<readonly string[]>
+/**
+ * Resolves one host name to all its addresses. May reject, give none, or take for ever. Tells `onFamily` those of one family,
+ * IPv4 or IPv6, when they are known before the others, or without them.
+ */
+export type Lookup = (name: string, onFamily: (addresses: readonly string[]) => void) => Promise<readonly string[]>
 
 /** Where the last known addresses outlive the daemon. Neither call rejects: what fails is said in the log. */
 export interface AddressMemory {
   read(): Promise<ReadonlyMap<string, readonly string[]>>
-  write(known: ReadonlyMap<string, readonly string[]>): Promise<void>
+  /** Whether it was written. */
+  write(known: ReadonlyMap<string, readonly string[]>): Promise<boolean>
 }
 
 /** How long an apply waits for names without an address, and how long a silent lookup keeps its place from the next. */
@@ -72,8 +77,9 @@ export class Addresses {
     return known
   }
 
-  /** Looks all names up again, in the background. */
+  /** Looks all names up again, in the background, and stores what could not be stored before. */
   refresh(): void {
+    void this.#save()
     void this.#ask([...this.#wanted], () => this.#changed())
   }
 
@@ -97,9 +103,21 @@ export class Addresses {
   async #lookUp(name: string, found: () => void): Promise<void> {
     if (this.#pending.has(name)) return
     this.#pending.add(name)
-    const answer = await this.#lookup(name).catch(() => [])
+    const withOtherFamily = (family: readonly string[]): readonly string[] => {
+      const others = this.#known.get(name)?.filter((address) => isIP(address) !== isIP(family[0] ?? ''))
+      return [...family, ...(others ?? [])]
+    }
+    const answer = await this.#lookup(name, (family) => this.#take(name, withOtherFamily(family), found)).catch(
+      () => [],
+    )
     this.#pending.delete(name)
-    const addresses = [...new Set(answer)].toSorted().slice(0, ADDRESSES_PER_NAME_MAX)
+    this.#take(name, answer, found)
+  }
+
+  #take(name: string, answer: readonly string[], found: () => void): void {
+    // nginx takes no scoped address (fe80::1%eth0).
+    const usable = answer.filter((address) => isIP(address) !== 0 && !address.includes('%'))
+    const addresses = [...new Set(usable)].toSorted().slice(0, ADDRESSES_PER_NAME_MAX)
     const isNews = addresses.length > 0 && addresses.join() !== this.#known.get(name)?.join()
     if (!isNews || !this.#wanted.has(name)) return
     this.#known.set(name, addresses)
@@ -128,7 +146,8 @@ export class Addresses {
     this.#saving = this.#saving.then(async () => {
       if (!this.#isUnsaved) return
       this.#isUnsaved = false
-      await this.#memory?.write(this.#known)
+      const isWritten = await this.#memory?.write(this.#known)
+      if (isWritten === false) this.#isUnsaved = true
     })
     return this.#saving
   }

@@ -5,12 +5,17 @@
 
 import type { Unit } from '../rendering/unit.ts'
 import type { Generation } from './generation.ts'
-import { changedUnits, NOT_TRIED, selectUnits, type Isolated, type Selection } from './isolate.ts'
+import { changedUnits, selectUnits, type Isolated, type Refused, type Selection } from './isolate.ts'
 import type { ApplyRequest } from './run.ts'
 
 export interface Variant {
   readonly generation: Generation
   readonly isolated: readonly Isolated[]
+}
+
+const UNTRIED: Refused = {
+  why: 'untried',
+  reason: 'not tried yet: some of the changes made with it failed, and it is still being found out which',
 }
 
 export class Draft {
@@ -49,8 +54,11 @@ export class Draft {
 
   #select(left: ReadonlySet<string>): Selection {
     const { units, problems } = this.#request
-    const whyNot = (digest: string) => (left.has(digest) ? (this.#whyBefore(digest) ?? NOT_TRIED) : undefined)
-    const refusal = (digest: string) => this.#refused.get(digest) ?? whyNot(digest)
+    const refusal = (digest: string): Refused | undefined => {
+      const reason = this.#refused.get(digest) ?? (left.has(digest) ? this.#whyBefore(digest) : undefined)
+      if (reason !== undefined) return { why: 'refused', reason }
+      return left.has(digest) ? UNTRIED : undefined
+    }
     return selectUnits({ units, problems, lastGood: this.#lastGood, refusal })
   }
 }

@@ -7,9 +7,19 @@
 import type { Problem } from '../../core/slice.ts'
 import type { Unit } from '../rendering/unit.ts'
 
+/** Why a unit with a certain text may not be used now. */
+export interface Refused {
+  /** untried: it may be a good one; `apply --wait` goes on waiting for such a resource. */
+  readonly why: 'refused' | 'untried'
+  /** For people. */
+  readonly reason: string
+}
+
 /** A resource whose desired text is not in the generation, and why. */
 export interface Isolated {
   readonly path: string
+  /** needs: not it, but something that it needs, is refused. One that needs what is untried is untried. */
+  readonly why: Refused['why'] | 'needs'
   readonly reason: string
   /** last_good: its last good text serves instead. left_out: it had none. */
   readonly serves: 'last_good' | 'left_out'
@@ -26,12 +36,9 @@ export interface SelectInput {
   /** What could not be: such a resource keeps its last good text, unless policy or an older site forbids it. */
   readonly problems: readonly Problem[]
   readonly lastGood: ReadonlyMap<string, Unit>
-  /** Why the unit with this text may not be used now; undefined when it may. */
-  readonly refusal: (digest: string) => string | undefined
+  /** Undefined when the unit with this text may be used. */
+  readonly refusal: (digest: string) => Refused | undefined
 }
-
-/** Why a unit is not in the generation when it may be a good one; `apply --wait` goes on waiting for such a resource. */
-export const NOT_TRIED = 'not tried yet: some of the changes made with it failed, and it is still being found out which'
 
 /** These take something away on purpose, so that serving the last good text would defeat them. */
 const WITHDRAWN: ReadonlySet<Problem['code']> = new Set(['clash', 'quota', 'host_not_granted'])
@@ -39,7 +46,7 @@ const WITHDRAWN: ReadonlySet<Problem['code']> = new Set(['clash', 'quota', 'host
 export function selectUnits({ units, problems, lastGood, refusal }: SelectInput): Selection {
   const desired = new Map(units.map((unit) => [unit.path, unit]))
   const chosen = new Map<string, Unit>()
-  const reasons = new Map<string, string>()
+  const reasons = new Map<string, Pick<Isolated, 'why' | 'reason'>>()
   const isWithdrawn = ({ path, code }: Problem): boolean => WITHDRAWN.has(code) && !desired.has(path)
   const withdrawn = new Set(problems.filter(isWithdrawn).map(({ path }) => path))
 
@@ -69,7 +76,8 @@ export function selectUnits({ units, problems, lastGood, refusal }: SelectInput)
         if (chosen.has(need)) continue
         fallBack(need)
         if (!chosen.has(need)) {
-          if (!reasons.has(unit.path)) reasons.set(unit.path, `needs ${need}, which is left out`)
+          const why = reasons.get(need)?.why === 'untried' ? 'untried' : 'needs'
+          if (!reasons.has(unit.path)) reasons.set(unit.path, { why, reason: `needs ${need}, which is left out` })
           fallBack(unit.path)
         }
         changed = true
@@ -80,8 +88,9 @@ export function selectUnits({ units, problems, lastGood, refusal }: SelectInput)
 
   return {
     units: [...chosen.values()].toSorted((a, b) => (a.path < b.path ? -1 : 1)),
-    isolated: [...reasons].map(([path, reason]) => ({
+    isolated: [...reasons].map(([path, { why, reason }]) => ({
       path,
+      why,
       reason,
       serves: chosen.has(path) ? 'last_good' : 'left_out',
     })),

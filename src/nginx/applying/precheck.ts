@@ -31,13 +31,14 @@ export async function portConflicts(
   running: RunningNginx,
   whoHas: BindCheck = tryBind,
 ): Promise<readonly PortConflict[]> {
-  const bound = new Map(running.listeners.map((listener) => [keyOf(listener), listener]))
   const wanted = new Map(units.flatMap(({ listeners }) => listeners).map((listener) => [keyOf(listener), listener]))
+  const had = new Set(running.listeners.map(keyOf))
   const conflicts: PortConflict[] = []
   for (const [key, { address, port }] of wanted) {
     const all = keyOf({ address: wildcardOf(address), port })
-    // Beside a wildcard of the same port nginx binds the wildcard alone.
-    if (bound.has(key) || (key !== all && wanted.has(all))) continue
+    // Beside a wildcard of the same port nginx binds, and has bound, the wildcard alone.
+    if (key !== all && wanted.has(all)) continue
+    if (had.has(key) && (key === all || !had.has(all))) continue
     const overlapping = running.listeners.find((other) => other.port === port && overlap(other.address, address))
     const reason =
       overlapping === undefined

@@ -15,6 +15,8 @@ export interface Refusal {
 
 const FIRST_PAUSE_MS = 5_000
 const LONGEST_PAUSE_MS = 10 * 60_000
+/** Of a generation of which parts are still to be tried: time for nginx and its clients to settle, no more. */
+const HOLD_MS = 1_500
 /** Refusals remembered beyond those of what is desired now. */
 const REFUSALS_MAX = 1_024
 
@@ -30,8 +32,17 @@ export class Refusals {
 
   add(digest: string, reason: string): Refusal {
     const attempts = (this.#byDigest.get(digest)?.attempts ?? 0) + 1
-    const until = this.#clock.monotonic() + backoffMs(attempts, FIRST_PAUSE_MS, LONGEST_PAUSE_MS, this.#random)
-    const refusal = { reason, attempts, until }
+    return this.#set(digest, reason, attempts, backoffMs(attempts, FIRST_PAUSE_MS, LONGEST_PAUSE_MS, this.#random))
+  }
+
+  /** For a moment, however often: it does not count as an attempt, so that no pause grows by it. */
+  hold(digest: string, reason: string): Refusal {
+    const attempts = this.#byDigest.get(digest)?.attempts ?? 0
+    return this.#set(digest, reason, attempts, backoffMs(1, HOLD_MS, HOLD_MS, this.#random))
+  }
+
+  #set(digest: string, reason: string, attempts: number, pauseMs: number): Refusal {
+    const refusal = { reason, attempts, until: this.#clock.monotonic() + pauseMs }
     this.#byDigest.delete(digest)
     this.#byDigest.set(digest, refusal)
     return refusal

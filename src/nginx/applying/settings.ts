@@ -34,7 +34,7 @@ export interface ApplySettings {
   readonly logMaxBytes: number
 }
 
-export const APPLY_DEFAULTS: ApplySettings = {
+const APPLY_DEFAULTS: ApplySettings = {
   mode: 'own',
   testTimeoutMs: 60_000,
   isolateMs: 10_000,

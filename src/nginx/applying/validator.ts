@@ -130,29 +130,41 @@ export class Validator {
   }
 
   /**
-   * It did not prove itself, so something that changed is to blame. When nothing tells what, the next applies take one
-   * half of it after the other; what fails alone, and not for the first time, is it.
+   * It did not prove itself, so something that changed is to blame. When nothing tells what, the next applies take a part
+   * of it after the other; what fails alone, and not for the first time, is it. Only its own pauses grow: the whole is held
+   * but for a moment, since what is good in it waits as well.
    * @returns when to go on, ms from now
    */
   failed({ generation, whole }: Choice, { blamed, error }: Failure): number {
     const changed = changedUnits(this.#serving.booted().units, generation.units)
     const digests = changed.map(({ digest }) => digest)
-    const isAlone = digests.length === 1 && this.#hasFailed(whole, digests)
-    const culprits = isAlone ? changed : culpritsOf(blamed, changed)
+    const hasFailed = (digest: string) =>
+      this.#refusedUnits.last(digest) !== undefined || this.#suspects.some((group) => group.includes(digest))
+    const culprits = digests.length === 1 && digests.every(hasFailed) ? changed : culpritsOf(blamed, changed)
     for (const { digest } of culprits) this.#refusedUnits.add(digest, error.message)
-    // The others are to be served without delay.
-    if (culprits.length > 0) return 0
-    if (digests.length > 1) {
-      const others = this.#suspects.map((group) => group.filter((digest) => !digests.includes(digest)))
-      this.#suspects = [...others, ...halvesOf(digests)]
+    if (culprits.length > 0) {
+      const found = new Set(culprits.map(({ digest }) => digest))
+      this.#keepSuspects((digest) => !found.has(digest))
+      // The others are to be served without delay.
+      return 0
     }
-    const refused = digests.length === 0 ? generation.digest : whole
-    return this.#refusedGenerations.add(refused, error.message).until - this.#parts.clock.monotonic()
+    this.#keepSuspects((digest) => !digests.includes(digest))
+    this.#suspects = [...this.#suspects, ...this.#partsOf(digests)]
+    const refusals = this.#refusedGenerations
+    const { until } =
+      digests.length === 0 ? refusals.add(generation.digest, error.message) : refusals.hold(whole, error.message)
+    return until - this.#parts.clock.monotonic()
   }
 
-  #hasFailed(whole: string, digests: readonly string[]): boolean {
-    const suspects = this.#suspects.flat()
-    return this.#refusedGenerations.last(whole) !== undefined || digests.some((digest) => suspects.includes(digest))
+  /** Two: those never refused before the others, or else halves. */
+  #partsOf(digests: readonly string[]): readonly (readonly string[])[] {
+    const known = new Set(digests.filter((digest) => this.#refusedUnits.last(digest) !== undefined))
+    if (known.size === 0 || known.size === digests.length) return halvesOf(digests)
+    return [digests.filter((digest) => !known.has(digest)), [...known]]
+  }
+
+  #keepSuspects(stays: (digest: string) => boolean): void {
+    this.#suspects = this.#suspects.map((group) => group.filter(stays)).filter((group) => group.length > 0)
   }
 
   /** Why nginx does not take the generation; empty when it does. */
@@ -202,9 +214,7 @@ export class Validator {
    */
   #apart(changed: readonly Unit[]): readonly Unit[] {
     const digests = new Set(changed.map(({ digest }) => digest))
-    this.#suspects = this.#suspects
-      .map((group) => group.filter((digest) => digests.has(digest)))
-      .filter((group) => group.length > 0)
+    this.#keepSuspects((digest) => digests.has(digest))
     const [group, ...groups] = this.#suspects
     if (group === undefined) return changed
     const suspects = new Set(this.#suspects.flat())

@@ -16,10 +16,15 @@ import type { Listener } from './unit.ts'
 /** What a listener answers, with 404, to a host that no site claims. */
 export const DEFAULT_ANSWER = 'no site answers to this host name'
 
+/** Of each worker, to clients and upstreams, beside those that nginx takes for listening. */
+const CONNECTIONS = 4096
+
 export interface MainInput {
   readonly host: HostLayout
   readonly capabilities: Capabilities
   readonly settings: NodeSettings
+  /** How many distinct ones the units have. */
+  readonly listeners: number
   /** Listeners without a site that claims `*`. */
   readonly unclaimed: readonly Listener[]
   /** Absolute paths. */
@@ -27,7 +32,10 @@ export interface MainInput {
 }
 
 /** nginx.conf of the generation that `digest` names. */
-export function mainConf({ host, capabilities, settings, unclaimed, includes }: MainInput, digest: string): string {
+export function mainConf(input: MainInput, digest: string): string {
+  const { host, capabilities, settings, listeners, unclaimed, includes } = input
+  // Each listening socket is a connection of every worker; the verify socket is one.
+  const connections = CONNECTIONS + listeners + 1
   return toText([
     '# Written by mesh-node. What is changed here by hand is put aside and undone: change the mesh instead.',
     ...host.modules.map((module) => `load_module ${plain(module)};`),
@@ -35,9 +43,11 @@ export function mainConf({ host, capabilities, settings, unclaimed, includes }: 
     `worker_processes ${host.workerProcesses};`,
     `worker_shutdown_timeout ${settings.workerShutdownTimeout ?? `${host.workerShutdownTimeoutSeconds}s`};`,
     `pid ${plain(host.pidFile)};`,
+    // Each may be a file beside. Where the host forbids so many, nginx says so and goes on with what it has.
+    `worker_rlimit_nofile ${2 * connections};`,
     'error_log logs/error.log notice;',
     '',
-    ...block('events', ['worker_connections 4096;']),
+    ...block('events', [`worker_connections ${connections};`]),
     '',
     ...block('http', [
       ...block(
@@ -90,9 +100,11 @@ const HTTP_LINES: readonly string[] = [
   'server_tokens off;',
   // Redirects of nginx's own must hold behind another port or proxy.
   'absolute_redirect off;',
-  // For host names of full length, and for ten thousand of them.
-  'server_names_hash_bucket_size 512;',
-  'server_names_hash_max_size 65536;',
+  // nginx tries one size after the other, for each listener and each level of wildcards, until no bucket overflows: with
+  // names made to collide that took seconds. A hundred of the longest fit into one bucket of this size, so the first size
+  // does; for more, nginx tries the last 1,000 sizes alone when the largest is over 10,000. It holds a million names.
+  'server_names_hash_bucket_size 32768;',
+  'server_names_hash_max_size 10001;',
   'types_hash_max_size 2048;',
   'variables_hash_max_size 2048;',
   'proxy_headers_hash_max_size 1024;',

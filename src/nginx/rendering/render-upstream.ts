@@ -11,6 +11,9 @@ import type { SliceResource } from '../../core/slice.ts'
 import { block, directive, toText, when } from './lines.ts'
 import { plain, template } from './quote.ts'
 
+/** Of one host name; the first in the order of their text take requests. */
+export const ADDRESSES_MAX = 64
+
 /** `default_eu.west_api`, `default_-_api` for zone `*`. No part has `_` in it, so no two resources share a name. */
 export function upstreamBlockName({ workspace, zone, name }: ResourceName): string {
   return `${workspace}_${zone === '*' ? '-' : zone}_${name}`
@@ -61,11 +64,29 @@ function methodLines({ method, hashKey, consistent }: UpstreamSpec): readonly st
 /** `address:port` for each address of an endpoint; none when its name was not resolved. */
 function serverAddresses(key: string, addresses: ReadonlyMap<string, readonly string[]>): readonly string[] {
   const { host, port, family } = parseEndpoint(key) as Endpoint
-  const found = family === 0 ? (addresses.get(host) ?? []) : [host]
-  return [...new Set(found)]
-    .filter((address) => isIP(address) !== 0 && !address.includes('%'))
-    .toSorted()
-    .map((address) => (isIP(address) === 6 ? `[${address}]:${port}` : `${address}:${port}`))
+  return (family === 0 ? usable(addresses.get(host)).slice(0, ADDRESSES_MAX) : [host]).map((address) =>
+    isIP(address) === 6 ? `[${address}]:${port}` : `${address}:${port}`,
+  )
+}
+
+function usable(found: readonly string[] = []): string[] {
+  return [...new Set(found)].filter((address) => isIP(address) !== 0 && !address.includes('%')).toSorted()
+}
+
+/** The sum of weights over all addresses where the upstream hashes consistently; else 0. */
+export function consistentWeight(
+  { method, consistent, endpoints }: UpstreamSpec,
+  addresses: ReadonlyMap<string, readonly string[]>,
+): number {
+  if (method !== 'hash' || !consistent) return 0
+  return Object.entries(endpoints).reduce((sum, [key, { weight }]) => {
+    return sum + weight * serverAddresses(key, addresses).length
+  }, 0)
+}
+
+/** Host names of the upstream with more addresses than take requests. */
+export function crowdedNames(spec: UpstreamSpec, addresses: ReadonlyMap<string, readonly string[]>): string[] {
+  return hostNames(spec).filter((name) => usable(addresses.get(name)).length > ADDRESSES_MAX)
 }
 
 /** Host names of the upstream that `addresses` does not resolve. */

@@ -4,19 +4,27 @@
  * no disk, equal slices give equal bytes on every host. Called by the reconciler and the apply side.
  */
 
-import { isIPv6 } from 'node:net'
 import { sha256 } from '../../core/canonical.ts'
 import { Memo } from '../../core/memo.ts'
 import { resourcePath, zoneAndAncestors } from '../../core/names.ts'
-import type { SiteSpec } from '../../core/resources/site.ts'
-import type { UpstreamSpec } from '../../core/resources/upstream.ts'
+import { CONSISTENT_WEIGHT_MAX, type UpstreamSpec } from '../../core/resources/upstream.ts'
 import { isSite, isUpstream, settingsOf, type Problem, type Slice, type SliceResource } from '../../core/slice.ts'
 import type { Capabilities } from '../../ports.ts'
+import { Claims, listenerKey, wishesOf, type Site } from './claims.ts'
 import type { HostLayout } from './host-layout.ts'
 import { mainConf } from './main-conf.ts'
 import { UnquotableError } from './quote.ts'
 import { renderSite } from './render-site.ts'
-import { hostNames, renderUpstream, unresolvedNames, upstreamBlockName } from './render-upstream.ts'
+import {
+  ADDRESSES_MAX,
+  consistentWeight,
+  crowdedNames,
+  hostNames,
+  renderUpstream,
+  unresolvedNames,
+  upstreamBlockName,
+} from './render-upstream.ts'
+import { shareOut, type Demand } from './shares.ts'
 import type { Listener, Unit } from './unit.ts'
 
 export { DEFAULT_ANSWER } from './main-conf.ts'
@@ -36,6 +44,9 @@ export interface Rendering {
   readonly problems: readonly Problem[]
 }
 
+/** The sum over all upstreams of CONSISTENT_WEIGHT_MAX; `nginx -t` takes about a second for it. */
+const NODE_CONSISTENT_WEIGHT_MAX = 32_768
+
 type Outcome = Unit | Problem
 
 const remembered = new Memo<Outcome>()
@@ -49,19 +60,27 @@ export function render({ slice, capabilities, host, addresses }: RenderInput): R
     if ('code' in outcome) problems.push(outcome)
     else units.push(outcome)
   }
-  for (const upstream of slice.resources.filter(isUpstream)) {
-    add(upstreamUnit(upstream, capabilities, addresses))
-    const names = unresolvedNames(upstream.spec, addresses)
-    if (names.length > 0) problems.push(unresolved(upstream.path, names))
+  const upstreams = slice.resources.filter(isUpstream).toSorted(olderFirst)
+  const heavy = tooHeavy(upstreams, addresses)
+  for (const upstream of upstreams) {
+    const { path, spec } = upstream
+    add(heavy.get(path) ?? upstreamUnit(upstream, capabilities, addresses))
+    const names = unresolvedNames(spec, addresses)
+    if (names.length > 0) problems.push(unresolved(path, names))
+    const crowded = crowdedNames(spec, addresses)
+    if (crowded.length > 0) problems.push(crowd(path, crowded))
   }
   // An upstream with a problem of its own is there all the same: its last good unit may serve.
   const known = new Set([...slice.resources, ...slice.problems].map(({ path }) => path))
+  const unitFor = (site: Site, place: Place) => siteUnit(site, place, known, capabilities, host)
   const sites = slice.resources.filter(isSite).toSorted(olderFirst)
-  const claims = new Claims(sites, host.defaultHttpPort)
+  const rendered = sites.filter((site) => !('code' in unitFor(site, wishesOf(site, host.defaultHttpPort))))
+  const claims = new Claims(rendered, host.defaultHttpPort)
+  const renders = new Set(rendered)
   for (const site of sites) {
-    const { hosts, listeners, lost } = claims.claim(site)
+    const { lost, ...place } = claims.claim(site, renders.has(site))
     problems.push(...lost)
-    if (hosts.length > 0 && listeners.length > 0) add(siteUnit(site, hosts, listeners, known, capabilities, host))
+    if (place.hosts.length > 0 && place.listeners.length > 0) add(unitFor(site, place))
   }
   return { units: units.toSorted(byPath), problems: problems.toSorted(byPath) }
 }
@@ -80,7 +99,34 @@ function unresolved(path: string, names: readonly string[]): Problem {
   return { path, code: 'unresolved', message, hint: 'check the name and the resolver of this host' }
 }
 
+function crowd(path: string, names: readonly string[]): Problem {
+  const message = `over ${ADDRESSES_MAX} addresses are known for ${names.join(', ')}; the first ${ADDRESSES_MAX} take requests`
+  return { path, code: 'unresolved', message, hint: 'spread them over several names' }
+}
+
 // ---------------------------------------------------------------------------------------------- units
+
+/** Upstreams whose consistent hashing would cost nginx too much, alone or with all others of the node. */
+function tooHeavy(
+  oldestFirst: readonly SliceResource<UpstreamSpec>[],
+  addresses: ReadonlyMap<string, readonly string[]>,
+): ReadonlyMap<string, Problem> {
+  const problems = new Map<string, Problem>()
+  const demands: Demand[] = []
+  for (const { path, name, spec } of oldestFirst) {
+    const cost = consistentWeight(spec, addresses)
+    const message = `its weights add up to ${cost} over all addresses; with consistent at most ${CONSISTENT_WEIGHT_MAX}`
+    if (cost > CONSISTENT_WEIGHT_MAX) problems.set(path, { path, code: 'unsupported', message, hint: LIGHTER })
+    else if (cost > 0) demands.push({ key: path, workspace: name.workspace, cost })
+  }
+  const granted = shareOut(demands, NODE_CONSISTENT_WEIGHT_MAX)
+  const message = `the upstreams with consistent of a node have weights of at most ${NODE_CONSISTENT_WEIGHT_MAX}, shared out among workspaces`
+  for (const { key: path } of demands) {
+    if (!granted.has(path)) problems.set(path, { path, code: 'clash', message, hint: LIGHTER })
+  }
+  return problems
+}
+const LIGHTER = 'divide the weights, or leave out consistent'
 
 function upstreamUnit(
   upstream: SliceResource<UpstreamSpec>,
@@ -96,10 +142,12 @@ function upstreamUnit(
   )
 }
 
+/** Hosts and listeners of a site: those that it asks for, or those that it gets. */
+type Place = Pick<Unit, 'hosts' | 'listeners'>
+
 function siteUnit(
-  site: SliceResource<SiteSpec>,
-  hosts: readonly string[],
-  listeners: readonly Listener[],
+  site: Site,
+  { hosts, listeners }: Place,
   known: ReadonlySet<string>,
   capabilities: Capabilities,
   host: HostLayout,
@@ -201,117 +249,12 @@ function unsupported(path: string, { what, version, module }: Need, capabilities
   }
 }
 
-// ---------------------------------------------------------------------------------------------- hosts and listeners
-
 function olderFirst(a: SliceResource, b: SliceResource): number {
   return a.created.at - b.created.at || compareText(a.created.edit, b.created.edit) || compareText(a.path, b.path)
 }
 
 function compareText(a: string, b: string): number {
   return a === b ? 0 : a < b ? -1 : 1
-}
-
-const ALL_IPV4 = '*'
-const ALL_IPV6 = '[::]'
-
-function listenerKey({ address, port }: Listener): string {
-  return `${address}:${port}`
-}
-
-/** An address in the one form in which nginx and this renderer compare it. */
-function normalAddress(address: string | undefined): string {
-  if (address === undefined || address === '0.0.0.0') return ALL_IPV4
-  return isIPv6(address) ? new URL(`http://[${address}]/`).hostname : address
-}
-
-/** The wildcard of the address's family. */
-function allOf(address: string): string {
-  return address.startsWith('[') ? ALL_IPV6 : ALL_IPV4
-}
-
-function listenersOf(spec: SiteSpec, defaultPort: number): Listener[] {
-  const stated = Object.values(spec.listeners)
-  const listeners = (stated.length > 0 ? stated : [{ port: defaultPort, address: undefined }]).map(
-    ({ address, port }): Listener => ({ address: normalAddress(address), port, tls: false }),
-  )
-  const unique = new Map(listeners.map((listener) => [listenerKey(listener), listener]))
-  // What listens on all addresses of a port listens on each.
-  const isCovered = ({ address, port }: Listener): boolean => {
-    const all = allOf(address)
-    return address !== all && unique.has(`${all}:${port}`)
-  }
-  return [...unique.keys()]
-    .toSorted()
-    .map((key) => unique.get(key) as Listener)
-    .filter((listener) => !isCovered(listener))
-}
-
-/**
- * Who owns which host on which listener, and which ports are in use on all addresses. Asked by sites from the oldest to
- * the youngest; a site that cannot be rendered keeps what it claimed.
- */
-class Claims {
-  /** Site paths by `listener host`. */
-  private readonly owners = new Map<string, string>()
-  /** The oldest site on each listener for all addresses of a port. */
-  private readonly wildcards = new Map<string, string>()
-  private readonly defaultPort: number
-
-  constructor(oldestFirst: readonly SliceResource<SiteSpec>[], defaultPort: number) {
-    this.defaultPort = defaultPort
-    for (const { path, spec } of oldestFirst) {
-      for (const listener of listenersOf(spec, defaultPort)) {
-        const key = listenerKey(listener)
-        if (listener.address === allOf(listener.address) && !this.wildcards.has(key)) this.wildcards.set(key, path)
-      }
-    }
-  }
-
-  claim(site: SliceResource<SiteSpec>) {
-    const lost: Problem[] = []
-    const listeners = listenersOf(site.spec, this.defaultPort).filter((listener) => {
-      const problem = this.overlap(site.path, listener)
-      if (problem !== undefined) lost.push(problem)
-      return problem === undefined
-    })
-    const hosts = [...new Set(site.spec.hosts)].toSorted().filter((host) => {
-      const owner = listeners
-        .map((listener) => this.owners.get(`${listenerKey(listener)} ${host}`))
-        .find((path) => path !== undefined)
-      if (owner !== undefined) lost.push(hostClash(site.path, host, owner))
-      return owner === undefined
-    })
-    if (hosts.length > 0) this.take(site.path, hosts, listeners)
-    return { hosts, listeners, lost }
-  }
-
-  private take(path: string, hosts: readonly string[], listeners: readonly Listener[]): void {
-    for (const listener of listeners) {
-      for (const host of hosts) this.owners.set(`${listenerKey(listener)} ${host}`, path)
-    }
-  }
-
-  /**
-   * Beside `*:80` a listener on `10.0.0.1:80` would take that address away from every site on `*:80`, and a reload
-   * could not bind one beside the other: the one address gives way, whoever is older. Ages are claimed, and one site
-   * must not take down all that share the port.
-   */
-  private overlap(path: string, { address, port }: Listener): Problem | undefined {
-    const all = allOf(address)
-    const other = address === all ? undefined : this.wildcards.get(`${all}:${port}`)
-    if (other === undefined) return undefined
-    const message = `cannot listen on ${address}:${port} beside ${all}:${port} of the site ${other}, which goes first`
-    return { path, code: 'clash', message, hint: 'leave out the address, or take another port' }
-  }
-}
-
-function hostClash(path: string, host: string, owner: string): Problem {
-  return {
-    path,
-    code: 'clash',
-    message: `the host ${host} belongs to the older site ${owner}`,
-    hint: 'remove it from one of the two',
-  }
 }
 
 // ---------------------------------------------------------------------------------------------- generations
@@ -328,7 +271,9 @@ export function assemble(
 ): { digest: string; main: string; objects: ReadonlyMap<string, string> } {
   const sorted = units.toSorted(byPath)
   const includes = sorted.map(({ digest }) => `${host.directory}/objects/${digest}.conf`)
-  const input = { host, capabilities, settings: settingsOf(slice), unclaimed: unclaimedListeners(sorted), includes }
+  const listeners = new Set(sorted.flatMap((unit) => unit.listeners.map(listenerKey))).size
+  const unclaimed = unclaimedListeners(sorted)
+  const input = { host, capabilities, settings: settingsOf(slice), listeners, unclaimed, includes }
   // The digest stands in the text that it covers, so it is taken with a blank in its place.
   const blank = mainConf(input, BLANK_DIGEST)
   const digest = sha256(blank)

@@ -1,0 +1,183 @@
+/**
+ * Who gets what sites of one node share: host names, and listeners, which are bounded in number and either on all
+ * addresses of a port or on single ones. Every rule follows from the slice alone. Pure; called by render.ts.
+ */
+
+import { isIPv6 } from 'node:net'
+import type { SiteSpec } from '../../core/resources/site.ts'
+import type { Problem, SliceResource } from '../../core/slice.ts'
+import { shareOut } from './shares.ts'
+import type { Listener } from './unit.ts'
+
+/**
+ * Distinct listeners of a node, shared out among workspaces: each costs every worker a connection, and `nginx -t` time.
+ * What is beyond is a problem of the sites that want it.
+ */
+export const LISTENERS_MAX = 256
+
+const ALL_IPV4 = '*'
+const ALL_IPV6 = '[::]'
+
+export type Site = SliceResource<SiteSpec>
+
+export function listenerKey({ address, port }: Listener): string {
+  return `${address}:${port}`
+}
+
+/** An address in the one form in which nginx and this renderer compare it. */
+function normalAddress(address: string | undefined): string {
+  if (address === undefined || address === '0.0.0.0') return ALL_IPV4
+  return isIPv6(address) ? new URL(`http://[${address}]/`).hostname : address
+}
+
+/** The listener for all addresses of the same family and port. */
+function wildcardOf({ address, port }: Listener): string {
+  return `${address.startsWith('[') ? ALL_IPV6 : ALL_IPV4}:${port}`
+}
+
+function isWildcard(listener: Listener): boolean {
+  return listenerKey(listener) === wildcardOf(listener)
+}
+
+/** What the site asks for, sorted. */
+export function listenersOf(spec: SiteSpec, defaultPort: number): Listener[] {
+  const stated = Object.values(spec.listeners)
+  const listeners = (stated.length > 0 ? stated : [{ port: defaultPort, address: undefined }]).map(
+    ({ address, port }): Listener => ({ address: normalAddress(address), port, tls: false }),
+  )
+  const unique = new Map(listeners.map((listener) => [listenerKey(listener), listener]))
+  // What listens on all addresses of a port listens on each.
+  const isCovered = (listener: Listener): boolean => !isWildcard(listener) && unique.has(wildcardOf(listener))
+  return [...unique.keys()]
+    .toSorted()
+    .map((key) => unique.get(key) as Listener)
+    .filter((listener) => !isCovered(listener))
+}
+
+/** What a site asks for, all of it. */
+export function wishesOf({ spec }: Site, defaultPort: number) {
+  return { hosts: [...new Set(spec.hosts)].toSorted(), listeners: listenersOf(spec, defaultPort) }
+}
+
+/** Who owns which host on which listener, and which listeners there are. Asked by sites from the oldest to the youngest. */
+export class Claims {
+  /** Site paths by `listener host`. */
+  readonly #owners = new Map<string, string>()
+  /** The winning form of each port, and its oldest site, by the listener for all addresses. */
+  readonly #forms: ReadonlyMap<string, Form>
+  readonly #granted: ReadonlySet<string>
+  readonly #defaultPort: number
+
+  /** @param rendered the sites that can be rendered, oldest first: a listener of another is never there. */
+  constructor(rendered: readonly Site[], defaultPort: number) {
+    this.#defaultPort = defaultPort
+    const wanted = rendered.map((site) => ({ site, listeners: listenersOf(site.spec, defaultPort) }))
+    this.#forms = formsOf(wanted)
+    this.#granted = grantedOf(wanted.map(({ site, listeners }) => ({ site, listeners: this.#fitting(listeners) })))
+  }
+
+  /**
+   * @param renders false for a site that cannot be rendered: it keeps the hosts that it claims, so that no other takes
+   *   them meanwhile, and hears nothing of its listeners, so that its last good text goes on serving.
+   */
+  claim(site: Site, renders: boolean) {
+    const wishes = wishesOf(site, this.#defaultPort)
+    const lost: Problem[] = []
+    const listeners = wishes.listeners.filter((listener) => {
+      const problem = renders ? this.#refusal(site.path, listener) : undefined
+      if (problem !== undefined) lost.push(problem)
+      return problem === undefined
+    })
+    const hosts = wishes.hosts.filter((host) => {
+      const owner = listeners
+        .map((listener) => this.#owners.get(`${listenerKey(listener)} ${host}`))
+        .find((path) => path !== undefined)
+      if (owner !== undefined) lost.push(hostClash(site.path, host, owner))
+      return owner === undefined
+    })
+    for (const listener of listeners) {
+      for (const host of hosts) this.#owners.set(`${listenerKey(listener)} ${host}`, site.path)
+    }
+    return { hosts, listeners, lost }
+  }
+
+  #fitting(listeners: readonly Listener[]): readonly Listener[] {
+    return listeners.filter((listener) => this.#forms.get(wildcardOf(listener))?.isWildcard === isWildcard(listener))
+  }
+
+  #refusal(path: string, listener: Listener): Problem | undefined {
+    const key = listenerKey(listener)
+    const form = this.#forms.get(wildcardOf(listener)) as Form
+    if (form.isWildcard !== isWildcard(listener)) {
+      const which = form.isWildcard ? 'all addresses' : 'single addresses'
+      const why = `more sites of this port, or as many and the oldest, listen on ${which}`
+      const message = `cannot listen on ${key} beside ${form.oldest.key} of the site ${form.oldest.path}: ${why}`
+      const hint = `${form.isWildcard ? 'leave out the address' : 'name an address'}, or take another port`
+      return { path, code: 'clash', message, hint }
+    }
+    if (this.#granted.has(key)) return undefined
+    const message = `cannot listen on ${key}: a node has at most ${LISTENERS_MAX} listeners, shared out among workspaces`
+    return { path, code: 'clash', message, hint: 'take a port that other sites use, or remove listeners' }
+  }
+}
+
+function hostClash(path: string, host: string, owner: string): Problem {
+  const message = `the host ${host} belongs to the older site ${owner}`
+  return { path, code: 'clash', message, hint: 'remove it from one of the two' }
+}
+
+// ---------------------------------------------------------------------------------------------- listeners
+
+interface Wanted {
+  readonly site: Site
+  readonly listeners: readonly Listener[]
+}
+
+/** One of the two ways to listen on a port. */
+interface Form {
+  readonly isWildcard: boolean
+  readonly oldest: { readonly path: string; readonly key: string }
+  sites: number
+}
+
+/**
+ * Beside `*:80` a listener on `10.0.0.1:80` would take that address away from every site on `*:80`, and a reload could
+ * not bind one beside the other, so one form has to give way. The one that more sites use stays. One site alone, of whatever
+ * age it claims, must take down neither those that share the port nor those that have an address each; that the older
+ * go first would let it, since ages are claimed, and so would a fixed precedence of either form. Between equals the
+ * oldest site decides.
+ */
+function formsOf(oldestFirst: readonly Wanted[]): Map<string, Form> {
+  const all = new Map<string, Form[]>()
+  for (const { site, listeners } of oldestFirst) {
+    // Several single addresses of one port are one site all the same.
+    for (const [port, listener] of new Map(listeners.map((each) => [wildcardOf(each), each]))) {
+      const forms = all.get(port) ?? []
+      all.set(port, forms)
+      const form = forms.find((one) => one.isWildcard === isWildcard(listener))
+      const oldest = { path: site.path, key: listenerKey(listener) }
+      if (form === undefined) forms.push({ isWildcard: isWildcard(listener), oldest, sites: 1 })
+      else form.sites += 1
+    }
+  }
+  // The sort is stable: the form of the oldest site comes first.
+  return new Map([...all].map(([port, forms]) => [port, forms.toSorted((a, b) => b.sites - a.sites)[0] as Form]))
+}
+
+/** Within a workspace the listeners that most sites use go first, then the oldest: one site must not crowd out many. */
+function grantedOf(oldestFirst: readonly Wanted[]): ReadonlySet<string> {
+  const demands = new Map<string, { key: string; workspace: string; cost: number; sites: number }>()
+  for (const { site, listeners } of oldestFirst) {
+    const { workspace } = site.name
+    for (const key of listeners.map(listenerKey)) {
+      const id = `${workspace} ${key}`
+      const demand = demands.get(id) ?? { key, workspace, cost: 1, sites: 0 }
+      demand.sites += 1
+      demands.set(id, demand)
+    }
+  }
+  return shareOut(
+    [...demands.values()].toSorted((a, b) => b.sites - a.sites),
+    LISTENERS_MAX,
+  )
+}

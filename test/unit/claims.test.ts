@@ -1,0 +1,141 @@
+/** What sites of one node share: either form of a port, and the number of listeners. */
+
+import fc from 'fast-check'
+import { describe, expect, test } from 'vitest'
+import type { ResourceState } from '../../src/core/document.ts'
+import { LISTENERS_MAX } from '../../src/nginx/rendering/claims.ts'
+import type { Unit } from '../../src/nginx/rendering/unit.ts'
+import { renderStates, renderYaml, statesOf } from '../support/resources.ts'
+
+const ALL = '{ port: 80 }'
+const ONE = '{ port: 80, address: 10.0.0.1 }'
+const OTHER = '{ port: 80, address: 10.0.0.2 }'
+
+interface Parts {
+  readonly listeners?: readonly string[]
+  readonly workspace?: string
+  readonly broken?: boolean
+}
+
+function site(name: string, { listeners = [ALL], workspace = 'default', broken = false }: Parts = {}): string {
+  const map = listeners.map((listener, index) => `l${index}: ${listener}`).join()
+  const route = broken ? 'proxy: { upstream: none }' : 'return: { status: 200 }'
+  return `
+apiVersion: nxmesh/v1
+kind: Site
+metadata: { name: ${name}, workspace: ${workspace} }
+spec: { hosts: [${name}.example], listeners: { ${map} }, routes: { r: { path: /, ${route} } } }
+`
+}
+const renderAll = (...yamls: string[]) => renderYaml(yamls.join('---'))
+const names = (units: readonly Unit[]) => units.map(({ path }) => path.split('/').at(-1))
+
+describe('a port is listened on in one form', () => {
+  test.each([
+    ['one wildcard, even an older one, beside several addresses', [ALL, ONE, OTHER], ['s1', 's2']],
+    ['one address, even an older one, beside several wildcards', [ONE, ALL, ALL], ['s1', 's2']],
+    ['as many of each: the form of the oldest', [ONE, ALL], ['s0']],
+    ['as many of each: the form of the oldest, a wildcard', [ALL, ONE, ONE, ALL], ['s0', 's3']],
+    ['IPv6', ['{ port: 80, address: "::" }', '{ port: 80, address: "2001:db8::1" }'], ['s0']],
+  ])('%s', (_, listeners, served) => {
+    const { units, problems } = renderAll(...listeners.map((each, index) => site(`s${index}`, { listeners: [each] })))
+    expect(names(units)).toEqual(served)
+    expect(problems).toHaveLength(listeners.length - served.length)
+    expect(new Set(problems.map(({ code }) => code))).toEqual(new Set(['clash']))
+  })
+
+  test('several addresses of one site count once', () => {
+    const { units } = renderAll(
+      site('a'),
+      site('b'),
+      site('c', { listeners: [ONE, OTHER, '{ port: 80, address: 10.0.0.3 }'] }),
+    )
+    expect(names(units)).toEqual(['a', 'b'])
+  })
+
+  test('who goes first is named', () => {
+    const { problems } = renderAll(site('old', { listeners: [ONE] }), site('young'))
+    expect(problems).toEqual([
+      {
+        path: 'default/*/site/young',
+        code: 'clash',
+        message:
+          'cannot listen on *:80 beside 10.0.0.1:80 of the site default/*/site/old: more sites of this port, or as many and the oldest, listen on single addresses',
+        hint: 'name an address, or take another port',
+      },
+    ])
+  })
+
+  test('a site that cannot be rendered does not count, and keeps its last good text', () => {
+    const { units, problems } = renderAll(site('evil', { broken: true }), site('v', { listeners: [ONE] }))
+    expect(names(units)).toEqual(['v'])
+    // A clash would withdraw what it serves.
+    expect(problems.map(({ path, code }) => [path, code])).toEqual([['default/*/site/evil', 'reference']])
+  })
+
+  const kinds = fc.record({ listener: fc.constantFrom(ALL, ONE, OTHER), broken: fc.boolean(), at: fc.nat(20) })
+  const stateOf = (name: string, parts: { listener: string; broken: boolean; at: number }): ResourceState => {
+    const [state] = statesOf(site(name, { listeners: [parts.listener], broken: parts.broken })) as [ResourceState]
+    return { ...state, created: { at: parts.at, edit: '0', by: '' } }
+  }
+
+  test('property: never both; the broken take nothing from anyone; one site takes nothing from two or more', () => {
+    fc.assert(
+      fc.property(fc.array(kinds, { maxLength: 8 }), kinds, (base, evil) => {
+        const states = base.map((parts, index) => stateOf(`s${index}`, parts))
+        const before = renderStates(states).units
+        const after = renderStates([...states, stateOf('evil', evil)]).units
+        for (const port of new Set(after.flatMap(({ listeners }) => listeners.map((each) => each.port)))) {
+          const on = after.flatMap(({ listeners }) => listeners.filter((each) => each.port === port))
+          expect(new Set(on.map(({ address }) => address === '*')).size).toBe(1)
+        }
+        const sound = base.filter(({ broken }) => !broken)
+        const isOneForm = new Set(sound.map(({ listener }) => listener === ALL)).size === 1
+        if (evil.broken || (isOneForm && sound.length > 1)) {
+          expect(names(after).filter((name) => name !== 'evil')).toEqual(names(before))
+        }
+      }),
+      { numRuns: 500 },
+    )
+  })
+})
+
+describe('the number of listeners is bounded', () => {
+  const ports = (from: number, count: number) =>
+    Array.from({ length: count }, (_, index) => `{ port: ${from + index} }`)
+  const greedy = (count: number, workspace: string) =>
+    Array.from({ length: count }, (_, index) =>
+      site(`evil-${index}`, { listeners: ports(1000 + 16 * index, 16), workspace }),
+    )
+  const listenersOf = (units: readonly Unit[]) =>
+    new Set(units.flatMap(({ listeners }) => listeners.map(({ address, port }) => `${address}:${port}`)))
+
+  test('a workspace that wants all of them takes none from another, whoever is older', () => {
+    const { units, problems } = renderAll(
+      ...greedy(20, 'eve'),
+      ...ports(1, 16).map((each, index) => site(`v${index}`, { listeners: [each] })),
+    )
+    expect(listenersOf(units).size).toBe(LISTENERS_MAX)
+    expect(units.filter(({ path }) => path.startsWith('default/'))).toHaveLength(16)
+    expect(new Set(problems.map(({ path, code }) => `${path.split('/')[0]} ${code}`))).toEqual(new Set(['eve clash']))
+    expect(problems).toHaveLength(20 * 16 + 16 - LISTENERS_MAX)
+    expect(problems[0]?.message).toMatch(/^cannot listen on \*:\d+: a node has at most 256 listeners/)
+  })
+
+  test('within a workspace those that more sites share go first', () => {
+    const { units } = renderAll(...greedy(20, 'default'), site('v0'), site('v1'))
+    expect(names(units)).toEqual(expect.arrayContaining(['v0', 'v1']))
+    expect(listenersOf(units).size).toBe(LISTENERS_MAX)
+  })
+
+  test('sites that cannot be rendered use up none', () => {
+    const broken = Array.from({ length: 20 }, (_, index) =>
+      site(`evil-${index}`, { listeners: ports(1000 + 16 * index, 16), broken: true }),
+    )
+    const { units } = renderAll(
+      ...broken,
+      ...ports(1, 16).map((each, index) => site(`v${index}`, { listeners: [each] })),
+    )
+    expect(units).toHaveLength(16)
+  })
+})
