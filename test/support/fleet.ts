@@ -115,13 +115,12 @@ export class Member {
   }
 
   /** Starts the daemon without waiting for it. */
-  spawn(env: Readonly<Record<string, string>> = {}): ChildProcess {
+  spawn(): ChildProcess {
     this.#past = `${this.#past}${this.#stderr}`.slice(-REPORT_MAX)
     this.#stderr = ''
     const child = spawn(LAUNCHER, ['-c', this.configFile, '-k', this.keyFile], {
       cwd: REPOSITORY,
       stdio: ['ignore', 'ignore', 'pipe'],
-      env: { ...process.env, ...env },
     })
     child.stderr?.on('data', (data: Buffer) => {
       // The tail is what a failed test shows; a daemon that runs for hours must not fill the memory.
@@ -135,8 +134,8 @@ export class Member {
   }
 
   /** Starts the daemon and waits until its API answers. */
-  async start(env: Readonly<Record<string, string>> = {}): Promise<void> {
-    const child = this.spawn(env)
+  async start(): Promise<void> {
+    const child = this.spawn()
     await waitFor(
       // One that has ended will not answer, so there is nothing to wait for.
       async () => child.exitCode !== null || (await this.get('/v1/node')) !== undefined,

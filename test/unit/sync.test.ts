@@ -139,7 +139,7 @@ describe('a round', () => {
     expect(b.settled).toBe(0)
   })
 
-  test('copies a whole history, though it grows and is written to meanwhile', async () => {
+  test('copies a whole history, though it grows and is written to meanwhile', { timeout: 120_000 }, async () => {
     const { mesh, clock, a, b } = await ends({ founded: false })
     await take(a, sites(mesh, 2500))
     b.onAsk = async (request) => {
