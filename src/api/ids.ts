@@ -1,10 +1,12 @@
 /**
- * What a shortened id, or a name, may mean: keys and envelopes that begin so, keys that a grant in force calls so. Lists every
- * candidate that the reader may know of and chooses none; a caller with more than one asks again with more digits. Pure.
+ * What a shortened id, or a name, may mean: keys and envelopes that begin so, keys that a grant calls so: one in force, and
+ * where none is, one that was. Lists every candidate that the reader may know of and chooses none; a caller with more than one
+ * asks again with more digits. Pure.
  */
 
 import type { Envelope, GrantBody } from '../core/envelope.ts'
 import { isName } from '../core/names.ts'
+import type { Policy } from '../core/policy.ts'
 import type { MeshState } from '../core/state.ts'
 import { workspaceOfBody, type Reader } from './access.ts'
 import type { IdView } from './schemas.ts'
@@ -38,19 +40,19 @@ export function idsLike(text: string, state: MeshState, nodes: Iterable<string>,
       .map((id) => history.get(id) as Envelope<GrantBody>)
       .filter(mayRead)
   const activeGrantsOf = (key: string): Envelope<GrantBody>[] => policy.activeGrants(key).filter(mayRead)
-  const namesOf = (key: string): string[] => activeGrantsOf(key).flatMap(({ body }) => body.name ?? [])
+  const namesIn = (grants: readonly Envelope<GrantBody>[]): string[] => grants.flatMap(({ body }) => body.name ?? [])
+  const formerNamesOf = (key: string): string[] => namesIn(grantsOf(key).filter((grant) => wasGood(policy, grant)))
   const subjects = [...history.subjects()].filter((key) => grantsOf(key).length > 0)
   const authors = [...history.chains()].filter(({ workspace }) => reader.mayRead(workspace)).map(({ author }) => author)
-  const keys = new Set([...nodes, ...subjects, ...authors, ...(history.genesis?.body.roots ?? [])])
+  const keys = [...new Set([...nodes, ...subjects, ...authors, ...(history.genesis?.body.roots ?? [])])].toSorted()
+  const like = (named: (key: string) => string[]) =>
+    keys.map((id) => ({ id, names: named(id) })).filter(({ id, names }) => begins(id) || names.includes(text))
+  const meant = like((key) => namesIn(activeGrantsOf(key)))
   return [
-    ...[...keys]
-      .map((id) => ({ id, names: namesOf(id) }))
-      .filter(({ id, names }) => begins(id) || names.includes(text))
-      .toSorted((a, b) => (a.id < b.id ? -1 : 1))
-      .map(({ id, names }): IdView => {
-        const name = names.includes(text) ? text : (names[0] ?? null)
-        return { id, type: 'key', name, about: null, active: activeGrantsOf(id).length > 0 }
-      }),
+    ...(meant.length > 0 ? meant : like(formerNamesOf)).map(({ id, names }): IdView => {
+      const name = names.includes(text) ? text : (names[0] ?? formerNamesOf(id)[0] ?? null)
+      return { id, type: 'key', name, about: null, active: activeGrantsOf(id).length > 0 }
+    }),
     ...history.order
       .filter(begins)
       .map((id) => history.get(id) as Envelope)
@@ -63,4 +65,10 @@ export function idsLike(text: string, state: MeshState, nodes: Iterable<string>,
         return { id, type: body.type, name: null, about: subjectOf(body), active }
       }),
   ]
+}
+
+/** Anybody may sign a grant: only one that was accepted once gave a name. */
+function wasGood(policy: Policy, grant: Envelope<GrantBody>): boolean {
+  const verdict = policy.verdict(grant)
+  return verdict.accepted || verdict.denial.code === 'revoked'
 }

@@ -188,7 +188,7 @@ test('log takes an author by name or first digits, and by digits also one withou
   expect((await owner('log', '--author', 'nobody')).code).toBe(ERROR_CODES.not_found.exit)
 })
 
-test('a name of a grant that is revoked or void names nobody', async () => {
+test('a name of a grant in force beats one that is revoked or void, which does to look back by', async () => {
   await writeKey('carl.key', testKey(8))
   expect((await owner('grant', 'admin', testKey(8).publicKey, '--zone', 'eu')).code).toBe(0)
   const byCarl = await as('carl.key', ['grant', 'editor', testKey(12).publicKey, '--zone', 'eu', '--name', 'bea'])
@@ -201,7 +201,12 @@ test('a name of a grant that is revoked or void names nobody', async () => {
   const { code, err } = await owner('log', '--author', 'bea')
   expect([code, err]).toEqual([0, `bea is key ${bea.publicKey} (bea)\n`])
   await owner('revoke', bea.publicKey)
-  expect((await owner('log', '--author', 'bea')).code).toBe(ERROR_CODES.not_found.exit)
+  const former = await owner('log', '--author', 'bea')
+  expect([former.code, former.err]).toEqual([
+    ERROR_CODES.usage.exit,
+    expect.stringContaining('bea may be any of these:'),
+  ])
+  expect((await owner('revoke', 'bea', '--dry-run')).code).toBe(ERROR_CODES.not_found.exit)
 })
 
 const THIEF = testKey(12).publicKey
@@ -220,6 +225,8 @@ async function lyingNode(idsFor: (text: string) => object) {
     kinds: ['*'],
     fields: null,
     hosts: null,
+    quota: null,
+    enc: null,
     by: KEYS.owner.publicKey,
     at: 0,
   }

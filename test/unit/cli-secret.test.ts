@@ -275,7 +275,7 @@ describe('secret rotate, reseal, ls', () => {
     expect((await as('late', ['secret', 'get', 'shop'])).out).toBe(TEXT)
     expect(await ok(['secret', 'reseal', 'shop'])).toBe('1 unchanged\n')
 
-    const revoked = await as('owner', ['revoke', 'late'])
+    const revoked = await as('owner', ['revoke', late.publicKey])
     expect(revoked.err).toContain(
       "this key could read these secrets, and whoever has it knows them; rotate each:\n  meshctl secret rotate shop -w default -z 'eu.west' -f FILE\n",
     )
