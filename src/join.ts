@@ -37,6 +37,8 @@ export interface PendingRequest {
   readonly version: string
   readonly address: string
   readonly ticket: TicketContent
+  /** The ticket as it was shown: whoever approves by it checks it again. */
+  readonly ticketText: string
   /** ms since it first asked. */
   readonly ageMs: number
 }
@@ -185,7 +187,7 @@ export class JoinRequests {
       return { refused: 'the X25519 key was not proven' }
     }
     if (this.#denied.get(key) === ticket.nonce) return { standing: 'denied' }
-    return this.#keep({ key, enc, name, zones, labels, version, address, ticket })
+    return this.#keep({ key, enc, name, zones, labels, version, address, ticket, ticketText: message.ticket })
   }
 
   /** A repeated request takes the place of the earlier one. */

@@ -5,7 +5,7 @@
 
 import type { Envelope, GrantBody } from './core/envelope.ts'
 import { zoneCovers } from './core/names.ts'
-import { RANKS } from './core/policy.ts'
+import { mayGrantNodes } from './core/policy.ts'
 import type { MeshState } from './core/state.ts'
 import type { KnownPeer, PeerKey } from './ports.ts'
 
@@ -51,7 +51,7 @@ export class Membership {
   mayGrantNodes(key: string): boolean {
     const { policy } = this.#options.state
     if (policy.rootSet()?.body.roots.includes(key) === true) return true
-    return policy.activeGrants(key).some(({ body }) => RANKS[body.role] >= RANKS.admin)
+    return policy.activeGrants(key).some(({ body }) => mayGrantNodes(body))
   }
 
   isListed(peer: PeerKey): boolean {

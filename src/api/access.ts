@@ -5,6 +5,7 @@
 
 import type { Body } from '../core/envelope.ts'
 import { parseResourcePath } from '../core/names.ts'
+import { mayGrantNodes } from '../core/policy.ts'
 import type { MeshState } from '../core/state.ts'
 import { checkToken } from '../core/token.ts'
 import { MeshError } from '../errors.ts'
@@ -36,6 +37,8 @@ export function tokenNeed(path: string): 'always' | 'configured' | 'never' {
 export interface Reader {
   /** What lies in `*` concerns every workspace, so every reader may read it. */
   mayRead(workspace: string): boolean
+  /** Whether it is shown who asks to join, and the tickets with which others could. */
+  mayLetIn(): boolean
   /** When the token ends, ms since the epoch; infinite without one. */
   readonly until: number
   /** The same reader now; undefined when token or key counts no more. For answers that go on. */
@@ -43,10 +46,20 @@ export interface Reader {
 }
 
 /** Whoever may open the node's socket. */
-const LOCAL: Reader = { mayRead: () => true, until: Number.POSITIVE_INFINITY, renewed: () => LOCAL }
+const LOCAL: Reader = {
+  mayRead: () => true,
+  mayLetIn: () => true,
+  until: Number.POSITIVE_INFINITY,
+  renewed: () => LOCAL,
+}
 
 /** Anyone, on an open path: nothing there belongs to a workspace. */
-const ANYONE: Reader = { mayRead: () => false, until: Number.POSITIVE_INFINITY, renewed: () => ANYONE }
+const ANYONE: Reader = {
+  mayRead: () => false,
+  mayLetIn: () => false,
+  until: Number.POSITIVE_INFINITY,
+  renewed: () => ANYONE,
+}
 
 export interface AccessOptions {
   readonly state: MeshState
@@ -115,11 +128,13 @@ export class Access {
     const { state, clock } = this.#options
     const { policy } = state
     const isRoot = policy.rootSet()?.body.roots.includes(key) === true
-    const workspaces = new Set(policy.activeGrants(key).map(({ body }) => body.ws))
+    const grants = policy.activeGrants(key)
+    const workspaces = new Set(grants.map(({ body }) => body.ws))
     if (!isRoot && workspaces.size === 0) return undefined
     const readsAll = isRoot || workspaces.has('*')
     return {
       until,
+      mayLetIn: () => isRoot || grants.some(({ body }) => mayGrantNodes(body)),
       mayRead: (workspace) => readsAll || workspace === '*' || workspaces.has(workspace),
       renewed: () => (clock.now() <= until ? this.#readerOf(key, until) : undefined),
     }

@@ -7,7 +7,14 @@ import { REJECTION } from './schemas.ts'
 import { readBody } from './submit.ts'
 import { pageOf, pendingView } from './views.ts'
 
-export const listPending: Handler = (c, { joins }) => c.json(pageOf(joins.pending(), paging(c), pendingView))
+export const listPending: Handler = (c, { joins }) => {
+  if (!c.get('reader').mayLetIn()) {
+    throw new MeshError('denied', 'who waits to be let in is shown to those who may let them in', {
+      hint: 'Use the key of an admin, an owner or a registrar, or the node’s socket.',
+    })
+  }
+  return c.json(pageOf(joins.pending(), paging(c), pendingView))
+}
 
 export const rejectPending: Handler = async (c, { joins }) => {
   const { data } = REJECTION.safeParse(jsonIn(await readBody(c.req.raw)))

@@ -225,6 +225,7 @@ export const GRANT = z.object({
     .nullable()
     .describe('what the resources made under the grant may amount to'),
   enc: hash.nullable().describe('X25519 key that secrets for the subject are sealed to'),
+  under: envelopeId.describe('the grant or root set that was exercised'),
   by: publicKey,
   at: time,
 })
@@ -245,6 +246,7 @@ export const PENDING = z.object({
     zones: z.array(z.string()),
     name: z.string().nullable(),
     expires: time,
+    text: z.string().describe('as the host showed it'),
   }),
 })
 export const PENDING_PAGE = pageOf(PENDING)

@@ -153,12 +153,14 @@ export function grantView({ id, body }: Envelope<GrantBody>): GrantView {
     hosts: body.hosts === undefined ? null : [...body.hosts],
     quota: body.quota ?? null,
     enc: body.enc ?? null,
+    under: body.grant,
     by: body.by,
     at: body.at,
   }
 }
 
-export function pendingView({ id, key, enc, name, zones, labels, version, address, ageMs, ticket }: PendingRequest) {
+export function pendingView(request: PendingRequest) {
+  const { id, key, enc, name, zones, labels, version, address, ageMs, ticket, ticketText } = request
   const { by, expires } = ticket
   return {
     id,
@@ -170,7 +172,7 @@ export function pendingView({ id, key, enc, name, zones, labels, version, addres
     version,
     address,
     ageMs: Math.round(ageMs),
-    ticket: { by, zones: [...ticket.zones], name: ticket.name ?? null, expires },
+    ticket: { by, zones: [...ticket.zones], name: ticket.name ?? null, expires, text: ticketText },
   } satisfies PendingView
 }
 

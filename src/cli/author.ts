@@ -253,7 +253,7 @@ export function grantBody(view: GrantView, mesh: string): GrantBody {
     mesh,
     ws: view.workspace,
     by: view.by,
-    grant: mesh,
+    grant: view.under,
     n: 1,
     prev: [],
     at: view.at,

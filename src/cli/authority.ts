@@ -4,6 +4,7 @@ import { readFile } from 'node:fs/promises'
 import { wireFromJson } from '../core/codec.ts'
 import { isHex, LIMITS, ROLES, type GrantBody, type Role, type WireEnvelope } from '../core/envelope.ts'
 import { isFieldPath, isName, isZone } from '../core/names.ts'
+import { NODE_KIND } from '../core/policy.ts'
 import { nearest } from '../core/resources/fields.ts'
 import { KINDS, kindOf } from '../core/resources/index.ts'
 import { MeshError } from '../errors.ts'
@@ -29,6 +30,7 @@ export const grantVerb: Verb = {
     'KEY is a public key, always whole: what a name or the first digits stand for, only a node could say, and nodes may lie.',
     'KEY:ENC, as meshctl key show -o wide prints it, lets the key receive secrets.',
     'A node applies the resources of its zones; editors edit them; admins also write privileged fields, and grant; owners do everything.',
+    'A robot with --kinds node is a registrar: it lets hosts into its zones by itself (meshctl approve --all), and edits nothing.',
     'Granting takes a higher role than the one that is given. The workspace is -w; for nodes and owners all, unless -w says otherwise.',
   ].join('\n'),
   options: {
@@ -67,7 +69,7 @@ export const grantVerb: Verb = {
     const [roleName, keyText] = args.expect('ROLE', 'KEY') as [string, string]
     const role = roleOf(roleName)
     const zones = zonesOf(args, role)
-    const kinds = kindsOf(args)
+    const kinds = kindsOf(args, role)
     const fields = args.items('fields')
     const wrongField = fields.find((field) => !isFieldPath(field.replace(/\/$/, '')))
     if (wrongField !== undefined)
@@ -157,10 +159,11 @@ function quotaOf(args: Args): GrantBody['quota'] {
   return limits.length === 0 ? undefined : Object.fromEntries(limits)
 }
 
-function kindsOf(args: Args): string[] {
+function kindsOf(args: Args, role: Role): string[] {
   const names = args.items('kinds')
   const kinds = names.map((name) => {
-    const kind = name === '*' ? '*' : kindOf(name)?.path
+    const isForNodes = role === 'robot' && name === NODE_KIND
+    const kind = name === '*' || isForNodes ? name : kindOf(name)?.path
     if (kind === undefined) throw usage(`there is no kind ${name}`, `Kinds: ${[...KINDS.keys()].join(', ')}.`)
     return kind
   })

@@ -2,11 +2,11 @@
 
 import { randomBytes } from 'node:crypto'
 import type { PeerItem, PendingView } from '../api/schemas.ts'
-import type { GenesisBody } from '../core/envelope.ts'
-import { parseBody } from '../core/envelope.ts'
+import { parseBody, type GenesisBody, type Role } from '../core/envelope.ts'
 import { isName, isZone, zoneCovers } from '../core/names.ts'
-import { signTicket, TICKET_LIMITS, type TicketContent } from '../core/ticket.ts'
-import { MeshError } from '../errors.ts'
+import { mayGrantNodes } from '../core/policy.ts'
+import { parseTicket, signTicket, ticketFault, TICKET_LIMITS, type TicketContent } from '../core/ticket.ts'
+import { asMeshError, MeshError } from '../errors.ts'
 import { signRejection } from '../join.ts'
 import { fingerprint } from '../joiner.ts'
 import { tellMissing } from './authority.ts'
@@ -20,7 +20,8 @@ const DEFAULT_TTL = '1h'
 /** Beside the asked node. */
 const OTHERS_MAX = TICKET_LIMITS.nodes - 1
 const ADDRESS = /^(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):\d{1,5}$/
-const GRANTING_ROLES: readonly string[] = ['admin', 'owner']
+/** How often approve --watch looks: a new host waits this long at most. */
+const WATCH_MS = 5_000
 
 export const inviteVerb: Verb = {
   name: 'invite',
@@ -80,11 +81,11 @@ export const inviteVerb: Verb = {
 /** Nodes refuse tickets of others, so such a ticket would only disappoint. */
 async function checkInviter(client: ApiClient, key: string): Promise<void> {
   const grants = await client.grants(key)
-  if (grants.some(({ role }) => GRANTING_ROLES.includes(role))) return
+  if (grants.some(({ role, kinds }) => mayGrantNodes({ role: role as Role, kinds }))) return
   const { envelope } = await client.genesis()
   if ((parseBody(envelope.bytes) as GenesisBody).roots.includes(key)) return
   throw new MeshError('denied', 'a ticket of this key would be refused: it may not grant nodes', {
-    hint: 'Use the key of an admin or owner with -k.',
+    hint: 'Use the key of an admin, an owner or a registrar with -k.',
   })
 }
 
@@ -175,52 +176,134 @@ async function waiting(cli: Cli, args: Args): Promise<PendingView> {
 export const approveVerb: Verb = {
   name: 'approve',
   summary: 'let a waiting host in, as a node of its zones',
-  usage: ['approve FINGERPRINT [--zone ZONE...] [--name NAME]'],
+  usage: ['approve FINGERPRINT [--zone ZONE...] [--name NAME]', 'approve --all [--watch]'],
   details: [
     'Signs the grant of a node, with the encryption key that the host has proven. Compare the fingerprint with the one that',
     'the host prints. Zones and name are those of the ticket, unless you give others.',
+    'With --all, every waiting host is let in whose ticket your own key signed: whoever holds such a ticket gets in, until it',
+    'expires. --watch goes on until Ctrl-C. For machines that come and go, give this to a registrar: a robot granted for nodes',
+    'alone, in few zones (meshctl grant robot KEY --kinds node --zone eu.auto -w "*"), asking a node that you trust.',
   ].join('\n'),
   options: {
     name: { type: 'string', value: 'NAME', description: 'what the host is called (default: as in the ticket)' },
     note: { type: 'string', value: 'TEXT', description: 'why; kept in the history' },
+    all: { type: 'boolean', description: 'every host that waits with a ticket of your own key' },
+    watch: { type: 'boolean', description: 'with --all: go on, also with those that come later' },
   },
-  examples: ['meshctl -k owner.key approve 3b6a27bcceb6a42d --zone eu.west --name edge-4'],
+  examples: [
+    'meshctl -k owner.key approve 3b6a27bcceb6a42d --zone eu.west --name edge-4',
+    'meshctl --api unix:/var/lib/nxmesh/api.sock -k registrar.key approve --all --watch',
+  ],
   async run(cli, args) {
+    if (args.flag('all')) return await approveAll(cli, args)
+    if (args.flag('watch')) throw usage('--watch goes with --all')
     const request = await waiting(cli, args)
     const given = zonesOf(args)
-    const zones = (given.length > 0 ? given : request.ticket.zones).toSorted()
+    const zones = given.length > 0 ? given : request.ticket.zones
     const name = nameOf(args) ?? request.ticket.name ?? undefined
-    const client = await cli.client()
-    const namesake = (await client.grants()).find((grant) => grant.name === name && grant.subject !== request.key)
-    if (name !== undefined && namesake !== undefined) {
-      throw new MeshError('conflict', `${name} is the name of another key, ${namesake.subject}`, {
+    const namesake = await namesakeOf(cli, request, name)
+    if (namesake !== undefined) {
+      throw new MeshError('conflict', `${name} is the name of another key, ${namesake}`, {
         field: '--name',
         hint: 'Give this host another name with --name.',
       })
     }
-    const beyond = request.zones.filter((zone) => !zones.some((outer) => zoneCovers(outer, zone)))
-    if (beyond.length > 0)
-      cli.note(plain(`its configuration names zones ${beyond.join(', ')}, which this does not grant`))
-    const ws = cli.workspace ?? '*'
-    cli.note(`key      ${request.key}\nfrom     ${plain(request.address)}\nenc      ${request.enc}`)
-    const sent = await cli.withAuthor((author) =>
-      author.send({
-        type: 'grant',
-        ws,
-        note: noteOf(args),
-        subject: request.key,
-        role: 'node',
-        zones,
-        kinds: ['*'],
-        enc: request.enc,
-        ...(name === undefined ? {} : { name }),
-      }),
-    )
-    cli.out(`${sent.id}\n`)
-    if (tellMissing(cli, sent)) return undefined
-    cli.note(`approved: ${name ?? fingerprint(request.key)} is node of zones ${zones.join(', ')}`)
+    await letIn(cli, args, request, { zones, name })
     return undefined
   },
+}
+
+async function namesakeOf(cli: Cli, { key }: PendingView, name: string | undefined): Promise<string | undefined> {
+  if (name === undefined) return undefined
+  const grants = await (await cli.client()).grants()
+  return grants.find((grant) => grant.name === name && grant.subject !== key)?.subject
+}
+
+interface Wish {
+  readonly zones: readonly string[]
+  readonly name: string | undefined
+}
+
+async function letIn(cli: Cli, args: Args, request: PendingView, { zones: asked, name }: Wish): Promise<void> {
+  const zones = asked.toSorted()
+  const beyond = request.zones.filter((zone) => !zones.some((outer) => zoneCovers(outer, zone)))
+  if (beyond.length > 0)
+    cli.note(plain(`its configuration names zones ${beyond.join(', ')}, which this does not grant`))
+  cli.note(`key      ${request.key}\nfrom     ${plain(request.address)}\nenc      ${request.enc}`)
+  const sent = await cli.withAuthor((author) =>
+    author.send({
+      type: 'grant',
+      ws: cli.workspace ?? '*',
+      note: noteOf(args),
+      subject: request.key,
+      role: 'node',
+      zones,
+      kinds: ['*'],
+      enc: request.enc,
+      ...(name === undefined ? {} : { name }),
+    }),
+  )
+  cli.out(`${sent.id}\n`)
+  if (tellMissing(cli, sent)) return
+  cli.note(`approved: ${name ?? fingerprint(request.key)} is node of zones ${zones.join(', ')}`)
+}
+
+/** Lets in who shows a ticket of the own key. A host that may not be let in is told once, and does not stop the others. */
+async function approveAll(cli: Cli, args: Args): Promise<undefined> {
+  args.expect()
+  if (zonesOf(args).length > 0 || nameOf(args) !== undefined)
+    throw usage('--all takes zones and names from the tickets', 'Leave out --zone and --name.')
+  const { signal, clock } = cli.host
+  let failed = await approveWaiting(cli, args, [])
+  while (args.flag('watch')) {
+    await clock.sleep(WATCH_MS, signal).catch(() => undefined)
+    if (signal.aborted) return undefined
+    try {
+      failed = await approveWaiting(cli, args, failed)
+    } catch (error) {
+      cli.note(plain(`${asMeshError(error).message}; trying again`))
+    }
+  }
+  if (failed.length > 0) throw new MeshError('denied', `${failed.length} waiting hosts were not let in`)
+  return undefined
+}
+
+/**
+ * @param failed ids of requests that are not tried again.
+ * @returns those that still wait and cannot be let in.
+ */
+async function approveWaiting(cli: Cli, args: Args, failed: readonly string[]): Promise<string[]> {
+  const client = await cli.client()
+  const { meshId, networkId } = await client.node()
+  const here = { mesh: meshId ?? undefined, network: networkId, now: cli.host.clock.now() }
+  const { publicKey } = await cli.key()
+  const waiting = await client.pending()
+  const stillFailed = waiting.map(({ id }) => id).filter((id) => failed.includes(id))
+  for (const request of waiting) {
+    const ticket = checkedTicket(request)
+    if (stillFailed.includes(request.id) || ticket?.by !== publicKey || ticketFault(ticket, here) !== undefined)
+      continue
+    try {
+      // Many hosts may come with one ticket.
+      const isTaken = (await namesakeOf(cli, request, ticket.name)) !== undefined
+      const name = isTaken ? `${ticket.name}-${request.key.slice(0, 8)}` : ticket.name
+      await letIn(cli, args, request, { zones: ticket.zones, name })
+    } catch (error) {
+      if (!(error instanceof MeshError) || error.code === 'unavailable') throw error
+      stillFailed.push(request.id)
+      cli.note(plain(`${fingerprint(request.key)} was not let in: ${error.message}`))
+    }
+  }
+  return stillFailed
+}
+
+/** The asked node may lie about who invited; the ticket cannot. */
+function checkedTicket({ ticket: { text } }: PendingView): TicketContent | undefined {
+  try {
+    return parseTicket(text)
+  } catch {
+    return undefined
+  }
 }
 
 export const denyVerb: Verb = {

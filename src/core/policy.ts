@@ -66,7 +66,22 @@ const ROOT_AUTHORITY: Authority = { rank: ROOT_RANK, ws: '*', zones: ['*'], kind
 
 function authorityOf(source: Authorising): Authority {
   if (source.type !== 'grant') return ROOT_AUTHORITY
-  return { rank: RANKS[source.role], ws: source.ws, zones: source.zones, kinds: source.kinds }
+  // Kinds say nothing about a node, so neither do they about who makes nodes.
+  const kinds = isRegistrar(source) ? ['*'] : source.kinds
+  return { rank: RANKS[source.role], ws: source.ws, zones: source.zones, kinds }
+}
+
+/** Stands for nodes among the kinds of a grant. */
+export const NODE_KIND = 'node'
+
+/** A robot whose grant names nodes: it lets hosts into its zones, and takes out again those that it let in. */
+export function isRegistrar({ role, kinds }: Pick<GrantBody, 'role' | 'kinds'>): boolean {
+  return role === 'robot' && kinds.includes(NODE_KIND)
+}
+
+/** Whether a grant is one under which nodes may be granted somewhere. */
+export function mayGrantNodes(grant: Pick<GrantBody, 'role' | 'kinds'>): boolean {
+  return RANKS[grant.role] >= GRANTING_RANK || isRegistrar(grant)
 }
 
 /** What the author of an envelope signed in workspace `ws` reaches: that workspace, however wide the exercised grant is. */
@@ -99,8 +114,11 @@ export function denial(
     return { code: 'scope', message: `the grant is for workspace ${authority.ws}, not ${body.ws}` }
   }
   if (body.type === 'edit') return editDenial(body, exercised as GrantBody, authority)
-  if (authority.rank < GRANTING_RANK) return { code: 'role', message: 'this role may not grant or revoke' }
   const subject = body.type === 'grant' ? body : target
+  if (authority.rank < GRANTING_RANK) {
+    const denied = registrarDenial(body, exercised as GrantBody, subject)
+    if (denied !== undefined) return denied
+  }
   return subject === undefined ? undefined : authorityDenial(authorityIn(body.ws, exercised), authorityOf(subject))
 }
 
@@ -109,6 +127,14 @@ function successionDenial({ roots, threshold }: RootsetBody, exercised: Authoris
   if (exercised.type === 'grant') return { code: 'role', message: 'a root set follows a root set, not a grant' }
   if (exercised.next === rootSetHash(roots, threshold)) return undefined
   return { code: 'root', message: 'this is not the root set that the exercised one named as the next' }
+}
+
+/** @param subject the grant that is given or taken; undefined when a key loses all of its grants. */
+function registrarDenial(body: GrantBody | RevokeBody, exercised: GrantBody, subject?: GrantBody): Denial | undefined {
+  if (!isRegistrar(exercised)) return { code: 'role', message: 'this role may not grant or revoke' }
+  if (subject?.role !== 'node') return { code: 'role', message: 'a registrar grants nodes, and revokes such grants' }
+  if (body.type === 'grant' || subject.grant === body.grant) return undefined
+  return { code: 'scope', message: 'a registrar revokes only what it granted itself, under the same grant' }
 }
 
 function editDenial(body: EditBody, grant: GrantBody, authority: Authority): Denial | undefined {

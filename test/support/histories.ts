@@ -209,6 +209,8 @@ export const CLASSES = [
   'contested',
   'overQuota',
   'answered',
+  'enrolled',
+  'dismissed',
 ] as const
 export type HistoryClass = (typeof CLASSES)[number]
 
@@ -418,6 +420,14 @@ export function generateHistory(seed: number, steps: number = FULL_STEPS): Gener
       fields: ['$', 'endpoints/'],
     }),
   )
+  const registrar = keyOf('registrar')
+  const registrarGrant = publish(
+    first,
+    scribe.grant(options(first, 'default', ada, adaGrant.id), registrar.publicKey, 'robot', {
+      zones: ['eu'],
+      kinds: ['node'],
+    }),
+  )
   spread()
 
   const authors = [...editors, ...editors, ada, alf, owner, robot]
@@ -480,7 +490,7 @@ export function generateHistory(seed: number, steps: number = FULL_STEPS): Gener
       { as: byOwner('*', view), victims: isHigh ? [ada, alf] : [...editors, robot] },
       {
         as: options(view, 'default', ada, adaGrant.id),
-        victims: [editors[0] as KeyPair, editors[1] as KeyPair, robot],
+        victims: [editors[0] as KeyPair, editors[1] as KeyPair, robot, registrar],
       },
       { as: options(view, '*', alf, alfGrant.id), victims: [editors[1] as KeyPair] },
     ]
@@ -511,6 +521,16 @@ export function generateHistory(seed: number, steps: number = FULL_STEPS): Gener
     const subject = dice.pick(isByAda ? editors : [...editors, ada])
     const role = subject === ada ? 'admin' : 'editor'
     publish(view, scribe.grant(as, subject.publicKey, role, { zones: [dice.pick(['eu', 'us'])], kinds: ['*'] }))
+  }
+  /** A registrar lets a host in, or takes one out that it let in. */
+  const enrol = (view: View): void => {
+    const as = options(view, 'default', registrar, registrarGrant.id)
+    const made = view.chain('default', registrar.publicKey).filter(({ body }) => body.type === 'grant')
+    if (made.length > 0 && dice.chance(0.3)) publish(view, scribe.revoke(as, `grant/${dice.pick(made).id}`))
+    else {
+      const scope = { zones: [dice.pick(['eu', 'eu.west'])], kinds: ['*'] }
+      publish(view, scribe.grant(as, keyOf(`host ${dice.below(4)}`).publicKey, 'node', scope))
+    }
   }
   /** Replaces a root set with the one that it named; now and then twice, with different words on what follows. */
   const rotate = (view: View): void => {
@@ -552,8 +572,9 @@ export function generateHistory(seed: number, steps: number = FULL_STEPS): Gener
     if (roll < 0.68) edit(view, false)
     else if (roll < 0.73) edit(view, true)
     else if (roll < 0.8) revoke(view)
-    else if (roll < 0.83) grantAgain(view)
-    else if (rotates && roll < 0.87) rotate(view)
+    else if (roll < 0.82) grantAgain(view)
+    else if (roll < 0.85) enrol(view)
+    else if (rotates && roll < 0.89) rotate(view)
     else meet(view)
   }
   spread()
@@ -564,7 +585,7 @@ export function generateHistory(seed: number, steps: number = FULL_STEPS): Gener
     scribe,
     dice,
     views[0],
-    { owner, ada, robot, editor: editors[0] as KeyPair },
+    { owner, ada, alf, robot, registrar, editor: editors[0] as KeyPair },
     ownerGrant.id,
     adaGrant.id,
     nextRoots,
@@ -591,7 +612,9 @@ function mayTouch(grant: GrantBody, path: string): boolean {
 interface Cast {
   readonly owner: KeyPair
   readonly ada: KeyPair
+  readonly alf: KeyPair
   readonly robot: KeyPair
+  readonly registrar: KeyPair
   readonly editor: KeyPair
 }
 
@@ -600,7 +623,7 @@ function forge(
   scribe: Scribe,
   dice: Dice,
   view: View,
-  { owner, ada, robot, editor }: Cast,
+  { owner, ada, alf, robot, registrar, editor }: Cast,
   ownerGrant: string,
   adaGrant: string,
   nextRoots: readonly KeyPair[],
@@ -609,6 +632,10 @@ function forge(
   const first = { prev: [], n: 1 }
   const editorGrant = (view.grantsOf(editor.publicKey)[0] as Envelope<GrantBody>).id
   const robotGrant = (view.grantsOf(robot.publicKey)[0] as Envelope<GrantBody>).id
+  const alfGrant = (view.grantsOf(alf.publicKey)[0] as Envelope<GrantBody>).id
+  const registrarGrant = (view.grantsOf(registrar.publicKey)[0] as Envelope<GrantBody>).id
+  const asRegistrar = { by: registrar, grant: registrarGrant, ws: 'default', ...first }
+  const inEu = { zones: ['eu'], kinds: ['*'] }
   const touch = (path: string, field = 'root', deps: readonly string[] = []): ResourceEdit[] => [
     [path, deps, [['set', field, 1]]],
   ]
@@ -632,6 +659,23 @@ function forge(
     [
       'a robot outside its kinds',
       scribe.edit({ by: robot, grant: robotGrant, ws: 'default', ...first }, touch('default/eu/site/x', 'endpoints/1')),
+    ],
+    [
+      'a robot who grants a node',
+      scribe.grant({ by: robot, grant: robotGrant, ws: 'default', ...first }, stranger.publicKey, 'node', inEu),
+    ],
+    ['a registrar who grants a viewer', scribe.grant(asRegistrar, stranger.publicKey, 'viewer', inEu)],
+    ['a registrar outside its zone', scribe.grant(asRegistrar, stranger.publicKey, 'node', all)],
+    ['a registrar outside its workspace', scribe.grant({ ...asRegistrar, ws: '*' }, stranger.publicKey, 'node', inEu)],
+    ['a registrar who revokes a key', scribe.revoke(asRegistrar, `key/${editor.publicKey}`)],
+    ['a registrar who revokes what it did not grant', scribe.revoke(asRegistrar, `grant/${robotGrant}`)],
+    ['a registrar who edits', scribe.edit(asRegistrar, touch('default/eu/site/x'))],
+    [
+      'an admin of some kinds who makes a registrar',
+      scribe.grant({ by: alf, grant: alfGrant, ws: '*', ...first }, stranger.publicKey, 'robot', {
+        zones: ['eu'],
+        kinds: ['node'],
+      }),
     ],
     ['an editor who grants', scribe.grant(asEditor, stranger.publicKey, 'viewer', all)],
     [

@@ -128,8 +128,17 @@ function isWithin(inner: GrantBody, outer: GrantBody): boolean {
   return (
     (outer.ws === '*' || outer.ws === inner.ws) &&
     inner.zones.every((zone) => outer.zones.some((over) => isInZone(zone, over))) &&
-    inner.kinds.every((kind) => outer.kinds.includes('*') || outer.kinds.includes(kind))
+    reachOf(inner).every((kind) => reachOf(outer).includes('*') || reachOf(outer).includes(kind))
   )
+}
+
+function isRegistrar({ role, kinds }: GrantBody): boolean {
+  return role === 'robot' && kinds.includes('node')
+}
+
+/** The kinds of a grant, when it is given; whoever makes nodes makes them for all kinds. */
+function reachOf(grant: GrantBody): readonly string[] {
+  return isRegistrar(grant) ? ['*'] : grant.kinds
 }
 
 function isInZone(zone: string, outer: string): boolean {
@@ -142,6 +151,10 @@ function isInZone(zone: string, outer: string): boolean {
 function covers(grant: GrantBody, { body }: Signed): boolean {
   if (grant.subject !== body.by || (grant.ws !== '*' && grant.ws !== body.ws)) return false
   if (body.type !== 'edit') {
+    if (isRegistrar(grant)) {
+      // That a revocation is of a grant under its own is left to what no order of arrival lets in.
+      return body.type === 'revoke' || (body.type === 'grant' && body.role === 'node' && isWithin(body, grant))
+    }
     if (RANK[grant.role] < RANK.admin) return false
     return body.type !== 'grant' || (RANK[body.role] < RANK[grant.role] && isWithin(body, grant))
   }

@@ -375,6 +375,8 @@ const SHARE_AT_LEAST: Tally = {
   contested: 0.01,
   overQuota: 0.05,
   answered: 0.2,
+  enrolled: 0.3,
+  dismissed: 0.05,
 }
 /** Which classes a history holds. @throws AssertionError when it is not a history worth checking at all. */
 export function classify(history: GeneratedHistory, { view, wasAnswered, excess }: Checked): Set<HistoryClass> {
@@ -430,9 +432,12 @@ export function classify(history: GeneratedHistory, { view, wasAnswered, excess 
   }
   for (const { id, body } of envelopes) {
     if (body.type === 'grant') note('voidGrant', !isAccepted(id))
+    if (body.type === 'grant' && body.role === 'node') note('enrolled', isAccepted(id))
     if (body.type !== 'revoke') continue
     // A revocation that is void itself has taken nothing, and given back what it would have taken.
     note('revived', !isAccepted(id))
+    const exercised = byId.get(body.grant)?.body
+    note('dismissed', exercised?.type === 'grant' && exercised.role === 'robot')
     if (!view.effectiveRevocations.has(id)) continue
     note(body.target.startsWith('key/') ? 'revokeKey' : 'revokeGrant', true)
     note(body.keep.length > 0 ? 'revokeKeeping' : 'revokeBare', true)

@@ -4,6 +4,7 @@ import { mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
+import { systemClock } from '../../src/adapters/clock.ts'
 import type { PendingView } from '../../src/api/schemas.ts'
 import type { GrantBody, KeyPair } from '../../src/core/envelope.ts'
 import { encryptionKey, seal } from '../../src/core/secrets.ts'
@@ -35,7 +36,7 @@ async function run(argv: readonly string[], key = 'owner'): Promise<CliResult> {
 
 const [FIRST, SECOND] = [testKey(71), testKey(72)]
 
-function ticketFor(over: { zones?: string[]; name?: string } = {}): string {
+function ticketFor({ by = KEYS.owner, ...over }: { zones?: string[]; name?: string; by?: KeyPair } = {}): string {
   return signTicket(
     {
       mesh: MESH_ID,
@@ -46,7 +47,7 @@ function ticketFor(over: { zones?: string[]; name?: string } = {}): string {
       nonce: '00'.repeat(16),
       ...over,
     },
-    KEYS.owner,
+    by,
   )
 }
 
@@ -175,5 +176,75 @@ describe('node', () => {
     const { err } = await run(['node', 'rm', 'edge-9'])
     expect(err).toContain('meshctl secret rotate db -w default -z')
     expect(err).not.toContain('rotate other')
+  })
+})
+
+describe('a registrar', () => {
+  const registrar = testKey(73)
+  const invited = (over: { zones?: string[]; name?: string; by?: KeyPair } = {}): string =>
+    ticketFor({ by: registrar, ...over })
+  beforeEach(async () => {
+    await writeKey('registrar', registrar)
+    const scope = ['--kinds', 'node', '--zone', 'eu', '-w', '*', '--name', 'scaler']
+    expect(await run(['grant', 'robot', registrar.publicKey, ...scope])).toMatchObject({ code: 0 })
+  })
+
+  test('lets in who shows a ticket of its own, under names that differ, and nobody else', async () => {
+    await asks(FIRST, invited({ name: 'auto' }))
+    await asks(SECOND, invited({ name: 'auto' }))
+    await asks(testKey(74), ticketFor())
+    const { code, err } = await run(['approve', '--all'], 'registrar')
+    expect([code, err]).toEqual([0, expect.stringContaining('approved: auto is node of zones eu.west')])
+    expect(await grantsOf(FIRST)).toMatchObject([{ role: 'node', zones: ['eu.west'], name: 'auto' }])
+    expect(await grantsOf(SECOND)).toMatchObject([{ name: `auto-${SECOND.publicKey.slice(0, 8)}` }])
+    expect(node.joins.pending().map(({ key }) => key)).toEqual([testKey(74).publicKey])
+  })
+
+  test('is told of hosts that it may not let in, and lets in the others', async () => {
+    await asks(FIRST, invited({ zones: ['us'] }))
+    await asks(SECOND, invited())
+    const { code, err } = await run(['approve', '--all'], 'registrar')
+    expect([code, err]).toEqual([4, expect.stringMatching(/was not let in: .*\n.*zone us is outside/)])
+    expect([await grantsOf(FIRST), (await grantsOf(SECOND)).length]).toEqual([[], 1])
+  })
+
+  test('takes out again what it let in, and nothing else', async () => {
+    await asks(FIRST, invited())
+    expect(await run(['approve', '--all'], 'registrar')).toMatchObject({ code: 0 })
+    const [grant] = node.replica.state.policy.activeGrants(FIRST.publicKey)
+    const [other] = node.replica.state.policy.activeGrants(KEYS.node.publicKey)
+    expect(await run(['revoke', other!.id], 'registrar')).toMatchObject({
+      code: 4,
+      err: expect.stringContaining('a registrar revokes only what it granted itself'),
+    })
+    expect(await run(['revoke', grant!.id], 'registrar')).toMatchObject({ code: 0 })
+    expect(await grantsOf(FIRST)).toEqual([])
+  })
+
+  test('goes on with hosts that come later, until it is stopped', async () => {
+    const stop = new AbortController()
+    const arrivals = [FIRST, SECOND]
+    const sleep = async (): Promise<void> => {
+      const next = arrivals.shift()
+      if (next === undefined) stop.abort()
+      else await asks(next, invited())
+    }
+    const argv = ['--api', `unix:${node.socketPath}`, '-k', 'registrar.key', 'approve', '--all', '--watch']
+    expect(await meshctl(argv, { cwd, signal: stop.signal, clock: { ...systemClock, sleep } })).toMatchObject({
+      code: 0,
+    })
+    expect([(await grantsOf(FIRST)).length, (await grantsOf(SECOND)).length]).toEqual([1, 1])
+  })
+
+  test('is one only by a grant that says so, and grants nothing but nodes', async () => {
+    await asks(FIRST, invited())
+    expect(await run(['grant', 'editor', FIRST.publicKey, '--kinds', 'node', '--zone', 'eu'])).toMatchObject({
+      code: 2,
+    })
+    expect(await run(['grant', 'viewer', FIRST.publicKey, '--zone', 'eu', '-w', '*'], 'registrar')).toMatchObject({
+      code: 4,
+      err: expect.stringContaining('a registrar grants nodes'),
+    })
+    expect(await run(['approve', FIRST.publicKey], 'node')).toMatchObject({ code: 4 })
   })
 })

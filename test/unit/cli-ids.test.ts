@@ -227,6 +227,7 @@ async function lyingNode(idsFor: (text: string) => object) {
     hosts: null,
     quota: null,
     enc: null,
+    under: MESH_ID,
     by: KEYS.owner.publicKey,
     at: 0,
   }
