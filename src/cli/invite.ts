@@ -264,7 +264,11 @@ async function approveAll(cli: Cli, args: Args): Promise<undefined> {
       cli.note(plain(`${asMeshError(error).message}; trying again`))
     }
   }
-  if (failed.length > 0) throw new MeshError('denied', `${failed.length} waiting hosts were not let in`)
+  if (failed.length > 0)
+    throw new MeshError(
+      'denied',
+      failed.length === 1 ? 'a waiting host was not let in' : `${failed.length} waiting hosts were not let in`,
+    )
   return undefined
 }
 
@@ -291,7 +295,7 @@ async function approveWaiting(cli: Cli, args: Args, failed: readonly string[]): 
     } catch (error) {
       if (!(error instanceof MeshError) || error.code === 'unavailable') throw error
       stillFailed.push(request.id)
-      cli.note(plain(`${fingerprint(request.key)} was not let in: ${error.message}`))
+      cli.note(`${fingerprint(request.key)} was not let in: ${error.message.split('\n').map(plain).join('\n')}`)
     }
   }
   return stillFailed

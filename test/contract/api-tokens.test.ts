@@ -318,6 +318,14 @@ describe('a reader of one workspace', () => {
     expect(whole.data[0]?.receipt).toMatchObject({ problems: [{}, {}], isolated: [{}], withheld: 0 })
   })
 
+  test('does not see who waits to be let in, and by which tickets, unless it may let them in', async () => {
+    expect((await ana('/v1/pending')).status).toBe(403)
+    expect((await ask('/v1/pending', tokenOf(KEYS.owner))).status).toBe(200)
+    const registrar = { type: 'grant', subject: KEYS.stranger.publicKey, role: 'robot', zones: ['eu'], kinds: ['node'] }
+    await take(act<GrantBody>('shop', registrar))
+    expect((await ask('/v1/pending', tokenOf(KEYS.stranger))).status).toBe(200)
+  })
+
   test('may hand in envelopes: they say themselves what they may', async () => {
     const edit = act<EditBody>('vault', {
       type: 'edit',

@@ -171,6 +171,26 @@ test('a host is invited, waits, is approved, and serves its zone', async () => {
   await eventually(() => pendingAt(one())).toEqual([])
 })
 
+test('a registrar lets in whoever shows its ticket, and nobody else', async () => {
+  const registrar = (await tell(fleet(), one(), ['key', 'new', '-k', 'registrar.key'])).trim()
+  await tell(fleet(), one(), ['grant', 'robot', registrar, '--kinds', 'node', '--zone', 'eu.auto', '-w', '*'])
+  const as = { key: 'registrar.key' }
+  await eventually(() => ask(fleet(), one(), ['invite', '--zone', 'eu.auto'], as)).toMatchObject({ code: 0 })
+  const ticket = (await tell(fleet(), one(), ['invite', '--zone', 'eu.auto', '--name', 'auto'], as)).trim()
+  const [scaled, stranger] = [joiner('scaled'), joiner('stranger')]
+  await scaled.join(ticket)
+  await waitingOf(scaled)
+  await stranger.join(await invite())
+  await waitingOf(stranger)
+  expect(await ask(fleet(), one(), ['approve', '--all'], as)).toMatchObject({
+    code: 0,
+    err: expect.stringContaining('approved: auto is node of zones eu.auto'),
+  })
+  await eventually(() => scaled.output).toContain('this host was let in')
+  expect((await pendingAt(one())).map(({ key }) => key)).toEqual([(await stranger.key()).publicKey])
+  await tell(fleet(), one(), ['deny', (await stranger.key()).publicKey])
+})
+
 test('a host is denied, and is told', async () => {
   const host = joiner('denied')
   await host.join(await invite())

