@@ -7,6 +7,7 @@ import { open as openFile } from 'node:fs/promises'
 import type { EditView } from '../api/schemas.ts'
 import { admit } from '../core/admission.ts'
 import { parseEnvelope, type Envelope, type WireEnvelope } from '../core/envelope.ts'
+import type { ResourceState } from '../core/document.ts'
 import { MeshState } from '../core/state.ts'
 import { asMeshError, MeshError } from '../errors.ts'
 import { readEnvelopes } from './authority.ts'
@@ -37,12 +38,29 @@ export const exportVerb: Verb = {
   details: [
     'FILE is new, and holds {"envelopes": [...]} in causal order, with all signatures: meshctl verify FILE needs nothing else.',
     'It holds what the node holds, secrets sealed, and is written for its owner alone.',
+    'With --resource, the file is the Automerge document of that resource, with its history, for tools that read Automerge.',
   ].join('\n'),
-  options: {},
-  examples: ['meshctl export mesh-2026-03-01.json'],
+  options: {
+    resource: { type: 'string', value: 'PATH', description: 'of one resource: workspace/zone/kind/name' },
+  },
+  examples: ['meshctl export mesh-2026-03-01.json', 'meshctl export --resource default/eu/site/web web.automerge'],
   async run(cli, args) {
     const [name] = args.expect('FILE') as [string]
+    const path = args.text('resource')
     const { wires, stateHash } = await download(await cli.client())
+    if (path !== undefined) {
+      const { state, faults } = recompute(wires, cli.mesh)
+      if (faults.length > 0) throw notAsSaid(faults)
+      if (state.resource(path) === undefined) {
+        throw new MeshError('not_found', `this node knows no resource ${path}`, {
+          field: '--resource',
+          hint: 'Write workspace/zone/kind/name; see: meshctl get',
+        })
+      }
+      const { automergeFile } = await automerge()
+      await writeNew(cli.path(name), name, automergeFile(state.changesOf(path)))
+      return undefined
+    }
     await writeNew(cli.path(name), name, toJson({ stateHash, envelopes: wires }))
     cli.note(`wrote ${wires.length} envelopes to ${name}`)
     return undefined
@@ -54,7 +72,8 @@ export const verifyVerb: Verb = {
   summary: 'check every signature and verdict anew, of a node or of an exported file',
   usage: ['verify --full', 'verify FILE'],
   details: [
-    '--full downloads all envelopes of the node, computes verdicts and state from them, and compares with what the node says.',
+    '--full downloads all envelopes of the node, computes verdicts and state from them, and compares with what the node says;',
+    'and has Automerge compute every resource from the same edits, which must come to the same.',
     'With FILE, as export writes it, no node is asked. --mesh says which mesh it must be: the id that init printed.',
     'What a node holds back cannot be seen so: compare the state hashes of two nodes. Exit 9 when something is not as it is said to be.',
   ].join('\n'),
@@ -76,14 +95,24 @@ export const verifyVerb: Verb = {
     if (stateHash !== undefined && stateHash !== hash) {
       faults.push(`the state hash is said to be ${stateHash}, and the envelopes give ${hash}`)
     }
+    const { disagreements } = await automerge()
+    for (const path of state.history.resourcePaths()) {
+      const fields = disagreements(state.changesOf(path), state.resource(path) as ResourceState)
+      if (fields.length > 0) faults.push(`${path}: Automerge has other values of ${fields.join(', ')}`)
+    }
     report(cli, state, wires.length, hash)
     if (faults.length > 0) throw notAsSaid(faults)
     return undefined
   },
 }
 
+/** These verbs alone need Automerge, which takes 30 ms to load. */
+async function automerge() {
+  return await import('../core/automerge.ts')
+}
+
 /** All of it, at one moment. */
-async function download(client: ApiClient): Promise<Downloaded> {
+export async function download(client: ApiClient): Promise<Downloaded> {
   for (let tries = 1; ; tries += 1) {
     const before = await client.node()
     const edits: EditView[] = []
@@ -120,7 +149,10 @@ async function readExport(path: string, name: string) {
 }
 
 /** The state of the envelopes that pass every check, and what is wrong with the others. */
-function recompute(wires: readonly WireEnvelope[], pinned: string | undefined): { state: MeshState; faults: string[] } {
+export function recompute(
+  wires: readonly WireEnvelope[],
+  pinned: string | undefined,
+): { state: MeshState; faults: string[] } {
   const state = new MeshState()
   const faults: string[] = []
   for (const [index, wire] of wires.entries()) {
@@ -137,8 +169,8 @@ function recompute(wires: readonly WireEnvelope[], pinned: string | undefined): 
   return { state, faults }
 }
 
-function wordsOf({ policy }: MeshState, envelope: Envelope): string {
-  const verdict = policy.verdict(envelope)
+function wordsOf(state: MeshState, envelope: Envelope): string {
+  const verdict = state.verdict(envelope)
   return verdict.accepted ? 'accepted' : `void: ${verdict.denial.message}`
 }
 
@@ -147,8 +179,8 @@ function said({ accepted, message }: EditView['verdict']): string {
 }
 
 function report(cli: Cli, state: MeshState, count: number, stateHash: string): void {
-  const { history, policy, meshId = null } = state
-  const voided = history.order.filter((id) => !policy.verdict(history.get(id) as Envelope).accepted).length
+  const { history, meshId = null } = state
+  const voided = history.order.filter((id) => !state.verdict(history.get(id) as Envelope).accepted).length
   const forks = [...history.chains()].reduce((sum, chain) => sum + chain.forks, 0)
   const result = { meshId, meshName: history.genesis?.body.name ?? null, envelopes: count, voided, forks, stateHash }
   if (cli.format === 'json') return cli.out(toJson(result))
@@ -163,7 +195,7 @@ function report(cli: Cli, state: MeshState, count: number, stateHash: string): v
   )
 }
 
-function notAsSaid(faults: readonly string[]): MeshError {
+export function notAsSaid(faults: readonly string[]): MeshError {
   const shown = faults.slice(0, FAULTS_SHOWN).map((fault) => `  ${plain(fault)}`)
   const more = faults.length > shown.length ? [`  and ${faults.length - shown.length} more`] : []
   return new MeshError('store_corrupt', ['not as it is said to be:', ...shown, ...more].join('\n'), {
@@ -171,11 +203,11 @@ function notAsSaid(faults: readonly string[]): MeshError {
   })
 }
 
-async function writeNew(path: string, name: string, text: string): Promise<void> {
+async function writeNew(path: string, name: string, content: string | Uint8Array): Promise<void> {
   try {
     const file = await openFile(path, 'wx', 0o600)
     try {
-      await file.writeFile(text)
+      await file.writeFile(content)
       await file.sync()
     } finally {
       await file.close()

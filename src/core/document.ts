@@ -1,10 +1,10 @@
 /**
- * One resource: the Automerge document that every node derives from the resource's edits, and what is visible in it.
- * Only changes that were built here ever reach Automerge; equal sets of edits give equal documents. Called by
- * state.ts, which owns the verdicts. DESIGN: materialising a resource.
+ * One resource: the changes of an Automerge document that every node derives from the resource's edits, and what is visible
+ * in it. What is visible is kept here, change by change, so that reading needs no Automerge; automerge.ts builds the
+ * document, and holds the two against each other. Equal sets of edits give equal changes. Called by state.ts, which owns the
+ * verdicts. DESIGN: materialising a resource.
  */
 
-import * as Automerge from '@automerge/automerge'
 import { canonical, sha256 } from './canonical.ts'
 import type { Op, Value } from './envelope.ts'
 
@@ -59,7 +59,8 @@ export interface ResourceState {
   readonly hash: string
 }
 
-const EXISTENCE = '$'
+/** The field that says that a resource exists. */
+export const EXISTENCE = '$'
 
 const BRANCHES_MAX = 16
 
@@ -70,8 +71,26 @@ const BRANCHES_MAX = 16
  */
 export const OVERWRITES_MAX = 1_024
 
-const CHUNK_TYPE_OFFSET = 8
-const PLAIN_CHANGE = 1
+/** One Automerge change, before it is encoded: what one accepted edit became. */
+export interface Change {
+  /** Of the edit; the change's actor. */
+  readonly id: string
+  /** Ids of the changes that it follows. */
+  readonly parents: readonly string[]
+  /** Counter of the first operation. */
+  readonly startOp: number
+  readonly ops: readonly ChangeOp[]
+  /** Whether its author deletes the resource, and so all that they saw of it. */
+  readonly deletes: boolean
+}
+
+/** Sets a field, or without a value deletes it. */
+export interface ChangeOp {
+  readonly key: string
+  readonly value?: Value
+  /** Operations whose writes it replaces, as `<counter>@<edit>`. */
+  readonly pred: readonly string[]
+}
 
 interface AppliedStep {
   readonly step: Step
@@ -84,13 +103,13 @@ interface AppliedStep {
 /** A value that one edit gave one field, under the counter of its operation. */
 interface Write {
   readonly field: string
+  readonly value: Value
   readonly edit: string
   readonly counter: number
 }
 
-/** What an accepted edit became: one Automerge change. */
+/** What an accepted edit became. */
 interface DerivedChange {
-  readonly hash: string
   /** Highest operation counter in this change's past and itself. */
   readonly maxOp: number
   readonly writes: readonly Write[]
@@ -101,28 +120,26 @@ interface DerivedChange {
 /** Writes that are visible at some point of history, by field. */
 type Visible = Map<string, Set<Write>>
 
-/** The live document of one resource. Holds memory outside the JavaScript heap until `free`. */
+/** The live document of one resource. */
 export class ResourceDocument {
   readonly #path: string
-  readonly #doc: Automerge.Doc<Record<string, string>>
+  readonly #overwritesMax: number
   readonly #steps = new Map<string, AppliedStep>()
   readonly #changes = new Map<string, DerivedChange>()
-  /** Changes that Automerge has not seen yet: one call with many costs far less than many calls with one. */
-  #pending: Automerge.Change[] = []
   /** Accepted edits that no accepted edit follows. */
   readonly #heads = new Set<string>()
   readonly #excessive: string[] = []
   /** Accepted edits that delete the resource. */
   readonly #deletes: string[] = []
-  /** What is visible at the heads, so that the next change knows what it overwrites without asking Automerge. */
+  /** What is visible at the heads: what Automerge would show, and what the next change overwrites. */
   readonly #latest: Visible = new Map()
   /** What is visible to who has seen some edits, by their ids: at the branches asked for last, to spare a walk back each. */
   readonly #branches = new Map<string, Visible>()
 
-  constructor(path: string) {
+  /** @param overwritesMax tests make it small. */
+  constructor(path: string, overwritesMax: number = OVERWRITES_MAX) {
     this.#path = path
-    // The document's own actor never writes: each change brings the actor of its edit.
-    this.#doc = Automerge.init({ actor: '00' })
+    this.#overwritesMax = overwritesMax
   }
 
   /** Adds one edit, after all that it depends on. An id that was added before changes nothing. */
@@ -137,12 +154,11 @@ export class ResourceDocument {
   /** Whether an edit that is not added would overwrite too much to count here; all its deps are added. */
   isExcessive({ deps, ops }: Pick<Step, 'deps' | 'ops'>): boolean {
     const visible = this.#visibleAt(this.#imagesOf(deps))
-    return countOverwrites(ops, visible) > OVERWRITES_MAX
+    return countOverwrites(ops, visible) > this.#overwritesMax
   }
 
   /** What is visible now. */
   read(): ResourceState {
-    const backend = this.#backend()
     const live = this.#read(EXISTENCE)
     const exists = live.length > 0
     const counted = this.#descendantsOf(live.map((write) => write.edit))
@@ -153,7 +169,7 @@ export class ResourceDocument {
     const writers = new Map<string, string>()
     const conflicts = new Map<string, readonly FieldWrite[]>()
     const lost: FieldWrite[] = []
-    for (const field of backend.keys('_root').toSorted()) {
+    for (const field of [...this.#latest.keys()].toSorted()) {
       if (field === EXISTENCE) continue
       const writes = this.#read(field)
       const counting = writes.filter((write) => counted.has(write.edit))
@@ -183,14 +199,19 @@ export class ResourceDocument {
     }
   }
 
-  /** The document as an Automerge file. Equal edits give equal heads and changes in it, whatever their order of arrival. */
-  save(): Uint8Array {
-    return this.#backend().save()
-  }
-
-  /** Gives back the document's memory; the object must not be used afterwards. */
-  free(): void {
-    Automerge.free(this.#doc)
+  /** All changes, each after those that it follows. */
+  changes(): Change[] {
+    return [...this.#changes].map(([id, { maxOp, overwrites }]) => {
+      const { step, parents } = this.#applied(id)
+      const replaced = Map.groupBy(overwrites, ({ field }) => field)
+      const ops = step.ops.flatMap(([action, key, value]): ChangeOp[] => {
+        const pred = (replaced.get(key) ?? []).toSorted(byPrecedence).map(({ counter, edit }) => `${counter}@${edit}`)
+        if (action === 'set') return [{ key, value, pred }]
+        return pred.length > 0 ? [{ key, pred }] : []
+      })
+      const deletes = step.ops.some(([action, field]) => action === 'del' && field === EXISTENCE)
+      return { id, parents, startOp: maxOp - ops.length + 1, ops, deletes }
+    })
   }
 
   #imagesOf(deps: readonly string[]): readonly string[] {
@@ -204,38 +225,21 @@ export class ResourceDocument {
   /** Makes the change of an accepted step. Returns false when it overwrites too much, and so makes none. */
   #derive(step: Step, parents: readonly string[]): boolean {
     const visible = this.#visibleAt(parents)
-    if (countOverwrites(step.ops, visible) > OVERWRITES_MAX) return false
-    const deps = parents.map((parent) => this.#change(parent))
-    const startOp = 1 + deps.reduce((highest, dep) => Math.max(highest, dep.maxOp), 0)
+    if (countOverwrites(step.ops, visible) > this.#overwritesMax) return false
+    let maxOp = parents.reduce((highest, parent) => Math.max(highest, this.#change(parent).maxOp), 0)
     const writes: Write[] = []
     const overwrites: Write[] = []
-    const ops: Automerge.DecodedChange['ops'] = []
-    for (const op of step.ops) {
-      const [action, field] = op
-      const replaced = [...(visible.get(field) ?? [])].toSorted(byPrecedence)
+    for (const [action, field, value] of step.ops) {
+      const replaced = visible.get(field)
       if (action === 'del' && field === EXISTENCE) this.#deletes.push(step.id)
       // Deleting what is not there is no operation.
-      if (action === 'del' && replaced.length === 0) continue
-      if (action === 'set') writes.push({ field, edit: step.id, counter: startOp + ops.length })
-      overwrites.push(...replaced)
-      const pred = replaced.map(({ counter, edit }) => `${counter}@${edit}`)
-      const value = action === 'set' ? { value: canonical(op[2]) } : {}
-      ops.push({ action, obj: '_root', key: field, ...value, pred })
+      if (action === 'del' && replaced === undefined) continue
+      maxOp += 1
+      if (action === 'set') writes.push({ field, value, edit: step.id, counter: maxOp })
+      if (replaced !== undefined) overwrites.push(...replaced)
     }
-    const change = Automerge.encodeChange({
-      // The id of the edit is unique in a document, so actor and edit name each other.
-      actor: step.id,
-      author: null,
-      seq: 1,
-      startOp,
-      time: 0,
-      message: null,
-      deps: deps.map((dep) => dep.hash).toSorted(),
-      ops,
-    })
-    const derived = { hash: hashOfChange(change), maxOp: startOp + ops.length - 1, writes, overwrites }
+    const derived = { maxOp, writes, overwrites }
     this.#changes.set(step.id, derived)
-    this.#pending.push(change)
     for (const parent of parents) this.#heads.delete(parent)
     this.#heads.add(step.id)
     this.#branches.delete(parents.join())
@@ -265,25 +269,11 @@ export class ResourceDocument {
     return visible
   }
 
-  /** The Automerge document with all changes in it. */
-  #backend(): ReturnType<typeof Automerge.getBackend> {
-    const backend = Automerge.getBackend(this.#doc)
-    backend.applyChanges(this.#pending)
-    this.#pending = []
-    return backend
-  }
-
   /** The visible writes of a field: the winner first. */
   #read(field: string): FieldWrite[] {
-    return Automerge.getBackend(this.#doc)
-      .getAll('_root', field)
-      .map((entry) => {
-        const [, text, opId] = entry as [string, string, string]
-        const [counter, edit] = opId.split('@') as [string, string]
-        return { counter: Number(counter), edit, value: JSON.parse(text) as Value }
-      })
+    return [...(this.#latest.get(field) ?? [])]
       .toSorted(byPrecedence)
-      .map(({ edit, value }) => ({ field, value, edit, by: this.#step(edit).by }))
+      .map(({ value, edit }) => ({ field, value, edit, by: this.#step(edit).by }))
   }
 
   /** The given accepted edits and all accepted edits before them. */
@@ -319,17 +309,8 @@ export class ResourceDocument {
   }
 }
 
-/**
- * The hash of a change: SHA-256 over its chunk without magic number and checksum (Automerge's binary format). Decoding
- * would tell too, which takes longer than making the change; only large changes, which are compressed, need it.
- */
-function hashOfChange(change: Automerge.Change): string {
-  const isPlain = change[CHUNK_TYPE_OFFSET] === PLAIN_CHANGE
-  return isPlain ? sha256(change.subarray(CHUNK_TYPE_OFFSET)) : Automerge.decodeChange(change).hash
-}
-
 /** Automerge's order of concurrent writes, the winner first. */
-function byPrecedence(a: Pick<Write, 'counter' | 'edit'>, b: Pick<Write, 'counter' | 'edit'>): number {
+export function byPrecedence(a: Pick<Write, 'counter' | 'edit'>, b: Pick<Write, 'counter' | 'edit'>): number {
   return b.counter - a.counter || (a.edit < b.edit ? 1 : -1)
 }
 

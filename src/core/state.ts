@@ -4,13 +4,13 @@
  */
 
 import { canonical, sha256 } from './canonical.ts'
-import { OVERWRITES_MAX, ResourceDocument, type ResourceState, type Step } from './document.ts'
+import { OVERWRITES_MAX, ResourceDocument, type Change, type ResourceState, type Step } from './document.ts'
 import type { Body, EditBody, Envelope, GrantBody } from './envelope.ts'
 import { History } from './history.ts'
 import { parseResourcePath } from './names.ts'
 import { Policy, type Verdict } from './policy.ts'
 
-/** Documents kept open for the next edit; at the limit the one unused for longest is freed and later rebuilt. */
+/** Documents kept open for the next edit; at the limit the one unused for longest is dropped and later rebuilt. */
 const LIVE_DOCUMENTS_MAX = 128
 
 interface LiveDocument {
@@ -19,11 +19,13 @@ interface LiveDocument {
   count: number
 }
 
-export function excessMessage(path: string): string {
-  return `overwrites more than ${OVERWRITES_MAX} concurrent values of ${path}, and so changes nothing there`
+export function excessMessage(path: string, overwritesMax: number = OVERWRITES_MAX): string {
+  return `overwrites more than ${overwritesMax} concurrent values of ${path}, and so changes nothing there`
 }
 
 export class MeshState {
+  /** Concurrent values of one resource that one edit may overwrite. */
+  readonly overwritesMax: number
   readonly history: History = new History()
   readonly policy: Policy = new Policy(this.history)
   /** Verdicts as the resources below were computed with. */
@@ -33,6 +35,11 @@ export class MeshState {
   readonly #stale = new Set<string>()
   #changed = new Set<string>()
   #verdictsAreStale = false
+
+  /** @param overwritesMax equal on every node of a mesh; tests make it small. */
+  constructor(overwritesMax: number = OVERWRITES_MAX) {
+    this.overwritesMax = overwritesMax
+  }
 
   /** Id of the mesh; undefined until its genesis was added. */
   get meshId(): string | undefined {
@@ -59,13 +66,19 @@ export class MeshState {
     return this.#resources.get(path)
   }
 
+  /** The Automerge changes that a resource's edits became, in causal order; see automerge.ts. */
+  changesOf(path: string): Change[] {
+    return this.#open(path).changes()
+  }
+
   /** What became of an envelope, for people: the verdict of policy, or where an accepted edit changes nothing all the same. */
   verdict(envelope: Envelope): Verdict {
     const verdict = this.policy.verdict(envelope)
     if (!verdict.accepted || envelope.body.type !== 'edit') return verdict
     const [path] =
       envelope.body.edits.find(([touched]) => this.resource(touched)?.excessive.includes(envelope.id)) ?? []
-    return path === undefined ? verdict : { accepted: false, denial: { code: 'excess', message: excessMessage(path) } }
+    if (path === undefined) return verdict
+    return { accepted: false, denial: { code: 'excess', message: excessMessage(path, this.overwritesMax) } }
   }
 
   /** Whether every resource is materialised, so that reading all of them is quick. */
@@ -136,7 +149,7 @@ export class MeshState {
       if (is === was) continue
       this.#accepted.set(id, is)
       for (const [path] of envelope.body.edits) {
-        this.#freeLive(path)
+        this.#live.delete(path)
         this.#markStale(path)
       }
     }
@@ -146,14 +159,14 @@ export class MeshState {
   #open(path: string): ResourceDocument {
     this.#refreshVerdicts()
     const edits = this.history.editsOf(path)
-    const live = this.#live.get(path) ?? { document: new ResourceDocument(path), count: 0 }
+    const live = this.#live.get(path) ?? { document: new ResourceDocument(path, this.overwritesMax), count: 0 }
     for (const id of edits.slice(live.count)) live.document.add(this.#step(id, path))
     live.count = edits.length
     // Re-inserting moves the entry to the young end of the map's order.
     this.#live.delete(path)
     this.#live.set(path, live)
     const [oldest] = this.#live.keys()
-    if (this.#live.size > LIVE_DOCUMENTS_MAX && oldest !== undefined) this.#freeLive(oldest)
+    if (this.#live.size > LIVE_DOCUMENTS_MAX && oldest !== undefined) this.#live.delete(oldest)
     return live.document
   }
 
@@ -164,10 +177,5 @@ export class MeshState {
     const { body } = envelope
     const [, deps, ops] = body.edits.find(([touched]) => touched === path) as EditBody['edits'][number]
     return { id, by: body.by, at: body.at, deps, ops, accepted }
-  }
-
-  #freeLive(path: string): void {
-    this.#live.get(path)?.document.free()
-    this.#live.delete(path)
   }
 }

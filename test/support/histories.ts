@@ -5,6 +5,7 @@
  */
 
 import { sha256 } from '../../src/core/canonical.ts'
+import { OVERWRITES_MAX } from '../../src/core/document.ts'
 import {
   keyPairFromSeed,
   parseEnvelope,
@@ -208,6 +209,7 @@ export const CLASSES = [
   'rootsetKept',
   'contested',
   'overQuota',
+  'excess',
   'answered',
   'enrolled',
   'dismissed',
@@ -218,6 +220,8 @@ export interface GeneratedHistory {
   readonly seed: number
   readonly steps: number
   readonly mesh: string
+  /** Concurrent writes of one resource that one edit may overwrite: few in some histories, so that there are edits of more. */
+  readonly overwritesMax: number
   readonly scribe: Scribe
   /** Key pairs of every root set. */
   readonly rootKeys: readonly KeyPair[]
@@ -228,6 +232,9 @@ export interface GeneratedHistory {
   /** Well-formed envelopes that no order of arrival may let in, with why. */
   readonly intruders: readonly { readonly envelope: Envelope; readonly why: string }[]
 }
+
+/** Limits so small that some edits of a history pass them. */
+const FEW_OVERWRITES = [2, 3] as const
 
 /** Steps of a full history: enough for thirty edits. */
 export const FULL_STEPS = 56
@@ -590,7 +597,18 @@ export function generateHistory(seed: number, steps: number = FULL_STEPS): Gener
     adaGrant.id,
     nextRoots,
   )
-  return { seed, steps, mesh: scribe.mesh, scribe, rootKeys: generations.flat(), envelopes, parts, intruders }
+  const overwritesMax = diceFrom(seed ^ 0xca9).pick([...FEW_OVERWRITES, OVERWRITES_MAX, OVERWRITES_MAX])
+  return {
+    seed,
+    steps,
+    mesh: scribe.mesh,
+    overwritesMax,
+    scribe,
+    rootKeys: generations.flat(),
+    envelopes,
+    parts,
+    intruders,
+  }
 }
 
 function countEdits(envelopes: readonly Envelope[]): number {

@@ -26,6 +26,8 @@ export interface OracleResource {
   readonly conflicts: Record<string, readonly string[]>
   /** `field edit`, sorted. */
   readonly lost: readonly string[]
+  /** Accepted edits that change nothing here, since they overwrite too much. Sorted. */
+  readonly excessive: readonly string[]
   readonly heads: readonly string[]
   readonly created: string | undefined
 }
@@ -39,8 +41,11 @@ export interface OracleView {
   readonly paths: readonly string[]
 }
 
-/** Judges a set of envelopes, given in any order. */
-export function judge(envelopes: readonly Envelope[]): OracleView {
+/**
+ * Judges a set of envelopes, given in any order.
+ * @param overwritesMax concurrent writes of one resource that one edit may overwrite.
+ */
+export function judge(envelopes: readonly Envelope[], overwritesMax: number): OracleView {
   const byId = new Map(envelopes.map((envelope) => [envelope.id, envelope]))
   const genesis = envelopes.find((envelope): envelope is Envelope<GenesisBody> => envelope.body.type === 'genesis')
   if (genesis === undefined) throw new Error('a history without a genesis')
@@ -120,7 +125,12 @@ export function judge(envelopes: readonly Envelope[]): OracleView {
 
   const edits = signed.filter((envelope): envelope is Envelope<EditBody> => envelope.body.type === 'edit')
   const paths = [...new Set(edits.flatMap((edit) => edit.body.edits.map(([path]) => path)))].toSorted()
-  return { accepted, effectiveRevocations, paths, resource: (path) => materialise(path, edits, accepted) }
+  return {
+    accepted,
+    effectiveRevocations,
+    paths,
+    resource: (path) => materialise(path, edits, accepted, overwritesMax),
+  }
 }
 
 /** Whether everything in scope of the inner grant is in scope of the outer one. */
@@ -198,6 +208,7 @@ function materialise(
   path: string,
   edits: readonly Envelope<EditBody>[],
   accepted: ReadonlySet<string>,
+  overwritesMax: number,
 ): OracleResource {
   const raw = new Map(
     edits.flatMap((edit) =>
@@ -215,9 +226,6 @@ function materialise(
     nodes.set(id, node)
     return node
   }
-  const live = [...raw.keys()].filter((id) => accepted.has(id)).map(nodeOf)
-  // Parents before children: a past contains the pasts of its members.
-  const ordered = live.toSorted((a, b) => a.past.size - b.past.size)
 
   const isDelete = (node: Node): boolean => node.ops.some(([action, name]) => action === 'del' && name === '$')
   const writes = (node: Node, field: string): boolean => node.ops.some(([, name]) => name === field)
@@ -229,6 +237,17 @@ function materialise(
         node.ops.some(([action, name]) => action === 'set' && name === field) &&
         !among.some((later) => later !== node && later.past.has(node.id) && ends(later, field)),
     )
+
+  const ordered: Node[] = []
+  const excessive: string[] = []
+  // Parents before children: a past contains the pasts of its members.
+  const candidates = [...raw.keys()].filter((id) => accepted.has(id)).map(nodeOf)
+  for (const node of candidates.toSorted((a, b) => a.past.size - b.past.size)) {
+    const before = ordered.filter((other) => node.past.has(other.id))
+    const overwritten = node.ops.flatMap(([, field]) => standing(field, before, writes))
+    if (overwritten.length > overwritesMax) excessive.push(node.id)
+    else ordered.push(node)
+  }
 
   const counters = new Map<string, Map<string, number>>()
   const highest = new Map<string, number>()
@@ -273,6 +292,7 @@ function materialise(
     fields: Object.fromEntries(fields),
     conflicts: Object.fromEntries(conflicts),
     lost: lost.toSorted(),
+    excessive: excessive.toSorted(),
     heads: ordered
       .filter((node) => !ordered.some((later) => later !== node && later.past.has(node.id)))
       .map((node) => node.id)

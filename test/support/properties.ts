@@ -6,9 +6,18 @@
 import assert from 'node:assert/strict'
 import * as Automerge from '@automerge/automerge'
 import { admit } from '../../src/core/admission.ts'
-import { canonical, type Json } from '../../src/core/canonical.ts'
-import { ResourceDocument, type Step } from '../../src/core/document.ts'
-import type { EditBody, Envelope, GenesisBody, KeyPair, RevokeBody, RootsetBody } from '../../src/core/envelope.ts'
+import { automergeFile, disagreements } from '../../src/core/automerge.ts'
+import { canonical } from '../../src/core/canonical.ts'
+import { ResourceDocument, type FieldWrite, type ResourceState, type Step } from '../../src/core/document.ts'
+import type {
+  EditBody,
+  Envelope,
+  GenesisBody,
+  KeyPair,
+  RevokeBody,
+  RootsetBody,
+  Value,
+} from '../../src/core/envelope.ts'
 import type { Chain } from '../../src/core/history.ts'
 import { overQuota } from '../../src/core/quota.ts'
 import { MeshState } from '../../src/core/state.ts'
@@ -30,15 +39,15 @@ interface ReplayOptions {
   /** Called after each envelope that was added. */
   readonly onAdded?: (state: MeshState) => void
   /** Goes on from this state. */
-  readonly into?: MeshState
+  readonly into: MeshState
 }
 
 /**
  * Brings envelopes in, in the given order, as a replica does: what waits for others is tried again when something was added.
  * Throws when one is refused, or when some still wait at the end.
  */
-export function replay(envelopes: Iterable<Envelope>, options: ReplayOptions = {}): MeshState {
-  const state = options.into ?? new MeshState()
+export function replay(envelopes: Iterable<Envelope>, options: ReplayOptions): MeshState {
+  const state = options.into
   let waiting: Envelope[] = []
   const offer = (envelope: Envelope): boolean => {
     const admission = admit(envelope, state.history)
@@ -72,7 +81,7 @@ export function outcome(state: MeshState): unknown {
     hash: state.hash(),
     resources: [...state.history.resourcePaths()].toSorted().map((path) => state.resource(path)),
     excess: [...overQuota(state.resources(), (edit) => state.grantOf(edit))].toSorted(([a], [b]) => (a < b ? -1 : 1)),
-    verdicts: state.history.order.toSorted().map((id) => [id, state.policy.verdict(state.history.get(id) as Envelope)]),
+    verdicts: state.history.order.toSorted().map((id) => [id, state.verdict(state.history.get(id) as Envelope)]),
     forks: [...state.history.chains()]
       .map(({ workspace, author, heads, forks, highestN }) => ({ workspace, author, heads, forks, highestN }))
       .toSorted((a, b) => (a.workspace + a.author < b.workspace + b.author ? -1 : 1)),
@@ -99,17 +108,21 @@ interface Checked {
 export function checkHistory(history: GeneratedHistory): Checked {
   const parts = received(history)
   const dice = diceFrom(history.seed ^ 0x5eed)
-  const central = replay(parts)
+  const empty = (): MeshState => new MeshState(history.overwritesMax)
+  const central = replay(parts, { into: empty() })
   const expected = outcome(central)
   const same = (state: MeshState, property: string): void => assert.deepEqual(outcome(state), expected, property)
 
   const repeated = dice.shuffle([...parts, ...dice.some(parts, 0.3)])
-  same(replay(repeated), 'any order and duplication gives the same state and verdicts')
-  same(readAllTheWhile(parts, dice), 'incremental equals rebuild')
-  same(healed(parts, dice), 'partition and heal equals central replay')
+  same(replay(repeated, { into: empty() }), 'any order and duplication gives the same state and verdicts')
+  same(readAllTheWhile(empty(), parts, dice), 'incremental equals rebuild')
+  same(healed([empty(), empty()], parts, dice), 'partition and heal equals central replay')
   intrudersAreKeptOut(history, central)
   documentsAreEqual(central, dice)
-  const view = judge(central.history.order.map((id) => central.history.get(id) as Envelope))
+  const view = judge(
+    central.history.order.map((id) => central.history.get(id) as Envelope),
+    history.overwritesMax,
+  )
   agreesWithOracle(central, view)
   revocationTakesOnlyWhatIsIts(central, view)
   const wasAnswered = voidedRevocationGivesBack(history, central, view)
@@ -118,10 +131,13 @@ export function checkHistory(history: GeneratedHistory): Checked {
 }
 
 /** Two halves of the mesh see different envelopes, read in between, then give each other what they lack. */
-function healed(parts: readonly Envelope[], dice: Dice): MeshState {
+function healed(
+  halves: readonly [left: MeshState, right: MeshState],
+  parts: readonly Envelope[],
+  dice: Dice,
+): MeshState {
   const cut = 8 + dice.below(Math.max(1, parts.length - 8))
   const shared = parts.slice(0, cut)
-  const halves = [new MeshState(), new MeshState()] as const
   for (const state of halves) replay(shared, { into: state, onAdded: (reached) => glance(reached, dice) })
   const [left, right] = halves
   // Only what has its ancestors on its own side arrives there; the rest waits for the heal.
@@ -138,12 +154,13 @@ function healed(parts: readonly Envelope[], dice: Dice): MeshState {
 }
 
 /** Reads between the adds. Who rereads exactly what `takeChanges` names sees what a reader of everything sees. */
-function readAllTheWhile(parts: readonly Envelope[], dice: Dice): MeshState {
+function readAllTheWhile(into: MeshState, parts: readonly Envelope[], dice: Dice): MeshState {
   const seen = new Map<string, string>()
   const reread = (state: MeshState): void => {
     for (const path of state.takeChanges()) seen.set(path, state.resource(path)?.hash ?? '')
   }
   const state = replay(dice.shuffle(parts), {
+    into,
     onAdded: (reached) => {
       if (dice.chance(0.1)) reread(reached)
       glance(reached, dice)
@@ -155,34 +172,38 @@ function readAllTheWhile(parts: readonly Envelope[], dice: Dice): MeshState {
   return state
 }
 
-/** One resource, built in two causal orders: the same Automerge changes, which load again and show the same winners. */
+/** One resource, built in two causal orders: the same Automerge changes, which load again and show the same writes. */
 function documentsAreEqual(state: MeshState, dice: Dice): void {
   const path = dice.pick(['', ...state.history.resourcePaths()])
   const ids = state.history.editsOf(path)
   if (ids.length === 0) return
   const build = (order: readonly string[]): { changes: string[]; heads: string[] } => {
-    const document = new ResourceDocument(path)
+    const document = new ResourceDocument(path, state.overwritesMax)
     for (const id of order) {
       document.add(stepOf(state, id, path))
       if (dice.chance(0.2)) document.read()
     }
     const read = document.read()
     assert.deepEqual(read, state.resource(path), 'a document alone shows what the state shows')
-    const saved = document.save()
+    const saved = automergeFile(document.changes())
+    assert.deepEqual(disagreements(document.changes(), read), [], 'verifying finds nothing')
     const loaded = Automerge.load<unknown>(saved)
-    document.free()
     assert.deepEqual(Automerge.save(loaded), saved, 'a document that is saved and loaded is the same')
-    for (const [field, value] of read.fields) {
-      // Where a value that a delete hides is still in the document, Automerge alone does not know that it is hidden.
-      const backend = Automerge.getBackend(loaded)
-      if (backend.getAll('_root', field).length > (read.conflicts.get(field)?.length ?? 1)) continue
-      const winner = backend.get('_root', field)
-      assert.equal(winner, canonical(value as Json), 'Automerge has the same winner')
-    }
+    // What a delete's author saw is still in the document: Automerge alone does not know that it is hidden.
+    agreesWithAutomerge(read, loaded, new Set(order.filter((id) => accepted(id)).flatMap(deletedBy)))
     const hashes = Automerge.getAllChanges(loaded).map((change) => Automerge.decodeChange(change).hash)
     const result = { changes: hashes.map(String).toSorted(), heads: Automerge.getHeads(loaded).toSorted() }
     Automerge.free(loaded)
     return result
+  }
+  const accepted = (id: string): boolean =>
+    stepOf(state, id, path).accepted && state.resource(path)?.excessive.includes(id) === false
+  const deletedBy = (id: string): string[] => {
+    const { ops, deps } = stepOf(state, id, path)
+    if (!ops.some(([action, field]) => action === 'del' && field === '$')) return []
+    const seen = new Set(deps)
+    for (const earlier of seen) for (const dep of stepOf(state, earlier, path).deps) seen.add(dep)
+    return [id, ...seen]
   }
   const shuffled: string[] = []
   for (let left = dice.shuffle(ids); left.length > 0;) {
@@ -191,6 +212,40 @@ function documentsAreEqual(state: MeshState, dice: Dice): void {
     left = left.filter((id) => !shuffled.includes(id))
   }
   assert.deepEqual(build(shuffled), build(ids), 'equal edits give equal Automerge documents')
+}
+
+/** Automerge, which computes for itself what stands, shows every write that the resource shows, in the same order of precedence. */
+function agreesWithAutomerge(read: ResourceState, loaded: Automerge.Doc<object>, deleted: ReadonlySet<string>): void {
+  const backend = Automerge.getBackend(loaded)
+  const standing = (field: string): [string, string][] =>
+    (backend.getAll('_root', field) as [string, string, string][])
+      .map(([, text, opId]) => ({ text, counter: Number(opId.split('@')[0]), edit: opId.split('@')[1] as string }))
+      .toSorted((a, b) => b.counter - a.counter || (a.edit < b.edit ? 1 : -1))
+      .map(({ text, edit }) => [edit, text])
+  const plain = ({ edit, value }: FieldWrite): [string, string] => [edit, canonical(value)]
+  assert.equal(standing('$').length > 0, read.exists, 'Automerge has the resource where it exists')
+  const names = backend.keys('_root').filter((field) => field !== '$')
+  for (const field of new Set([...names, ...read.fields.keys(), ...read.lost.map((write) => write.field)])) {
+    const edit = read.writers.get(field)
+    const alone = edit === undefined ? [] : [{ field, edit, value: read.fields.get(field) as Value, by: '' }]
+    const counting = (read.conflicts.get(field) ?? alone).map(plain)
+    const lost = read.lost.filter((write) => write.field === field).map(plain)
+    const theirs = standing(field).filter(([id]) => !deleted.has(id))
+    const isLost = new Set(lost.map(([id]) => id))
+    assert.deepEqual(
+      counting,
+      theirs.filter(([id]) => !isLost.has(id)),
+      `Automerge shows the same ${field}`,
+    )
+    assert.deepEqual(
+      lost,
+      theirs.filter(([id]) => isLost.has(id)),
+      `Automerge has the same lost ${field}`,
+    )
+    if (standing(field).length === theirs.length && lost.length === 0) {
+      assert.equal(backend.get('_root', field), counting[0]?.[1], `Automerge has the same winner of ${field}`)
+    }
+  }
 }
 
 function stepOf(state: MeshState, id: string, path: string): Step {
@@ -221,6 +276,7 @@ function agreesWithOracle(state: MeshState, view: OracleView): void {
         [...resource.conflicts].map(([field, writes]) => [field, writes.map((write) => write.edit)]),
       ),
       lost: resource.lost.map(({ field, edit }) => `${field} ${edit}`).toSorted(),
+      excessive: resource.excessive,
       heads: resource.heads,
       created: resource.created?.edit,
     }
@@ -238,7 +294,7 @@ function revocationTakesOnlyWhatIsIts(state: MeshState, view: OracleView): void 
   for (const envelope of all) if (namesOf(envelope).some((id) => gone.has(id))) gone.add(envelope.id)
   // Without a root set that names it, the roots that it replaced are back.
   if (all.some(({ id, body }) => body.type === 'rootset' && gone.has(id))) return
-  const without = new MeshState()
+  const without = new MeshState(state.overwritesMax)
   for (const envelope of all) if (!gone.has(envelope.id)) without.add(envelope)
 
   const touched = new Set(gone)
@@ -299,9 +355,9 @@ function voidedRevocationGivesBack(
     `grant/${grant}`,
     [...new Set(keep)].slice(0, 16),
   )
-  const without = new MeshState()
+  const without = new MeshState(state.overwritesMax)
   for (const envelope of all) if (envelope.id !== revocation.id) without.add(envelope)
-  state = replay(all)
+  state = replay(all, { into: new MeshState(state.overwritesMax) })
   assert.equal(admit(answer, state.history).outcome, 'ready')
   state.add(answer)
   if (keep.length > 16) return false
@@ -317,7 +373,8 @@ function nextOf(state: MeshState, chain: Chain | undefined): number {
 /** What one edit alone wrote is visible, whatever others wrote to other fields meanwhile. */
 function lonelyFieldsSurvive(state: MeshState, view: OracleView): void {
   for (const path of view.paths) {
-    const edits = state.history.editsOf(path).filter((id) => view.accepted.has(id))
+    const { excessive } = view.resource(path)
+    const edits = state.history.editsOf(path).filter((id) => view.accepted.has(id) && !excessive.includes(id))
     const writes = edits.flatMap((id) => stepOf(state, id, path).ops.map((op) => ({ id, op })))
     const [creation, ...others] = writes.filter(({ op: [, field] }) => field === '$')
     // Deleting and creating anew end what was before.
@@ -374,6 +431,7 @@ const SHARE_AT_LEAST: Tally = {
   rootsetKept: 0.1,
   contested: 0.01,
   overQuota: 0.05,
+  excess: 0.1,
   answered: 0.2,
   enrolled: 0.3,
   dismissed: 0.05,
@@ -448,6 +506,7 @@ export function classify(history: GeneratedHistory, { view, wasAnswered, excess 
   )
   for (const path of view.paths) {
     const resource = view.resource(path)
+    note('excess', resource.excessive.length > 0)
     note('conflict', Object.keys(resource.conflicts).length > 0)
     note('deleteVersusEdit', resource.lost.length > 0)
     const own = edits.flatMap((edit) =>

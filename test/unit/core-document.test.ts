@@ -1,5 +1,6 @@
 import * as Automerge from '@automerge/automerge'
 import { describe, expect, test } from 'vitest'
+import { automergeFile, disagreements } from '../../src/core/automerge.ts'
 import { sha256 } from '../../src/core/canonical.ts'
 import { OVERWRITES_MAX, ResourceDocument, type ResourceState, type Step } from '../../src/core/document.ts'
 import type { Op } from '../../src/core/envelope.ts'
@@ -34,7 +35,6 @@ class Draft {
     const document = new ResourceDocument(PATH)
     for (const step of this.steps) document.add(step)
     const state = document.read()
-    document.free()
     return state
   }
 }
@@ -286,14 +286,36 @@ describe('the document', () => {
     const changes = (order: readonly number[]): (string | undefined)[] => {
       const document = new ResourceDocument(PATH)
       for (const index of order) document.add(draft.steps[index] as Step)
-      const loaded = Automerge.load(document.save())
-      document.free()
+      const loaded = Automerge.load(automergeFile(document.changes()))
       return Automerge.getAllChanges(loaded)
         .map((change) => Automerge.decodeChange(change).hash)
         .toSorted()
     }
     expect(changes([0, 1, 2, 3, 4, 5])).toHaveLength(6)
     expect(changes([0, 3, 2, 1, 5, 4])).toEqual(changes([0, 1, 2, 3, 4, 5]))
+  })
+
+  test('verifying finds each field that Automerge has otherwise', () => {
+    const draft = new Draft()
+      .add('create', [], [CREATE, ['set', 'a', 1], ['set', 'b', 2]])
+      .add('ana', ['create'], [['set', 'a', 3]])
+      .add('ben', ['create'], [['set', 'a', 4]])
+    const document = new ResourceDocument(PATH)
+    for (const step of draft.steps) document.add(step)
+    const [changes, good] = [document.changes(), document.read()]
+    expect(disagreements(changes, good)).toEqual([])
+    const without = new Map([...good.fields].filter(([field]) => field !== 'b'))
+    expect(disagreements(changes, { ...good, fields: new Map([...good.fields, ['b', 5]]) })).toEqual(['b'])
+    expect(disagreements(changes, { ...good, fields: without, writers: new Map() })).toEqual(['b'])
+    expect(disagreements(changes, { ...good, conflicts: new Map() })).toEqual(['a'])
+    expect(
+      disagreements(changes, {
+        ...good,
+        fields: new Map([...good.fields, ['c', 1]]),
+        writers: new Map([...good.writers, ['c', 'ana']]),
+      }),
+    ).toEqual(['c'])
+    expect(disagreements(changes, { ...good, exists: false })).toEqual(['$'])
   })
 
   test('an edit that overwrites too many concurrent values changes nothing; what follows it goes on', () => {
@@ -331,7 +353,6 @@ describe('the document', () => {
     expect(document.read().heads).toEqual([step.id])
     const [orphan] = new Draft().add('late', ['unknown'], [CREATE]).steps as [Step]
     expect(() => document.add(orphan)).toThrow(/before what depends on it/)
-    document.free()
   })
 })
 
