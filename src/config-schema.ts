@@ -128,9 +128,17 @@ const nginxSchema = z.strictObject({
 })
 
 const httpTlsSchema = z.strictObject({
+  identity: z
+    .boolean()
+    .default(false)
+    .describe(
+      "Whether the API speaks HTTPS with a certificate derived from this node's key, which `--pin` of meshctl proves and browsers ask about. Not together with cert and key.",
+    ),
   cert: path()
     .default('')
-    .describe('Certificate chain (PEM) with which the API speaks HTTPS. Read at start. Empty: plain HTTP.'),
+    .describe(
+      'Certificate chain (PEM) with which the API speaks HTTPS. Read at start. Empty, without identity: plain HTTP.',
+    ),
   key: path().default('').describe('The private key of that certificate (PEM).'),
 })
 
@@ -151,6 +159,12 @@ export const CONFIG_SCHEMA = z.strictObject({
     .default(true)
     .describe('Whether /metrics answers without a token. false: who scrapes needs the token of a reader, too.'),
   http_tls: httpTlsSchema.prefault({}).describe('TLS for the API.'),
+  http_edit_key: path()
+    .refine((value) => !isHex(value.trim().toLowerCase(), 64), 'the path of a key file, not the key itself')
+    .default('')
+    .describe(
+      'A key file, mode 0600, with which this node signs plain edits (PUT and DELETE of /v1/resources) of callers who may make them themselves; their own key, not that of another node. Whoever takes this host can edit what that key may. Empty: it signs none.',
+    ),
   network_id: text(64)
     .regex(/^[A-Za-z0-9._-]+$/, 'letters, digits, dots, dashes and underscores')
     .default('default')

@@ -24,8 +24,10 @@ import { MeshError } from './errors.ts'
 const FILE_BYTES_MAX = 1024 * 1024
 /** Uses of one YAML anchor, which could otherwise multiply a small file. */
 const ALIASES_MAX = 10
-/** Variables that meshctl (API, CA, FINGERPRINT, KEY) and the set-up (SETUP) read, which a shared shell profile may set for the daemon too. */
-const ENV_OF_OTHERS: readonly string[] = ['NXMESH_API', 'NXMESH_CA', 'NXMESH_FINGERPRINT', 'NXMESH_KEY', 'NXMESH_SETUP']
+/** Variables that meshctl and, the last one, the set-up read, which a shared shell profile may set for the daemon too. */
+const ENV_OF_OTHERS: readonly string[] = ['API', 'CA', 'FINGERPRINT', 'KEY', 'PIN', 'SETUP'].map(
+  (name) => ENV_PREFIX + name,
+)
 /** Kubernetes tells every pod of a service called nxmesh in variables of this form (NXMESH_PORT=tcp://10.0.0.1:9102). */
 const SERVICE_LINK = /_SERVICE_(HOST|PORT)|_PORT_\d+_(TCP|UDP)|=(tcp|udp):\/\//
 
@@ -180,7 +182,14 @@ function crossChecks(settings: Values): Problem[] {
       hint: 'Put all zones into mesh.zones.',
     })
   }
-  const { cert, key } = settings.http_tls
+  const { cert, key, identity } = settings.http_tls
+  if (identity && (cert !== '' || key !== '')) {
+    problems.push({
+      field: 'http_tls.identity',
+      message: 'http_tls has both identity and a certificate',
+      hint: 'Set identity: true alone, or name cert and key and leave identity out.',
+    })
+  }
   if ((cert === '') !== (key === '')) {
     problems.push({
       field: cert === '' ? 'http_tls.cert' : 'http_tls.key',
@@ -302,7 +311,8 @@ function likely(name: string, known: readonly string[]): string | undefined {
 }
 
 function showValue(field: string, value: unknown): string {
-  if (field === 'private_key_path') return '(hidden)'
+  // Where a key is named, somebody may have put the key.
+  if (field === 'private_key_path' || field === 'http_edit_key') return '(hidden)'
   const shown = JSON.stringify(value) ?? 'nothing'
   return shown.length > 80 ? `${shown.slice(0, 80)}…` : shown
 }

@@ -27,6 +27,9 @@ export const ERROR_CODES = {
   not_found: { http: 404, exit: 5, retryable: false },
   method_not_allowed: { http: 405, exit: 2, retryable: false },
   conflict: { http: 409, exit: 6, retryable: true },
+  /** Of one request alone: what If-Match or If-None-Match said does not hold. */
+  precondition_failed: { http: 412, exit: 6, retryable: false },
+  precondition_required: { http: 428, exit: 2, retryable: false },
   rate_limited: { http: 429, exit: 7, retryable: true },
   unavailable: { http: 503, exit: 7, retryable: true },
   timeout: { http: 504, exit: 7, retryable: true },

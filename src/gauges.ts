@@ -3,6 +3,8 @@
  * nothing but metrics. Called by node.ts.
  */
 
+import type { Alarms } from './alarms.ts'
+import { isRepeated } from './forks.ts'
 import type { HealthStatus } from './health.ts'
 import { LABELS, type Metrics } from './metrics.ts'
 import type { ApplyResult, Phase } from './nginx/applying/run.ts'
@@ -19,9 +21,11 @@ export interface Measured {
   readonly receipt: Receipt | undefined
   readonly health: HealthStatus
   readonly converged: boolean
+  readonly alarms: Alarms
 }
 
-export function setGauges(metrics: Metrics, { replica, status, network, receipt, health, converged }: Measured): void {
+export function setGauges(metrics: Metrics, measured: Measured): void {
+  const { replica, status, network, receipt, health, converged, alarms } = measured
   metrics.pendingEdits.set(replica.pendingCount)
   metrics.pendingBytes.set(replica.pendingBytes)
   metrics.queuedEdits.set(replica.queuedCount)
@@ -35,6 +39,13 @@ export function setGauges(metrics: Metrics, { replica, status, network, receipt,
   const peers = status.peers()
   for (const state of LABELS.state) metrics.peers.set({ state }, peers.filter((peer) => peer.state === state).length)
   metrics.connectedPeers.set(network.connected.length)
+  metrics.agreeingPeers.set(alarms.agreeing)
+  const forkers = alarms.forkers()
+  const several = forkers.filter(isRepeated).length
+  metrics.forkingAuthors.set({ forks: 'several' }, several)
+  metrics.forkingAuthors.set({ forks: 'one' }, forkers.length - several)
+  const complaints = alarms.complaints()
+  for (const alarm of LABELS.alarm) metrics.alarms.set({ alarm }, complaints[alarm].length > 0 ? 1 : 0)
   for (const one of LABELS.health) metrics.health.set({ status: one }, one === health ? 1 : 0)
   metrics.inSync.set(converged ? 1 : 0)
   metrics.problems.set(receipt?.problemCount ?? 0)

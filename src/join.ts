@@ -57,7 +57,7 @@ export function signRejection(mesh: string, request: string, key: KeyPair): Reje
 
 export interface JoinRequestsOptions {
   readonly state: MeshState
-  readonly membership: Pick<Membership, 'standingOf' | 'revocationsOf' | 'mayGrantNodes'>
+  readonly membership: Pick<Membership, 'standingOf' | 'revocationsOf' | 'restorationsOf' | 'mayGrantNodes'>
   readonly own: PeerKey
   readonly networkId: string
   readonly clock: Clock
@@ -137,8 +137,17 @@ export class JoinRequests {
   #standing(key: PeerKey): JoinAnswer {
     const { membership } = this.#options
     const standing = membership.standingOf(key)
-    if (standing === 'revoked') return { standing, envelopes: fit(membership.revocationsOf(key)).map(toWire) }
+    const reasons = this.#reasonsFor(key)
+    if (reasons.length > 0) return { standing, envelopes: fit(reasons).map(toWire) }
     return { standing: standing === 'unknown' && this.#pending.has(key) ? 'pending' : standing }
+  }
+
+  /** Why a key is no node any more, or is one again. */
+  #reasonsFor(key: PeerKey): Envelope[] {
+    const { membership } = this.#options
+    const standing = membership.standingOf(key)
+    if (standing === 'unknown') return []
+    return standing === 'revoked' ? membership.revocationsOf(key) : membership.restorationsOf(key)
   }
 
   /** The last one is kept: a key that learns its revocation asks many times. */
@@ -150,11 +159,12 @@ export class JoinRequests {
     return this.#ancestry.known
   }
 
-  /** Nothing else of the history is for a key that has lost its place in it. */
+  /** Nothing else of the history is for a key that has lost its place in it, or comes as if it had. */
   #ancestors(key: PeerKey, ids: readonly string[]): WireEnvelope[] {
-    const { state, membership } = this.#options
-    if (membership.standingOf(key) !== 'revoked') return []
-    const known = this.#ancestryOf(membership.revocationsOf(key))
+    const { state } = this.#options
+    const reasons = this.#reasonsFor(key)
+    if (reasons.length === 0) return []
+    const known = this.#ancestryOf(reasons)
     const wanted = ids.map((id) => known.get(id)).filter((envelope) => envelope !== undefined)
     const { history } = state
     return fit([...ancestry(state, wanted, ANSWERED_MAX).values()])

@@ -19,6 +19,8 @@ export interface Place {
 export interface MembershipOptions {
   readonly state: MeshState
   readonly own: PeerKey
+  /** X25519 key of this node, 64 hex digits, for whoever grants it by hand. */
+  readonly enc: string
   /** Peers of the configuration. */
   readonly listed: readonly KnownPeer[]
   /** Zones of the configuration: they narrow those of the grant. Empty: all of them. */
@@ -106,13 +108,13 @@ export class Membership {
 
   /** What is wrong with this node's own place, for people. */
   complaints(): string[] {
-    const { state, own, zones } = this.#options
+    const { state, own, enc, zones } = this.#options
     if (state.meshId === undefined) return []
     if (this.isRevoked)
       return ['this node’s grant was revoked: it serves its last good generation and applies nothing new']
     const granted = this.#grantedZones()
     if (granted.length === 0)
-      return [`this node has no grant; an owner runs: meshctl grant node ${own} --zone ZONE --name NAME`]
+      return [`this node has no grant; an owner runs: meshctl grant node ${own}:${enc} --zone ZONE --name NAME`]
     return zones
       .filter((zone) => !granted.some((outer) => zoneCovers(outer, zone)))
       .map((zone) => `mesh.zone ${zone} is outside this node’s grant (${granted.join(', ')}) and is left out`)
@@ -125,8 +127,41 @@ export class Membership {
     return grants.filter(({ body }) => body.role === 'node').flatMap((grant) => policy.revocationsOf(grant))
   }
 
+  /**
+   * What took their right from those who had revoked a node's grants. A node that was cut off hears of it from nobody, since
+   * it takes all others for revoked, or they it.
+   */
+  restorationsOf(peer: PeerKey): Envelope[] {
+    const { history, policy } = this.#options.state
+    const targets = [`key/${peer}`, ...history.grantsOf(peer).map((id) => `grant/${id}`)]
+    const revocations = targets
+      .flatMap((target) => history.revocationsOf(target))
+      .map((id) => history.get(id) as Envelope)
+    const causes = revocations
+      .filter((one) => !policy.verdict(one).accepted)
+      .flatMap((one) => this.#againstAuthorOf(one))
+    return [...new Map(causes.map((cause) => [cause.id, cause])).values()]
+  }
+
+  /** Accepted revocations of the grant that an envelope exercises, and of those that this one rests on; root sets at its end. */
+  #againstAuthorOf({ body }: Envelope): Envelope[] {
+    if (body.type === 'genesis') return []
+    const { history, policy } = this.#options.state
+    const exercised = history.get(body.grant) as Envelope
+    if (exercised.body.type === 'grant') {
+      return [...policy.revocationsOf(exercised as Envelope<GrantBody>), ...this.#againstAuthorOf(exercised)]
+    }
+    const successors = history.rootsetsAfter(exercised.id).map((id) => history.get(id) as Envelope)
+    return successors.filter((successor) => policy.verdict(successor).accepted)
+  }
+
   /** All peers worth dialling with what is known of their addresses, listed ones first. */
   dialTargets(heard: ReadonlyMap<PeerKey, readonly string[]>): KnownPeer[] {
+    return this.askTargets(heard).filter(({ key }) => this.allows(key))
+  }
+
+  /** Whom to ask what this node is: also those whom it takes for revoked, since about them it may be wrong as well. */
+  askTargets(heard: ReadonlyMap<PeerKey, readonly string[]>): KnownPeer[] {
     const targets = new Map<PeerKey, readonly string[]>(
       this.#options.listed.map(({ key, addresses }) => [key, addresses]),
     )
@@ -134,7 +169,7 @@ export class Membership {
       targets.set(key, [...new Set([...(targets.get(key) ?? []), ...addresses])])
     }
     return [...targets]
-      .filter(([key]) => key !== this.#options.own && this.allows(key))
+      .filter(([key]) => key !== this.#options.own)
       .map(([key, addresses]) => ({ key, addresses, listed: this.isListed(key) }))
   }
 

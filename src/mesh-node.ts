@@ -8,7 +8,7 @@ import { existsSync } from 'node:fs'
 import { readFile } from 'node:fs/promises'
 import { parseArgs } from 'node:util'
 import { systemClock } from './adapters/clock.ts'
-import { createKeyFile, loadKey } from './adapters/identity.ts'
+import { createKeyFile, loadEditKey, loadKey } from './adapters/identity.ts'
 import { visitPeer } from './adapters/network.ts'
 import { describeConfig } from './config-schema.ts'
 import { loadConfig, type Config } from './config.ts'
@@ -216,12 +216,13 @@ async function main(): Promise<void> {
   const config = loadConfig({ file, env: process.env, flags })
   const publicKeys = config.nodes.map((node) => node.publicKey)
   const key = await loadKey({ file: config.privateKeyPath, env: process.env, publicKeys })
+  const editKey = await loadEditKey(config.httpEditKey, key)
   const founding = await readFounding(config)
   if (command === 'check')
     return void process.stdout.write(`${configFile} is valid; this node’s public key is ${key.publicKey}\n`)
 
   const log = createLog({ level: config.logLevel, format: config.logFormat, stream: process.stderr, now: Date.now })
-  const node = new MeshNode({ config, key, log, founding })
+  const node = new MeshNode({ config, key, editKey, log, founding })
   await quick?.checkPorts(config)
   await node.start({ signal: stopped })
   try {

@@ -30,8 +30,12 @@ export const LABELS = {
   phase: ['stage', 'precheck', 'test', 'gate', 'drain', 'reload', 'verify', 'probe', 'bake', 'commit', 'rollback'],
   apply: ['applied', 'unchanged', 'refused', 'rolled_back', 'failed'],
   reload: ['verified', 'rolled_back', 'failed'],
+  alarm: ['withheld', 'forks', 'shared_key'],
+  forks: ['one', 'several'],
   status: ['1xx', '2xx', '3xx', '4xx', '5xx'],
 } as const
+
+export type Alarm = (typeof LABELS.alarm)[number]
 
 type LabelSets = Readonly<Record<string, readonly string[]>>
 type Labels<L extends LabelSets> = { readonly [K in keyof L]: L[K][number] }
@@ -88,7 +92,8 @@ export function createMetrics(options: MetricsOptions = {}) {
     return metric
   }
 
-  const { outcome, source, verdict, round, write, event, state, health, phase, apply, reload, status } = LABELS
+  const { outcome, source, verdict, round, write, event, state, health, alarm, forks, phase, apply, reload, status } =
+    LABELS
   const route = [...routes]
   const httpRequests = counter('http_requests', 'Requests answered by the API.', { route, status })
   const httpSeconds = histogram('http_request', 'Time to answer a request, event streams left out.', { route })
@@ -118,6 +123,9 @@ export function createMetrics(options: MetricsOptions = {}) {
       source,
     }),
     forks: plainCounter('forks', 'Two edits signed by one author for one place of its chain.'),
+    forkingAuthors: gauge('forking_authors', 'Keys in force that signed several edits for one place of their chain.', {
+      forks,
+    }),
     pendingEdits: plainGauge('pending_edits', 'Envelopes that wait for unknown ancestors.'),
     pendingBytes: plainGauge('pending_bytes', 'Bytes of the envelopes that wait for unknown ancestors.'),
     queuedEdits: plainGauge('queued_edits', 'Envelopes that wait for the disk.'),
@@ -137,11 +145,22 @@ export function createMetrics(options: MetricsOptions = {}) {
 
     peers: gauge('peers', 'Known peers by state.', { state }),
     connectedPeers: plainGauge('connected_peers', 'Peers with an open connection.'),
+    agreeingPeers: plainGauge(
+      'agreeing_peers',
+      'Other granted nodes that held the same as this one within the last ten minutes.',
+    ),
     networkEvents: counter('network_events', 'Connections made, lost and refused; gossip by verdict; limits reached.', {
       event,
     }),
 
     health: gauge('health', '1 for the state that /health shows, 0 for the others.', { status: health }),
+    alarms: gauge(
+      'alarms',
+      '1 while /health tells of it: edits withheld from this node, forks, a node’s key used twice.',
+      {
+        alarm,
+      },
+    ),
     inSync: plainGauge('in_sync', '1 when nginx is proven to run what is desired, else 0.'),
     problems: plainGauge('slice_problems', 'Resources of the slice that are not served as they stand.'),
     lastSuccess: plainGauge(

@@ -4,8 +4,10 @@
  */
 
 import { resolve } from 'node:path'
-import { ApiServer } from './api/server.ts'
+import { Alarms } from './alarms.ts'
+import { ApiServer, type ApiServerOptions } from './api/server.ts'
 import { ROUTE_PATHS } from './api/routes.ts'
+import { nodeCertificate } from './adapters/certificate.ts'
 import { systemClock } from './adapters/clock.ts'
 import { sealKeyFromSeed } from './adapters/identity.ts'
 import { Libp2pNetwork } from './adapters/network.ts'
@@ -13,11 +15,14 @@ import { LocalNginx } from './adapters/nginx-process.ts'
 import { hostResolver } from './adapters/resolver.ts'
 import { LevelStore } from './adapters/store.ts'
 import type { Config } from './config.ts'
-import type { Envelope, KeyPair, WireEnvelope } from './core/envelope.ts'
+import { envelopeId, type Envelope, type KeyPair, type WireEnvelope } from './core/envelope.ts'
+import { encryptionKey } from './core/secrets.ts'
 import { slice, targetOf, type SliceNode } from './core/slice.ts'
+import { EditKey } from './edit-key.ts'
 import { countApply, setGauges } from './gauges.ts'
 import { factsOf, healthOf, type Health } from './health.ts'
 import { JoinRequests } from './join.ts'
+import { MeshError } from './errors.ts'
 import type { Log } from './log.ts'
 import { createMetrics, type Metrics } from './metrics.ts'
 import { Membership } from './membership.ts'
@@ -69,6 +74,8 @@ export function realAdapters(config: Config, key: KeyPair, log: Log, metrics: Me
 export interface NodeOptions {
   readonly config: Config
   readonly key: KeyPair
+  /** With which the API signs for callers; undefined: it signs nothing. */
+  readonly editKey?: KeyPair | undefined
   readonly log: Log
   readonly metrics?: Metrics
   readonly adapters?: Adapters
@@ -92,9 +99,11 @@ export class MeshNode implements Startable {
   readonly #adapters: Adapters
   readonly #founding: readonly WireEnvelope[]
   readonly #membership: Membership
+  readonly #alarms: Alarms
   readonly #settling: Settling
   readonly #joins: JoinRequests
   readonly #standing: Standing
+  readonly #editKey: EditKey | undefined
   readonly #reconciler: Reconciler | undefined
   readonly #api: ApiServer | undefined
   #nginx: LocalNginx | undefined
@@ -124,6 +133,7 @@ export class MeshNode implements Startable {
     this.#membership = new Membership({
       state: this.replica.state,
       own: key.publicKey,
+      enc: encryptionKey(key.seed).publicKey,
       listed: config.nodes.map((node) => ({ key: node.publicKey, addresses: node.endpoints })),
       zones: config.mesh.zones,
     })
@@ -150,7 +160,7 @@ export class MeshNode implements Startable {
       replica: this.replica,
       clock,
       log: log.child('join'),
-      peers: () => this.#membership.dialTargets(this.status.known()),
+      peers: () => this.#membership.askTargets(this.status.known()),
       isRevoked: () => this.#membership.isRevoked,
     })
     this.status = new StatusTable({
@@ -180,12 +190,24 @@ export class MeshNode implements Startable {
       onMesh: (id) => network.joinMesh(id),
       onSettled: () => this.#settling.exchanged(),
     })
+    this.#alarms = new Alarms({
+      own: key.publicKey,
+      clock,
+      membership: this.#membership,
+      network,
+      replica: this.replica,
+      status: this.status,
+      sync: this.sync,
+      isSettled: () => this.isSettled,
+    })
+    this.#editKey = options.editKey === undefined ? undefined : this.#buildEditKey(options.editKey)
     this.#reconciler = config.nginx.mode === 'off' ? undefined : this.#buildReconciler()
     this.#api = adapters.serveApi ? this.#buildApi() : undefined
     metrics.onScrape(() => {
       const { replica, status, receipt } = this
       const { status: health } = this.health()
-      setGauges(metrics, { replica, status, network, receipt, health, converged: this.isConverged() })
+      const alarms = this.#alarms
+      setGauges(metrics, { replica, status, network, receipt, health, converged: this.isConverged(), alarms })
     })
   }
 
@@ -271,7 +293,11 @@ export class MeshNode implements Startable {
       hasMesh: state.meshId !== undefined,
       isSettled: this.isSettled,
       hasLostStore: this.#settling.hasLostStore,
-      complaints: this.#membership.complaints(),
+      complaints: [
+        ...this.#membership.complaints(),
+        ...Object.values(this.#alarms.complaints()).flat(),
+        ...(this.#editKey?.complaints() ?? []),
+      ],
       others: this.#membership.grantedNodes().size - 1,
       connections: network.connected.length,
       isStarting: !this.#hasConnected && clock.monotonic() - this.#startedMs < FIRST_CONNECTION_MS,
@@ -332,6 +358,12 @@ export class MeshNode implements Startable {
     })
   }
 
+  #buildEditKey(key: KeyPair): EditKey {
+    const { replica } = this
+    const { clock } = this.#adapters
+    return new EditKey({ key, replica, clock, log: this.#log.child('api'), isSettled: () => this.isSettled })
+  }
+
   #buildApi(): ApiServer {
     return new ApiServer({
       replica: this.replica,
@@ -342,12 +374,13 @@ export class MeshNode implements Startable {
       health: () => this.health(),
       converged: () => this.isConverged(),
       mayTakeEdits: () => !this.#membership.isRevoked,
+      editKey: this.#editKey,
       metrics: this.#metrics,
       clock: this.#adapters.clock,
       log: this.#log.child('api'),
       bindAddress: this.#config.httpBindAddress,
       openMetrics: this.#config.httpOpenMetrics,
-      tls: this.#config.httpTls.cert === '' ? undefined : this.#config.httpTls,
+      tls: this.#tls(),
       port: this.#config.httpBindPort,
       socketPath: resolve(this.#config.dataDir, 'api.sock'),
       info: () => ({
@@ -360,6 +393,12 @@ export class MeshNode implements Startable {
     })
   }
 
+  #tls(): ApiServerOptions['tls'] {
+    const { httpTls, httpBindAddress, mesh } = this.#config
+    if (httpTls.identity) return nodeCertificate(this.#key, [httpBindAddress, ...mesh.advertise])
+    return httpTls.cert === '' ? undefined : httpTls
+  }
+
   // -------------------------------------------------------------------------------------------- joining the parts
 
   async #startPart(part: Startable, options: { readonly signal?: AbortSignal } = {}): Promise<void> {
@@ -370,7 +409,11 @@ export class MeshNode implements Startable {
 
   async #found(): Promise<void> {
     const [genesis] = this.#founding
-    if (genesis === undefined || this.replica.state.meshId !== undefined) return
+    if (genesis === undefined) return
+    const [stored, founded] = [this.replica.state.meshId, envelopeId(genesis.bytes)]
+    const known = stored ?? this.replica.meshId
+    if (known !== undefined && known !== founded) throw foreignFounding(known, stored !== undefined, founded)
+    if (stored !== undefined) return
     await this.replica.adopt(genesis)
     const outcomes = await this.replica.submit(this.#founding, 'disk')
     const refused = outcomes.find(({ outcome }) => outcome === 'refused')
@@ -442,6 +485,7 @@ export class MeshNode implements Startable {
 
   #onRecord(record: StatusRecord, previous: StatusRecord | undefined): void {
     this.sync.compare(record.node, record.digest)
+    this.#alarms.hear(record)
     if (record.addresses.join() !== previous?.addresses.join()) this.#dialPeers()
   }
 
@@ -498,6 +542,14 @@ export class MeshNode implements Startable {
       this.#scheduleTick()
     })
   }
+}
+
+function foreignFounding(known: string, isStored: boolean, founded: string): MeshError {
+  const who = isStored ? 'the store belongs to' : 'mesh.id names'
+  return new MeshError('config_invalid', `${who} mesh ${known}, and mesh.genesis_file founds ${founded}`, {
+    field: 'mesh.genesis_file',
+    hint: `Was the mesh founded anew? Then move data_dir/store aside and set mesh.id: ${founded}; nginx serves on. Else name the genesis of its own mesh, or none.`,
+  })
 }
 
 function driftSettings(seconds: number): { readonly driftIntervalMs: number } {

@@ -237,7 +237,8 @@ async function untilServing(node: StartedNode, signal: AbortSignal): Promise<voi
 function apiUrl({ httpBindAddress: bindAddress, httpBindPort, httpTls }: Config, port = httpBindPort): string {
   const wildcards: Readonly<Record<string, string>> = { '0.0.0.0': '127.0.0.1', '::': '::1' }
   const address = wildcards[bindAddress] ?? bindAddress
-  return `${httpTls.cert === '' ? 'http' : 'https'}://${address.includes(':') ? `[${address}]` : address}:${port}`
+  const isTls = httpTls.identity || httpTls.cert !== ''
+  return `${isTls ? 'https' : 'http'}://${address.includes(':') ? `[${address}]` : address}:${port}`
 }
 
 function whatNext(config: Config, directory: string, node: StartedNode): string {

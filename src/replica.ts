@@ -14,7 +14,7 @@ import {
   type GrantBody,
   type WireEnvelope,
 } from './core/envelope.ts'
-import type { Lookup } from './core/history.ts'
+import { syncItem, type Lookup } from './core/history.ts'
 import { excessMessage, MeshState } from './core/state.ts'
 import { asMeshError, MeshError, type ErrorCode } from './errors.ts'
 import type { Log } from './log.ts'
@@ -151,6 +151,11 @@ export class Replica implements Startable {
     return this.#waiting.bytes
   }
 
+  /** The share of one peer in them. */
+  pendingBytesOf(peer: PeerKey): number {
+    return this.#waiting.bytesOf(peer)
+  }
+
   /** Submissions that wait for the writer. */
   get queuedCount(): number {
     return this.#queue.length
@@ -166,9 +171,9 @@ export class Replica implements Startable {
     return this.#overQuota.has(author)
   }
 
-  /** Whether this envelope is here already, and waits for its ancestors. */
-  isWaiting(id: string): boolean {
-    return this.#waiting.get(id) !== undefined
+  /** Whether an envelope with these signers, by its `syncItem`, is here already and waits for its ancestors. */
+  isWaiting(item: string): boolean {
+    return this.#waiting.get(item) !== undefined
   }
 
   /** The state with every resource materialised; lets others run in between, since thousands take seconds. */
@@ -255,7 +260,7 @@ export class Replica implements Startable {
     const id = envelopeId(wire.bytes)
     const known = this.state.history.get(id)
     if (known !== undefined && hasSigners(known, wire)) return { outcome: 'known', id }
-    const waiting = this.#waiting.get(id)
+    const waiting = this.#waiting.get(syncItem({ id, sigs: wire.sigs }))
     if (waiting !== undefined) return { outcome: 'waiting', id, missing: [...waiting.missing] }
     try {
       const envelope = parseEnvelope(wire, this.#meshId)
@@ -377,6 +382,7 @@ export class Replica implements Startable {
   async #replay(signal: AbortSignal | undefined): Promise<void> {
     let parked: Envelope[] = []
     const refused: string[] = []
+    const unsealed: string[] = []
     const noteCorrupt = (record: CorruptRecord): void => this.#noteCorrupt(record.key, record.reason)
     for await (const { id, wire, sealed } of this.#options.store.envelopes(noteCorrupt)) {
       signal?.throwIfAborted()
@@ -393,6 +399,7 @@ export class Replica implements Startable {
         if (storedMesh !== undefined && storedMesh !== this.#meshId) throw foreignStore(storedMesh, this.#meshId)
         this.#noteCorrupt(id, error.message)
       }
+      if (!sealed) unsealed.push(id)
       // What this node sealed itself stays, whatever is wrong with it now: another version may read it.
       if (!sealed && !this.state.history.has(id) && !parked.some((envelope) => envelope.id === id)) refused.push(id)
     }
@@ -403,6 +410,21 @@ export class Replica implements Startable {
       parked = parked.filter((envelope) => !this.#restore(envelope))
     }
     for (const envelope of parked) this.#park(envelope, 'disk', undefined)
+    await this.#seal(unsealed)
+  }
+
+  /** After a change of the node's key: what has been checked now need not be checked at every start. Without room it waits. */
+  async #seal(ids: readonly string[]): Promise<void> {
+    const { store, log } = this.#options
+    const checked = ids.map((id) => this.state.history.get(id)).filter((envelope) => envelope !== undefined)
+    try {
+      for (let start = 0; start < checked.length; start += SEALS_AT_ONCE) {
+        const some = checked.slice(start, start + SEALS_AT_ONCE)
+        await store.append(some.map((envelope) => ({ id: envelope.id, wire: toWire(envelope) })))
+      }
+    } catch (error) {
+      log.warn('records that another key had sealed are checked again at the next start', { error })
+    }
   }
 
   #restore(envelope: Envelope): boolean {
@@ -420,18 +442,16 @@ export class Replica implements Startable {
     if (envelope.body.type === 'genesis') return
     const { ws, by, n } = envelope.body
     const forks = history.chain(ws, by)?.forks ?? 0
-    if (forks > before) {
-      this.#options.metrics.forks.inc()
-      this.#options.log.warn(
-        'an author has signed two edits in one place: a shared or stolen key, or a restored backup',
-        {
-          author: by,
-          workspace: ws,
-          n,
-          forks,
-        },
-      )
-    }
+    if (forks > before) this.#noteFork({ author: by, workspace: ws, n, forks })
+  }
+
+  /** One may be a mishap. Of many not each is told: a thief may make thousands. */
+  #noteFork(fork: { author: string; workspace: string; n: number; forks: number }): void {
+    const { metrics, log } = this.#options
+    metrics.forks.inc()
+    if (fork.forks === 1) log.info('an author has signed two edits in one place: was its chain file restored?', fork)
+    else if (Number.isInteger(Math.log2(fork.forks)))
+      log.warn('an author signs in two places at once: a shared or stolen key', fork)
   }
 
   #announce(judged: readonly { job: Job; outcome: Outcome }[]): void {
@@ -540,7 +560,7 @@ function meshOf({ bytes }: WireEnvelope): string | undefined {
 function foreignStore(stored: string, pinned: string | undefined): MeshError {
   return new MeshError('config_invalid', `the store belongs to mesh ${stored}, and mesh.id names ${pinned}`, {
     field: 'mesh.id',
-    hint: 'Correct mesh.id, or give this node another data_dir.',
+    hint: 'Correct mesh.id. If the mesh was founded anew, move data_dir/store aside: nginx serves on, and the node fetches the new mesh.',
   })
 }
 
@@ -549,6 +569,8 @@ const CLAIMED_TIME_LEAD_MS = 24 * 60 * 60 * 1000
 
 /** Resources materialised before others run: some tens of ms. */
 const RESOURCES_A_TURN = 32
+/** Records written at once when a store is sealed anew: of the largest, 16 MB. */
+const SEALS_AT_ONCE = 256
 
 /** Lets timers, sockets and other work have their turn. */
 function nextTurn(): Promise<void> {

@@ -1,6 +1,7 @@
 /**
  * Whether nobody talks to this node because it was revoked: while it has no connection it asks one peer after the other, as a
- * guest, and takes in the revocation if there is one. Decides nothing; the replica checks what is learnt. Built by node.ts.
+ * guest, and takes in the revocation if there is one, or what made it void: who was cut off by a rogue comes back so. Decides
+ * nothing; the replica checks what is learnt. Built by node.ts.
  */
 
 import { asMeshError } from './errors.ts'
@@ -17,7 +18,7 @@ export interface StandingOptions {
   readonly replica: Pick<Replica, 'submit' | 'state' | 'meshId'>
   readonly clock: Clock
   readonly log: Log
-  /** Peers that a node dials. */
+  /** Whom it may ask. */
   readonly peers: () => readonly KnownPeer[]
   readonly isRevoked: () => boolean
 }
@@ -34,9 +35,9 @@ export class Standing {
 
   /** To be called now and then. */
   tick(): void {
-    const { network, replica, clock, isRevoked } = this.#options
+    const { network, replica, clock } = this.#options
     const now = clock.monotonic()
-    if (network.connected.length > 0 || isRevoked() || replica.meshId === undefined) this.#aloneSinceMs = undefined
+    if (network.connected.length > 0 || replica.meshId === undefined) this.#aloneSinceMs = undefined
     else if (this.#aloneSinceMs === undefined) this.#aloneSinceMs = now
     else if (!this.#isAsking && now - this.#aloneSinceMs >= ASK_EVERY_MS) {
       this.#aloneSinceMs = now
@@ -45,7 +46,8 @@ export class Standing {
   }
 
   async #ask(): Promise<void> {
-    const { network, replica, log, peers } = this.#options
+    const { network, replica, log, peers, isRevoked } = this.#options
+    const wasRevoked = isRevoked()
     const all = peers()
     const peer = all[this.#turn++ % Math.max(1, all.length)]
     if (peer === undefined) return
@@ -55,7 +57,7 @@ export class Standing {
       try {
         const standing = await learnStanding(visit, replica)
         const found = { peer: peer.key, standing: standing ?? 'no answer' }
-        if (standing === 'revoked') log.warn('a peer says that this node was revoked, and why', found)
+        if (standing === 'revoked' && !wasRevoked) log.warn('a peer says that this node was revoked, and why', found)
         else log.debug('a peer was asked what this node is', found)
       } finally {
         await visit.close()

@@ -5,6 +5,7 @@
 
 import { canonical } from './core/canonical.ts'
 import type { KeyPair } from './core/envelope.ts'
+import { KeySharing } from './key-sharing.ts'
 import { loadPeers, savePeers, shardOf } from './known-peers.ts'
 import type { Log } from './log.ts'
 import type { Clock, GossipVerdict, PeerKey, Random, Startable, Store } from './ports.ts'
@@ -100,6 +101,7 @@ export class StatusTable implements Startable {
   readonly #lost = new Set<PeerKey>()
   readonly #listeners = new Set<StatusListener>()
   readonly #rates: TokenBuckets
+  readonly #sharing: KeySharing
   #meshId: string | undefined
   #raisedMs = Number.NEGATIVE_INFINITY
   #incarnation = 0
@@ -117,6 +119,7 @@ export class StatusTable implements Startable {
   constructor(options: StatusOptions) {
     this.#options = options
     this.#rates = new TokenBuckets(options.clock, STATUS_LIMITS.burst, STATUS_LIMITS.perSecond)
+    this.#sharing = new KeySharing(options.clock)
   }
 
   async start(): Promise<void> {
@@ -193,11 +196,18 @@ export class StatusTable implements Startable {
     if (node === this.#options.key.publicKey) return this.#hearOwn(signed, record)
     if (!this.#options.isNode(node)) return 'ignore'
     const known = this.#heard.get(node)
-    if (known === undefined ? this.#heard.size >= STATUS_LIMITS.records : !isNews(record, known)) return 'ignore'
-    if (!this.#rates.has(node)) return 'ignore'
+    if (known === undefined && this.#heard.size >= STATUS_LIMITS.records) return 'ignore'
+    const isStale = known !== undefined && !isNews(record, known)
+    if ((isStale && !contradicts(record, known.record)) || !this.#rates.has(node)) return 'ignore'
     if (!isSigned(signed, record)) return 'reject'
     this.#rates.take(node)
-    this.#heard.set(node, { signed, record, seenMs: this.#options.clock.monotonic() - ageMs })
+    if (isStale) {
+      this.#sharing.note(node)
+      return 'ignore'
+    }
+    // A newer record is no older than the one before it, whatever the peer says.
+    const seenMs = Math.max(this.#options.clock.monotonic() - ageMs, known?.seenMs ?? Number.NEGATIVE_INFINITY)
+    this.#heard.set(node, { signed, record, seenMs })
     this.#lost.delete(node)
     if (record.addresses.join() !== known?.record.addresses.join()) this.#saveSoon(node)
     for (const listener of this.#listeners) listener(record, known?.record)
@@ -256,6 +266,7 @@ export class StatusTable implements Startable {
     for (const key of [...this.#heard.keys(), ...this.#lost]) {
       if (this.#options.isNode(key)) continue
       this.#lost.delete(key)
+      this.#sharing.forget(key)
       if (this.#heard.delete(key)) this.#saveSoon(key)
     }
   }
@@ -273,6 +284,17 @@ export class StatusTable implements Startable {
     const keys = new Set([...granted.keys(), ...this.#heard.keys().filter(isNode), ...connected])
     keys.delete(this.#options.key.publicKey)
     return [...keys].toSorted().map((key) => this.#view(key, granted.get(key), connected.has(key)))
+  }
+
+  /** What is wrong with whose key, for people. */
+  complaints(): string[] {
+    const { key, granted } = this.#options
+    const names = granted()
+    return this.#sharing.shared.map((shared) =>
+      shared === key.publicKey
+        ? 'another process signs status records with this node’s key: was its disk copied? One of the two needs a key of its own'
+        : `two processes sign status records with the key of node ${names.get(shared) ?? shared}: was its disk copied, or its key stolen?`,
+    )
   }
 
   #view(key: PeerKey, name: string | undefined, connected: boolean): PeerView {
@@ -298,6 +320,7 @@ export class StatusTable implements Startable {
     if (!isAhead || clock.monotonic() - this.#raisedMs < STATUS_TIMES.intervalMs) return 'ignore'
     if (!isSigned(signed, record)) return 'reject'
     this.#raisedMs = clock.monotonic()
+    this.#sharing.note(record.node)
     log.warn('another record of this node is newer than its own: was its data restored, or its key copied?', {
       theirs: record.incarnation,
       own: this.#incarnation,
@@ -371,6 +394,13 @@ export function peerState(ageMs: number | undefined, lost: boolean, leaving: boo
 /** Whether a record says more than what was heard. One read back from the store says nothing about now until it is heard again. */
 function isNews(record: StatusRecord, known: Heard): boolean {
   return known.seenMs === undefined ? !isNewer(known.record, record) : isNewer(record, known.record)
+}
+
+/**
+ * Whether a record that is older than what was heard, or as old, was made later nevertheless: one process alone counts on.
+ */
+function contradicts(record: StatusRecord, known: StatusRecord): boolean {
+  return !isNewer(record, known) && record.at > known.at
 }
 
 /** Monotonic ms; what was read back from the store is older than anything. */

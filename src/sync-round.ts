@@ -138,7 +138,7 @@ export class SyncRound {
       const { answer } = await this.ask({ ask: 'items', ...span, skip })
       for (const [item, position] of answer.items) {
         const id = item.slice(0, 64)
-        if (!held.has(item) && !replica.isWaiting(id)) missing.set(id, { id, position })
+        if (!held.has(item) && !replica.isWaiting(item)) missing.set(id, { id, position })
       }
       if (answer.items.length < PAGE_ITEMS) return
     }

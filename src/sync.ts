@@ -127,6 +127,11 @@ export class Sync implements Startable {
     await Promise.all(this.#inFlight)
   }
 
+  /** Peers that it remembers anything of: those connected. */
+  get peerCount(): number {
+    return this.#peers.size
+  }
+
   /** Digest of all that this node holds. */
   digest(): string {
     return this.#summary.digest()

@@ -4,6 +4,7 @@
  */
 
 import type { Envelope } from './core/envelope.ts'
+import { syncItem } from './core/history.ts'
 import type { PeerKey } from './ports.ts'
 
 /** Counted beside the text: what parsed bodies and indexes cost at least. */
@@ -27,8 +28,9 @@ export interface PoolLimits {
 
 export class WaitingPool<T> {
   readonly #limits: PoolLimits
+  /** By id and signers: of one with co-signatures several parts may wait, and a part that will be refused keeps none out. */
   readonly #entries = new Map<string, Waiting<T>>()
-  readonly #ofPeer = new Map<PeerKey | undefined, { readonly ids: Set<string>; bytes: number }>()
+  readonly #ofPeer = new Map<PeerKey | undefined, { readonly items: Set<string>; bytes: number }>()
   readonly #waitingFor = new Map<string, Set<string>>()
   #bytes = 0
 
@@ -45,47 +47,54 @@ export class WaitingPool<T> {
     return this.#bytes
   }
 
-  get(id: string): Waiting<T> | undefined {
-    return this.#entries.get(id)
+  /** The share of that which was sent by one peer. */
+  bytesOf(peer: PeerKey | undefined): number {
+    return this.#ofPeer.get(peer)?.bytes ?? 0
+  }
+
+  /** By its `syncItem`. */
+  get(item: string): Waiting<T> | undefined {
+    return this.#entries.get(item)
   }
 
   /** Takes an envelope in, unless it waits already. Drops the oldest when that takes too much room. */
   add(entry: Waiting<T>): void {
     const { envelope, peer, missing } = entry
-    if (this.#entries.has(envelope.id)) return
-    const account = this.#ofPeer.get(peer) ?? { ids: new Set(), bytes: 0 }
-    this.#entries.set(envelope.id, entry)
+    const item = syncItem(envelope)
+    if (this.#entries.has(item)) return
+    const account = this.#ofPeer.get(peer) ?? { items: new Set(), bytes: 0 }
+    this.#entries.set(item, entry)
     this.#ofPeer.set(peer, account)
-    account.ids.add(envelope.id)
+    account.items.add(item)
     account.bytes += chargeOf(envelope)
     this.#bytes += chargeOf(envelope)
-    for (const id of missing) this.#waitingFor.set(id, (this.#waitingFor.get(id) ?? new Set()).add(envelope.id))
-    while (account.bytes > this.#limits.bytesPerPeer) this.#drop(account.ids.values().next().value as string)
+    for (const id of missing) this.#waitingFor.set(id, (this.#waitingFor.get(id) ?? new Set()).add(item))
+    while (account.bytes > this.#limits.bytesPerPeer) this.#drop(account.items.values().next().value as string)
     while (this.#bytes > this.#limits.bytes) this.#drop(this.#entries.keys().next().value as string)
   }
 
   /** Lets go of what waited for this envelope and now, as `isKnown` says, for nothing more. */
   release(id: string, isKnown: (id: string) => boolean): Waiting<T>[] {
     const ready = [...(this.#waitingFor.get(id) ?? [])]
-      .map((waitingId) => this.#entries.get(waitingId) as Waiting<T>)
+      .map((item) => this.#entries.get(item) as Waiting<T>)
       .filter(({ missing }) => missing.values().every(isKnown))
-    for (const { envelope } of ready) this.#drop(envelope.id)
+    for (const { envelope } of ready) this.#drop(syncItem(envelope))
     return ready
   }
 
-  #drop(id: string): void {
-    const { envelope, peer, missing } = this.#entries.get(id) as Waiting<T>
+  #drop(item: string): void {
+    const { envelope, peer, missing } = this.#entries.get(item) as Waiting<T>
     const account = this.#ofPeer.get(peer)
-    this.#entries.delete(id)
+    this.#entries.delete(item)
     this.#bytes -= chargeOf(envelope)
     if (account !== undefined) {
-      account.ids.delete(id)
+      account.items.delete(item)
       account.bytes -= chargeOf(envelope)
-      if (account.ids.size === 0) this.#ofPeer.delete(peer)
+      if (account.items.size === 0) this.#ofPeer.delete(peer)
     }
     for (const ancestor of missing) {
       const waiting = this.#waitingFor.get(ancestor)
-      waiting?.delete(id)
+      waiting?.delete(item)
       if (waiting?.size === 0) this.#waitingFor.delete(ancestor)
     }
   }

@@ -8,7 +8,7 @@ import { createPrivateKey, hkdfSync, randomBytes } from 'node:crypto'
 import { mkdir, open, unlink } from 'node:fs/promises'
 import { dirname } from 'node:path'
 import { keyPairFromSeed, type KeyPair } from '../core/envelope.ts'
-import { MeshError } from '../errors.ts'
+import { asMeshError, MeshError } from '../errors.ts'
 
 export interface KeySource {
   /** Path of a file with 32 bytes in hex, with or without a newline, readable for its owner alone. */
@@ -25,6 +25,7 @@ const FILE_BYTES_MAX = 8 * 1024
 const PKCS8_HEX = '302e020100300506032b657004220420'
 const SPKI_HEX = '302a300506032b6570032100'
 const PRINTABLE = /^[\t\n\r\x20-\x7e]*$/
+const NEW_EDIT_KEY = 'Make a key of its own with: meshctl key new -k edit.key'
 const NEW_KEY = 'Make a key with: meshctl key new -k node.key'
 
 /** @throws MeshError `key_invalid`, with what to do. */
@@ -42,6 +43,22 @@ export async function loadKey(source: KeySource): Promise<KeyPair> {
     throw invalid(`${file} may be read by others than its owner (mode ${octal})`, `Run: chmod 600 ${shellQuote(file)}`)
   }
   return key
+}
+
+/**
+ * The key of `http_edit_key`; undefined when none is named.
+ * @param own the node's, which must be another: nodes relay, and their keys edit nothing.
+ * @throws MeshError `key_invalid`, with what to do.
+ */
+export async function loadEditKey(file: string, own: KeyPair): Promise<KeyPair | undefined> {
+  if (file === '') return undefined
+  const field = 'http_edit_key'
+  const key = await loadKey({ file, env: {} }).catch((error: unknown) => {
+    const { code, message, details } = asMeshError(error)
+    throw new MeshError(code, message, { ...details, field }, error)
+  })
+  if (key.publicKey !== own.publicKey) return key
+  throw new MeshError('key_invalid', `${file} holds the key of the node itself`, { field, hint: NEW_EDIT_KEY })
 }
 
 /**
@@ -102,12 +119,12 @@ async function readKeyFile(file: string): Promise<{ content: Buffer; mode: numbe
   } catch (error) {
     const { code, message } = error as NodeJS.ErrnoException
     const make = `make one with: meshctl key new -k ${shellQuote(file)}`
-    if (code === 'ENOENT') throw invalid(`there is no key file ${file}`, `Check private_key_path, or ${make}`, error)
+    if (code === 'ENOENT') throw invalid(`there is no key file ${file}`, `Check the path, or ${make}`, error)
     if (code === 'EISDIR') throw invalid(`${file} is a directory`, `Name a file in it, or ${make}/node.key`, error)
     if (code === 'EACCES') {
       throw invalid(`${file} may not be read by this user`, `Run: chown "$(id -un)" ${shellQuote(file)}`, error)
     }
-    throw invalid(`cannot read ${file}: ${message}`, `Check private_key_path, or ${make}`, error)
+    throw invalid(`cannot read ${file}: ${message}`, `Check the path, or ${make}`, error)
   }
 }
 

@@ -7,7 +7,7 @@ import type { Body } from '../core/envelope.ts'
 import { parseResourcePath } from '../core/names.ts'
 import { mayGrantNodes } from '../core/policy.ts'
 import type { MeshState } from '../core/state.ts'
-import { checkToken } from '../core/token.ts'
+import { checkToken, type TokenAnswer } from '../core/token.ts'
 import { MeshError } from '../errors.ts'
 import type { Clock } from '../ports.ts'
 import { TokenBuckets } from '../token-buckets.ts'
@@ -39,6 +39,8 @@ export interface Reader {
   mayRead(workspace: string): boolean
   /** Whether it is shown who asks to join, and the tickets with which others could. */
   mayLetIn(): boolean
+  /** The key for which this node may sign an edit. @throws MeshError `unauthenticated` without a token, `denied` with one for reading */
+  caller(): string
   /** When the token ends, ms since the epoch; infinite without one. */
   readonly until: number
   /** The same reader now; undefined when token or key counts no more. For answers that go on. */
@@ -49,6 +51,7 @@ export interface Reader {
 const LOCAL: Reader = {
   mayRead: () => true,
   mayLetIn: () => true,
+  caller: nobody,
   until: Number.POSITIVE_INFINITY,
   renewed: () => LOCAL,
 }
@@ -57,12 +60,15 @@ const LOCAL: Reader = {
 const ANYONE: Reader = {
   mayRead: () => false,
   mayLetIn: () => false,
+  caller: nobody,
   until: Number.POSITIVE_INFINITY,
   renewed: () => ANYONE,
 }
 
 export interface AccessOptions {
   readonly state: MeshState
+  /** Key of the node, which a token for edits names. */
+  readonly own: string
   readonly clock: Clock
   /** Whether `/metrics` needs no token. */
   readonly openMetrics: boolean
@@ -74,6 +80,8 @@ export interface AccessRequest {
   /** Whether a proxy says that it passes somebody else's request on. */
   readonly isForwarded: boolean
 }
+
+type TokenHolder = Exclude<TokenAnswer, { readonly fault: string }>
 
 export class Access {
   readonly #options: AccessOptions
@@ -89,7 +97,12 @@ export class Access {
 
   /** @throws MeshError `unauthenticated`, `denied` or `rate_limited`. */
   admit(request: AccessRequest, origin: Origin): Reader {
-    if (origin.transport === 'unix') return local(request)
+    if (origin.transport === 'unix') {
+      const reader = local(request)
+      const { authorization } = request
+      // To read, nobody asks who it is.
+      return authorization === undefined ? reader : { ...reader, caller: () => this.#holderOf(authorization).caller() }
+    }
     const need = tokenNeed(request.path)
     if (need === 'never') return ANYONE
     // Before the signature is checked, which is what costs.
@@ -117,15 +130,16 @@ export class Access {
       const hint = 'Sign a new one with the key of a reader: meshctl token'
       throw new MeshError('unauthenticated', answer.fault, { field: 'authorization', hint })
     }
-    const { key, until } = answer
+    const { key } = answer
     if (!this.#keys.take(key)) throw tooMany(`the key ${key}`, ACCESS_LIMITS.key.perSecond)
-    const reader = this.#readerOf(key, until)
+    const reader = this.#readerOf(answer)
     if (reader === undefined) throw this.#stranger(key)
     return reader
   }
 
-  #readerOf(key: string, until: number): Reader | undefined {
-    const { state, clock } = this.#options
+  #readerOf(token: TokenHolder): Reader | undefined {
+    const { state, clock, own } = this.#options
+    const { key, until, edit } = token
     const { policy } = state
     const isRoot = policy.rootSet()?.body.roots.includes(key) === true
     const grants = policy.activeGrants(key)
@@ -133,10 +147,11 @@ export class Access {
     if (!isRoot && workspaces.size === 0) return undefined
     const readsAll = isRoot || workspaces.has('*')
     return {
+      caller: () => (edit === own ? key : forReading(own)),
       until,
       mayLetIn: () => isRoot || grants.some(({ body }) => mayGrantNodes(body)),
       mayRead: (workspace) => readsAll || workspace === '*' || workspaces.has(workspace),
-      renewed: () => (clock.now() <= until ? this.#readerOf(key, until) : undefined),
+      renewed: () => (clock.now() <= until ? this.#readerOf(token) : undefined),
     }
   }
 
@@ -160,6 +175,20 @@ export function workspaceOfBody(body: Body): string {
 /** Whether a reader may know of a resource. What is no path belongs to no workspace, and only readers of all see it. */
 export function mayReadPath(reader: Reader, path: string): boolean {
   return reader.mayRead(parseResourcePath(path)?.workspace ?? '')
+}
+
+function forReading(own: string): never {
+  throw new MeshError('denied', 'the token allows no edits at this node', {
+    field: 'authorization',
+    hint: `Sign one that does: meshctl token --edit ${own}`,
+  })
+}
+
+function nobody(): never {
+  throw new MeshError('unauthenticated', 'an edit is made for somebody, and the socket does not say for whom', {
+    field: 'authorization',
+    hint: 'Show a token here, too: -H "Authorization: Bearer $(meshctl token --edit NODE_KEY)"',
+  })
 }
 
 function local({ isForwarded }: AccessRequest): Reader {

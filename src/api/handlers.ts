@@ -1,26 +1,21 @@
 /**
  * What each reading route answers, by the name of its operation: picks from state, status and policy, and shapes it with
- * views.ts. Writes nothing; the one way in is submit.ts. Called through the table of routes.ts.
+ * views.ts. Writes nothing; the ways in are submit.ts and writes.ts. Called through the table of routes.ts.
  */
 
-import { createHash } from 'node:crypto'
 import type { z } from 'zod'
 import { toWire } from '../core/codec.ts'
 import type { Envelope } from '../core/envelope.ts'
-import {
-  isResourcePath,
-  isWorkspace,
-  parseResourcePath,
-  resourcePath,
-  workspaceOf,
-  type ResourceName,
-} from '../core/names.ts'
+import type { Chain } from '../core/history.ts'
+import { isResourcePath, isWorkspace, parseResourcePath, workspaceOf, type ResourceName } from '../core/names.ts'
 import { kindOf } from '../core/resources/index.ts'
 import { targetOf } from '../core/slice.ts'
+import { forkedChains } from '../forks.ts'
 import type { PeerView } from '../status.ts'
 import { mayReadPath, workspaceOfBody } from './access.ts'
 import { idsLike, isIdText, ID_FORM } from './ids.ts'
-import { hex, integer, invalid, notFound, paging, PAGE_LIMITS } from './parameters.ts'
+import { hex, integer, invalid, notFound, paging, PAGE_LIMITS, resourceIn } from './parameters.ts'
+import { etagOf, tagsIn } from './preconditions.ts'
 import { problemResponse } from './problem.ts'
 import type { ApiContext, Handler, RouteContext } from './route.ts'
 import type * as schemas from './schemas.ts'
@@ -92,19 +87,13 @@ export const listResources: Handler = async (c, { replica }) => {
 }
 
 export const getResource: Handler = (c, { replica }) => {
-  const { workspace, zone, kind, name } = c.req.param() as Record<keyof ResourceName, string>
-  const path = resourcePath({ workspace, zone, kind, name })
-  if (!isResourcePath(path)) throw invalid('path', path, 'is not workspace/zone/kind/name')
+  const path = resourceIn(c)
   const state = mayReadPath(c.get('reader'), path) ? replica.state.resource(path) : undefined
   if (state === undefined) throw notFound(`there is no ${path}`)
   const view = views.resourceView(state)
   if (!state.exists) return problemResponse(notFound(`${path} was deleted`), { extra: { resource: view } })
-  const etag = `"${createHash('sha256').update(state.heads.join()).digest('hex').slice(0, 32)}"`
-  const isKnown =
-    c.req
-      .header('if-none-match')
-      ?.split(/\s*,\s*/)
-      .includes(etag) === true
+  const etag = etagOf(state)
+  const isKnown = tagsIn(c.req.header('if-none-match')).includes(etag)
   return isKnown ? c.body(null, 304, { etag }) : c.json(view, 200, { etag })
 }
 
@@ -267,12 +256,17 @@ export const findIds: Handler = (c, context) => {
 // ---------------------------------------------------------------------------------------------- authority
 
 export const listChains: Handler = (c, { replica }) => {
-  const { history } = replica.state
-  const author = hex(c.req.query('author') ?? '', 'author')
+  const { state } = replica
+  const isForked = c.req.query('forked') === '1'
+  const author = c.req.query('author') ?? (isForked ? undefined : '')
+  if (author !== undefined) hex(author, 'author')
   const reader = c.get('reader')
-  const chains = [...history.chains()].filter((chain) => chain.author === author && reader.mayRead(chain.workspace))
-  const sorted = chains.toSorted((a, b) => (a.workspace < b.workspace ? -1 : 1))
-  return c.json(views.pageOf(sorted, paging(c), (chain) => views.chainView(history, chain)))
+  const chains = (isForked ? forkedChains(state) : [...state.history.chains()]).filter(
+    (chain) => (author === undefined || chain.author === author) && reader.mayRead(chain.workspace),
+  )
+  const placeOf = (chain: Chain): string => `${chain.workspace} ${chain.author}`
+  const sorted = chains.toSorted((a, b) => (placeOf(a) < placeOf(b) ? -1 : 1))
+  return c.json(views.pageOf(sorted, paging(c), (chain) => views.chainView(state.history, chain)))
 }
 
 export const getChain: Handler = (c, { replica }) => {

@@ -34,7 +34,7 @@ export function openApiDocument(
           scheme: 'bearer',
           bearerFormat: 'JWT',
           description:
-            'Over TCP: EdDSA, signed with the key of a reader; iss is its public key, aud the mesh id of /health. The unix socket needs none.',
+            'Over TCP: EdDSA, signed with the key of a reader; iss is its public key, aud the mesh id of /health. For PUT and DELETE, edit is the public key of the node that is asked. To read, the unix socket needs none.',
         },
       },
       schemas: Object.fromEntries(Object.entries(schemas).map(([name, schema]) => [name, jsonSchema(schema)])),

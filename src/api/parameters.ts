@@ -1,6 +1,7 @@
 /** Reads what a request asks for: paging, numbers, ids. Every fault is a problem that names the parameter. */
 
 import { isHex } from '../core/envelope.ts'
+import { isResourcePath, resourcePath, type ResourceName } from '../core/names.ts'
 import { nearest } from '../core/resources/fields.ts'
 import { MeshError } from '../errors.ts'
 import type { ApiContext, Route } from './route.ts'
@@ -30,6 +31,13 @@ export function integer(c: ApiContext, name: string, otherwise: number, max: num
   const number = /^\d{1,9}$/.test(text) ? Number(text) : 0
   if (number < 1 || number > max) throw invalid(name, text, `must be a whole number from 1 to ${max}`)
   return number
+}
+
+/** The resource that the path of the route names. */
+export function resourceIn(c: ApiContext): string {
+  const path = resourcePath(c.req.param() as Record<keyof ResourceName, string>)
+  if (!isResourcePath(path)) throw invalid('path', path, 'is not workspace/zone/kind/name')
+  return path
 }
 
 export function hex(value: string, field: string): string {

@@ -5,6 +5,7 @@
 
 import type { HttpBindings } from '@hono/node-server'
 import type { Context } from 'hono'
+import type { EditKey } from '../edit-key.ts'
 import type { Health } from '../health.ts'
 import type { JoinRequests } from '../join.ts'
 import type { Membership } from '../membership.ts'
@@ -50,6 +51,8 @@ export interface RouteContext {
   readonly converged: () => boolean
   /** False for a node whose grant was revoked: what it took in would spread no further. */
   readonly mayTakeEdits: () => boolean
+  /** Undefined when this node signs no edits. */
+  readonly editKey: Pick<EditKey, 'write'> | undefined
   readonly metrics: Metrics
   readonly info: () => NodeInfo
   readonly events: EventStream
@@ -57,9 +60,9 @@ export interface RouteContext {
 
 export interface Parameter {
   readonly name: string
-  readonly in: 'path' | 'query'
+  readonly in: 'path' | 'query' | 'header'
   readonly description: string
-  readonly type: 'string' | 'integer'
+  readonly type: 'string' | 'integer' | 'boolean'
 }
 
 export interface Answer {
@@ -73,7 +76,7 @@ export interface Answer {
 export type Handler = (c: ApiContext, context: RouteContext) => Response | Promise<Response>
 
 export interface Route {
-  readonly method: 'get' | 'post'
+  readonly method: 'get' | 'post' | 'put' | 'delete'
   /** As in OpenAPI: `/v1/edits/{id}`. */
   readonly path: string
   readonly operationId: string

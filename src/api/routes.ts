@@ -1,6 +1,6 @@
 /**
  * Every route of the HTTP API in one table: path, parameters, answers with their schemas, handler. server.ts serves the
- * table and openapi.ts describes it, so that the two cannot differ. What is answered is in handlers.ts and submit.ts.
+ * table and openapi.ts describes it, so that the two cannot differ. What is answered is in handlers.ts, submit.ts and writes.ts.
  */
 
 import * as handlers from './handlers.ts'
@@ -12,6 +12,7 @@ import { getRoots } from './roots.ts'
 import type { Parameter, Route } from './route.ts'
 import { SCHEMAS } from './schemas.ts'
 import { submitEdits } from './submit.ts'
+import { deleteResource, putResource } from './writes.ts'
 
 const PAGING: readonly Parameter[] = [
   { name: 'page', in: 'query', description: 'from 1', type: 'integer' },
@@ -24,6 +25,31 @@ function query(name: string, description: string, type: Parameter['type'] = 'str
 
 function inPath(name: string, description: string): Parameter {
   return { name, in: 'path', description, type: 'string' }
+}
+
+function inHeader(name: string, description: string): Parameter {
+  return { name, in: 'header', description, type: 'string' }
+}
+
+const RESOURCE: readonly Parameter[] = [
+  inPath('workspace', 'a workspace'),
+  inPath('zone', 'a zone, or * as %2A'),
+  inPath('kind', 'a kind as in resource paths'),
+  inPath('name', 'a name'),
+]
+
+/** Of the requests that the node signs an edit for. */
+const PLAIN_EDIT: readonly Parameter[] = [
+  query('note', 'why; kept in the history behind the name of the caller'),
+  query('dry_run', 'true: only says what would change', 'boolean'),
+]
+
+const WRITE_REFUSALS: Route['answers'] = {
+  403: { description: 'the node has no edit key, or the caller or the key may not make this edit' },
+  412: { description: 'the resource is not as If-Match or If-None-Match says' },
+  413: { description: 'more than one edit holds' },
+  428: { description: 'the header that says what the edit rests on is missing' },
+  429: { description: 'the caller, or the edit key, makes too many' },
 }
 
 /** Every route. */
@@ -90,18 +116,47 @@ export const ROUTES: readonly Route[] = [
     path: '/v1/resources/{workspace}/{zone}/{kind}/{name}',
     operationId: 'getResource',
     summary: 'One resource with its heads, conflicts and lost writes.',
-    parameters: [
-      inPath('workspace', 'a workspace'),
-      inPath('zone', 'a zone, or * as %2A'),
-      inPath('kind', 'a kind as in resource paths'),
-      inPath('name', 'a name'),
-    ],
+    parameters: RESOURCE,
     answers: {
-      200: { description: 'the resource; its ETag changes with its heads', schema: 'Resource' },
-      304: { description: 'its heads are those of If-None-Match' },
+      200: { description: 'the resource; its ETag changes with its heads and fields', schema: 'Resource' },
+      304: { description: 'it is as If-None-Match says' },
       404: { description: 'never existed, or was deleted: then with its heads', schema: 'ResourceGone' },
     },
     handle: handlers.getResource,
+  },
+  {
+    method: 'put',
+    path: '/v1/resources/{workspace}/{zone}/{kind}/{name}',
+    operationId: 'putResource',
+    summary: 'Makes a resource as the document says, by an edit that the node signs with its edit key for the caller.',
+    parameters: [
+      ...RESOURCE,
+      inHeader('If-Match', 'the ETag that GET answered; required when the resource exists'),
+      inHeader('If-None-Match', '*; required when it does not'),
+      ...PLAIN_EDIT,
+    ],
+    body: 'Document',
+    answers: {
+      200: { description: 'changed, unchanged, or what would change; with the new ETag', schema: 'Written' },
+      201: { description: 'created; with its ETag', schema: 'Written' },
+      ...WRITE_REFUSALS,
+      415: { description: 'the body does not call itself application/json' },
+      422: { description: 'the document is not one of this kind; names the field' },
+    },
+    handle: putResource,
+  },
+  {
+    method: 'delete',
+    path: '/v1/resources/{workspace}/{zone}/{kind}/{name}',
+    operationId: 'deleteResource',
+    summary: 'Deletes a resource, by an edit that the node signs with its edit key for the caller.',
+    parameters: [...RESOURCE, inHeader('If-Match', 'the ETag that GET answered; required'), ...PLAIN_EDIT],
+    answers: {
+      200: { description: 'deleted, or what would be', schema: 'Written' },
+      404: { description: 'there is none' },
+      ...WRITE_REFUSALS,
+    },
+    handle: deleteResource,
   },
   {
     method: 'get',
@@ -186,8 +241,13 @@ export const ROUTES: readonly Route[] = [
     method: 'get',
     path: '/v1/chains',
     operationId: 'listChains',
-    summary: 'The chains of one author in all workspaces.',
-    parameters: [query('author', 'public key; required'), ...PAGING],
+    summary:
+      'The chains of one author in all workspaces, or those in which keys in force have signed twice for one place.',
+    parameters: [
+      query('author', 'public key; required unless forked is 1'),
+      query('forked', '1: only chains with forks, of keys in force', 'integer'),
+      ...PAGING,
+    ],
     answers: { 200: { description: 'a page of chains', schema: 'Chains' } },
     handle: handlers.listChains,
   },

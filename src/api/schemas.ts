@@ -176,6 +176,7 @@ export const EDIT = z.object({
   prev: z.array(envelopeId),
   at: time,
   note: z.string(),
+  caller: publicKey.nullable().describe('for whom it was signed, on the word of a node’s edit key'),
   resources: z.array(z.string()),
   about: z.string().nullable().describe('for a grant: its subject; for a revocation: its target'),
   role: z.string().nullable(),
@@ -199,6 +200,29 @@ export const OUTCOME = z.object({
   reason: z.string().nullable(),
 })
 export const OUTCOMES = z.object({ outcomes: z.array(OUTCOME) })
+
+export const DOCUMENT = z
+  .object({
+    apiVersion: z.literal('nxmesh/v1'),
+    kind: z.string().describe('Site, Upstream, ...'),
+    metadata: z.object({
+      name: z.string().optional(),
+      workspace: z.string().optional(),
+      zone: z.string().optional(),
+      labels: z.record(z.string(), z.string()).optional(),
+    }),
+    spec: z.record(z.string(), z.unknown()),
+  })
+  .describe('a resource as meshctl apply takes it; name, workspace and zone are those of the path')
+
+export const WRITTEN = z.object({
+  path: z.string(),
+  action: z.enum(['create', 'update', 'delete', 'keep']),
+  changes: z
+    .array(z.object({ field: z.string(), before: value.nullable(), after: value.nullable() }))
+    .describe('field by field; equal values settle a conflict'),
+  outcome: OUTCOME.nullable().describe('of the edit that the node signed; null in a dry run, and for keep'),
+})
 
 export const CHAIN = z.object({
   workspace: z.string(),
@@ -293,6 +317,8 @@ export const SCHEMAS = {
   StoredEdit: STORED_EDIT,
   Submission: SUBMISSION,
   Outcomes: OUTCOMES,
+  Document: DOCUMENT,
+  Written: WRITTEN,
   Ids: IDS,
   RootSet: ROOT_SET,
   Chain: CHAIN,
@@ -313,6 +339,7 @@ export type IdView = z.infer<typeof ID>
 export type WorkspaceView = z.infer<typeof WORKSPACE>
 export type EditView = z.infer<typeof EDIT>
 export type OutcomeView = z.infer<typeof OUTCOME>
+export type WrittenView = z.infer<typeof WRITTEN>
 export type ChainView = z.infer<typeof CHAIN>
 export type GrantView = z.infer<typeof GRANT>
 export type PendingView = z.infer<typeof PENDING>

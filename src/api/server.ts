@@ -3,6 +3,7 @@
  * the table of routes.ts. Turns whatever goes wrong into a problem document. Built by node.ts with everything that the routes read.
  */
 
+import { X509Certificate } from 'node:crypto'
 import { chmod, lstat, readFile, unlink } from 'node:fs/promises'
 import { createServer, type IncomingMessage, type RequestListener, type Server } from 'node:http'
 import { createServer as createTlsServer } from 'node:https'
@@ -35,8 +36,8 @@ export interface ApiServerOptions extends Omit<RouteContext, 'events'> {
   readonly openMetrics: boolean
   /** 0: any free port, which `port` then tells. */
   readonly port: number
-  /** Files (PEM) with which TCP speaks TLS; undefined: plain HTTP. Read at start. */
-  readonly tls: { readonly cert: string; readonly key: string } | undefined
+  /** With which TCP speaks TLS: files (PEM), read at start, or a pair itself; undefined: plain HTTP. */
+  readonly tls: TlsFiles | TlsPair | undefined
   /** Unix socket that answers everything, for whoever may open it (mode 0660); undefined for none. */
   readonly socketPath: string | undefined
 }
@@ -79,7 +80,7 @@ export class ApiServer implements Startable {
   constructor(options: ApiServerOptions) {
     this.#options = options
     const { clock, openMetrics, replica } = options
-    this.#access = new Access({ state: replica.state, clock, openMetrics })
+    this.#access = new Access({ state: replica.state, own: options.info().key, clock, openMetrics })
     this.#events = new EventStream(clock)
     this.#context = { ...options, events: this.#events }
   }
@@ -99,10 +100,14 @@ export class ApiServer implements Startable {
     if (this.#servers.length > 0) return
     const { bindAddress, port, socketPath, tls, replica, status } = this.#options
     try {
-      const pair = tls === undefined ? undefined : await readPair(tls)
+      const pair = tls === undefined || 'certPem' in tls ? tls : await readPair(tls)
       const tcp = this.#serve((socket) => ({ transport: 'tcp', address: socket.remoteAddress }), pair)
       await listen(tcp, { host: bindAddress, port }, `${bindAddress}:${port}`)
       this.#port = (tcp.address() as AddressInfo).port
+      if (pair !== undefined) {
+        const { fingerprint256: fingerprint } = new X509Certificate(pair.certPem)
+        this.#options.log.info('the API speaks TLS', { fingerprint })
+      }
       if (socketPath !== undefined) {
         await clearStaleSocket(socketPath)
         await listen(
@@ -173,7 +178,11 @@ export class ApiServer implements Startable {
     const server =
       pair === undefined
         ? createServer(settings, answer)
-        : createTlsServer({ ...settings, ...pair, handshakeTimeout: HTTP_LIMITS.headersTimeoutMs }, answer)
+        : createTlsServer(
+            { ...settings, cert: pair.certPem, key: pair.keyPem, handshakeTimeout: HTTP_LIMITS.headersTimeoutMs },
+            answer,
+          )
+    if (pair !== undefined) answerPlainHttp(server)
     server.maxHeadersCount = HTTP_LIMITS.headers
     limitConnections(server, HTTP_LIMITS)
     server.on('clientError', answerMalformed)
@@ -229,7 +238,8 @@ export class ApiServer implements Startable {
       const hint = 'GET /v1/openapi.json lists what there is.'
       return problemResponse(new MeshError('not_found', `there is no ${c.req.path}`, { hint }))
     }
-    const allow = [...new Set(allowed.flatMap((method) => (method === 'get' ? ['GET', 'HEAD'] : ['POST'])))].join(', ')
+    const methods = allowed.flatMap((method) => (method === 'get' ? ['GET', 'HEAD'] : [method.toUpperCase()]))
+    const allow = [...new Set(methods)].join(', ')
     const error = new MeshError('method_not_allowed', `${c.req.path} has no ${c.req.method}`, {
       hint: `Allowed: ${allow}.`,
     })
@@ -287,17 +297,22 @@ export class ApiServer implements Startable {
   }
 }
 
+interface TlsFiles {
+  readonly cert: string
+  readonly key: string
+}
+
 interface TlsPair {
-  readonly cert: Buffer
-  readonly key: Buffer
+  readonly certPem: string
+  readonly keyPem: string
 }
 
 /** @throws MeshError `config_invalid` when they cannot be read, or do not belong together. */
-async function readPair(files: { readonly cert: string; readonly key: string }): Promise<TlsPair> {
+async function readPair(files: TlsFiles): Promise<TlsPair> {
   try {
-    const [cert, key] = await Promise.all([readFile(files.cert), readFile(files.key)])
-    createSecureContext({ cert, key })
-    return { cert, key }
+    const [certPem, keyPem] = await Promise.all([readFile(files.cert, 'utf8'), readFile(files.key, 'utf8')])
+    createSecureContext({ cert: certPem, key: keyPem })
+    return { certPem, keyPem }
   } catch (error) {
     throw new MeshError(
       'config_invalid',
@@ -317,12 +332,35 @@ function pathPattern(path: string): RegExp {
 function answerMalformed(error: NodeJS.ErrnoException, socket: Duplex): void {
   if (!socket.writable || error.code === 'ECONNRESET') return void socket.destroy()
   const [status, reason] = MALFORMED[error.code ?? ''] ?? [400, 'Bad Request']
-  const body = JSON.stringify(
-    problemOf(new MeshError('input_invalid', `${reason}: the request was not understood`), status),
-  )
-  socket.end(
+  socket.end(rawProblem(status, reason, new MeshError('input_invalid', `${reason}: the request was not understood`)))
+}
+
+/** Tells whoever speaks plain HTTP to a port of TLS so, in plain HTTP. */
+function answerPlainHttp(server: Server): void {
+  // The connection below TLS, by the client's address: the TLS above it is over when it is known what came.
+  const open = new Map<string, Socket>()
+  server.on('connection', (socket: Socket) => {
+    const client = `${socket.remoteAddress} ${socket.remotePort}`
+    open.set(client, socket)
+    socket.once('close', () => open.delete(client))
+  })
+  server.on('tlsClientError', (error: NodeJS.ErrnoException, { remoteAddress, remotePort }: Socket) => {
+    const socket = open.get(`${remoteAddress} ${remotePort}`)
+    if (error.code !== 'ERR_SSL_HTTP_REQUEST' || socket?.writable !== true) return
+    const problem = new MeshError('input_invalid', 'this port speaks HTTPS, and the request was plain HTTP', {
+      hint: 'Write https:// in place of http://. For meshctl: --api https://HOST:PORT --pin KEY, with the key of the node.',
+    })
+    socket.write(rawProblem(400, 'Bad Request', problem))
+    socket.destroySoon()
+  })
+}
+
+/** A problem as the bytes of an HTTP answer, where nothing can write one. */
+function rawProblem(status: number, reason: string, error: MeshError): string {
+  const body = JSON.stringify(problemOf(error, status))
+  return (
     `HTTP/1.1 ${status} ${reason}\r\nconnection: close\r\ncontent-type: application/problem+json\r\n` +
-      `content-length: ${Buffer.byteLength(body)}\r\n\r\n${body}`,
+    `content-length: ${Buffer.byteLength(body)}\r\n\r\n${body}`
   )
 }
 

@@ -4,12 +4,12 @@
  */
 
 import { wireFromJson } from '../core/codec.ts'
-import { LIMITS, parseEnvelope, type WireEnvelope } from '../core/envelope.ts'
+import { LIMITS, parseBody, parseEnvelope, type WireEnvelope } from '../core/envelope.ts'
 import { MeshError } from '../errors.ts'
 import type { Replica } from '../replica.ts'
 import { invalid } from './parameters.ts'
 import { problemResponse, UNSUPPORTED_MEDIA_TYPE } from './problem.ts'
-import type { Handler } from './route.ts'
+import type { ApiContext, Handler } from './route.ts'
 import { outcomeView } from './views.ts'
 
 export const SUBMISSION_LIMITS = {
@@ -20,30 +20,53 @@ export const SUBMISSION_LIMITS = {
 } as const
 
 export const submitEdits: Handler = async (c, { replica, mayTakeEdits }) => {
-  if (!mayTakeEdits()) {
-    throw new MeshError('denied', 'this node’s grant was revoked, so it takes no edits', {
-      hint: 'Give another node of the mesh with --api.',
-    })
-  }
-  const mediaType = c.req.header('content-type')?.split(';')[0]?.trim().toLowerCase()
-  if (mediaType !== 'application/json') {
-    const error = new MeshError(
-      'input_invalid',
-      `the content type ${JSON.stringify(mediaType ?? '')} is not supported`,
-      {
-        field: 'content-type',
-        hint: 'Send application/json.',
-      },
-    )
-    return problemResponse(error, { status: UNSUPPORTED_MEDIA_TYPE })
-  }
+  const fault = mediaTypeFault(c)
+  if (fault !== undefined) return fault
   const wires = parseSubmission(await readBody(c.req.raw))
+  checkTakesEdits(mayTakeEdits() || mayRestore(wires))
   await adoptGenesis(replica, wires[0])
   const outcomes = await replica.submit(wires, 'api')
   const [only] = outcomes
   if (outcomes.length === 1 && only?.outcome === 'refused') throw new MeshError(only.code, only.reason)
   const isMixed = outcomes.some(({ outcome }) => outcome === 'refused')
   return c.json({ outcomes: outcomes.map(outcomeView) }, isMixed ? 207 : 202)
+}
+
+/** @throws MeshError `denied` for a node that is out of the mesh. */
+export function checkTakesEdits(mayTakeEdits: boolean): void {
+  if (mayTakeEdits) return
+  throw new MeshError('denied', 'this node’s grant was revoked, so it takes no edits', {
+    hint: 'Give another node of the mesh with --api.',
+  })
+}
+
+/**
+ * Whether this could give a revoked node its place back: it takes the right away from somebody. A rogue admin can cut off
+ * every node at once, and then there is no other to give it to.
+ */
+function mayRestore(wires: readonly WireEnvelope[]): boolean {
+  const types = wires.map(({ bytes }) => parseBody(bytes).type)
+  return !types.includes('edit') && (types.includes('revoke') || types.includes('rootset'))
+}
+
+/** The answer to a body that does not call itself JSON. */
+export function mediaTypeFault(c: ApiContext): Response | undefined {
+  const mediaType = c.req.header('content-type')?.split(';')[0]?.trim().toLowerCase()
+  if (mediaType === 'application/json') return undefined
+  const error = new MeshError('input_invalid', `the content type ${JSON.stringify(mediaType ?? '')} is not supported`, {
+    field: 'content-type',
+    hint: 'Send application/json.',
+  })
+  return problemResponse(error, { status: UNSUPPORTED_MEDIA_TYPE })
+}
+
+/** @throws MeshError `input_invalid` */
+export function parseJson(text: string): unknown {
+  try {
+    return JSON.parse(text) as unknown
+  } catch (error) {
+    throw new MeshError('input_invalid', `the body is not JSON: ${(error as Error).message}`, { field: 'body' }, error)
+  }
 }
 
 /** A node without a mesh takes the first genesis that somebody on its host gives it; a pinned mesh id takes only its own. */
@@ -77,12 +100,7 @@ export async function readBody(request: Request): Promise<string> {
 }
 
 function parseSubmission(text: string): WireEnvelope[] {
-  let value: unknown
-  try {
-    value = JSON.parse(text)
-  } catch (error) {
-    throw new MeshError('input_invalid', `the body is not JSON: ${(error as Error).message}`, { field: 'body' }, error)
-  }
+  const value = parseJson(text)
   const { envelopes, ...rest } = (typeof value === 'object' && value !== null ? value : {}) as Record<string, unknown>
   const [unknown] = Object.keys(rest)
   if (unknown !== undefined) throw invalid(unknown, '', 'is not a member of a submission; only envelopes is')

@@ -3,11 +3,13 @@
  * shapes of schemas.ts. Called by handlers.ts and submit.ts.
  */
 
+import { callerOf } from '../core/caller.ts'
 import type { ResourceState } from '../core/document.ts'
 import type { Body, Envelope, GrantBody } from '../core/envelope.ts'
 import type { Chain, History } from '../core/history.ts'
 import { parseResourcePath, type ResourceName } from '../core/names.ts'
 import { documentOf, KINDS } from '../core/resources/index.ts'
+import type { Written } from '../edit-key.ts'
 import type { PendingRequest } from '../join.ts'
 import type { MeshState } from '../core/state.ts'
 import type { Place } from '../membership.ts'
@@ -24,6 +26,7 @@ import type {
   PendingView,
   ReceiptView,
   ResourceView,
+  WrittenView,
 } from './schemas.ts'
 
 /** Where a page begins and how much it holds. `page` counts from 1. */
@@ -111,6 +114,7 @@ export function editView(state: MeshState, envelope: Envelope): EditView {
     prev: [...(common?.prev ?? [])],
     at: body.at,
     note: common?.note ?? '',
+    caller: callerOf(envelope, state.history) ?? null,
     resources: body.type === 'edit' ? body.edits.map(([path]) => path) : [],
     about: subjectOf(body),
     role: body.type === 'grant' ? body.role : null,
@@ -174,6 +178,20 @@ export function pendingView(request: PendingRequest) {
     ageMs: Math.round(ageMs),
     ticket: { by, zones: [...ticket.zones], name: ticket.name ?? null, expires, text: ticketText },
   } satisfies PendingView
+}
+
+export function writtenView({ change, outcome }: Written): WrittenView {
+  const { path, action, ops, before } = change
+  const changes = ops.map((op) => {
+    const after = op[0] === 'set' ? op[2] : null
+    return { field: op[1], before: before.get(op[1]) ?? null, after }
+  })
+  return {
+    path,
+    action,
+    changes: changes as unknown as WrittenView['changes'],
+    outcome: outcome === undefined ? null : outcomeView(outcome),
+  }
 }
 
 export function outcomeView(outcome: Outcome): OutcomeView {

@@ -4,17 +4,17 @@
  */
 
 import type { EditView, GrantView, ResourceView } from '../api/schemas.ts'
-import { parseBody, type EditBody, type Op, type Value } from '../core/envelope.ts'
+import { envelopeId, parseBody, type EditBody, type Op, type Value } from '../core/envelope.ts'
 import { isFieldPath, parseResourcePath, type ResourceName } from '../core/names.ts'
+import { planOps, type Change, type Current } from '../core/plan.ts'
 import { denial } from '../core/policy.ts'
 import { recipientsIn } from '../core/secrets.ts'
 import { MeshError } from '../errors.ts'
-import { HISTORY_MAX } from './authority.ts'
+import { HISTORY_MAX, notTyped } from './authority.ts'
 import { grantBody } from './author.ts'
 import { usage, type Verb } from './cli.ts'
 import { resolveId } from './ids.ts'
 import { authorNames, structured, timeText, whatOf } from './observe.ts'
-import { planOps, type Change, type Current } from './plan.ts'
 import { readCurrents, showPlan, write } from './resources.ts'
 import { plain, short, table } from './terminal.ts'
 
@@ -132,7 +132,7 @@ export const orphansVerb: Verb = {
   usage: ['orphans'],
   details: [
     'Their authors did nothing wrong: whoever let them in was revoked with all that came after a theft. Look at each, and adopt what is good.',
-    'One that was adopted is listed no more.',
+    'One that was adopted is listed no more. With -o wide the ids are whole, as adopt takes them.',
   ].join('\n'),
   options: {},
   examples: ['meshctl orphans'],
@@ -151,7 +151,7 @@ export const orphansVerb: Verb = {
     const names = await authorNames(client, orphans)
     const rows = orphans.map((edit) => [
       timeText(edit.at),
-      short(edit.id),
+      cli.format === 'wide' ? edit.id : short(edit.id),
       edit.by === null ? '-' : (names.get(edit.by) ?? short(edit.by)),
       whatOf(edit),
       edit.verdict.message ?? '',
@@ -168,10 +168,15 @@ export const adoptVerb: Verb = {
   name: 'adopt',
   summary: 'sign a void edit again, with your own key',
   usage: ['adopt EDIT [--dry-run]'],
-  details:
+  details: [
     'Shows what it changes in the resources as they are now, and makes that an edit of yours. Your grant has to cover it.',
+    'EDIT is an id with all 64 digits (meshctl orphans -o wide); of a shortened one it shows what this node says that it is.',
+  ].join('\n'),
   options: { 'dry-run': { type: 'boolean', description: 'show the changes and make none' } },
-  examples: ['meshctl adopt 0f54d935c02f --dry-run', 'meshctl -k owner.key adopt 0f54d935c02f'],
+  examples: [
+    'meshctl adopt 0f54d935c02f --dry-run',
+    'meshctl -k owner.key adopt 0f54d935c02f1c5e7bd0e5a9b0d3c8a4f6172839405a6b7c8d9eaf0112233445',
+  ],
   async run(cli, args) {
     const [text] = args.expect('EDIT') as [string]
     const client = await cli.client()
@@ -185,6 +190,11 @@ export const adoptVerb: Verb = {
     if (stored === undefined)
       throw new MeshError('not_found', `this node has no envelope ${id}`, { hint: 'See: meshctl orphans' })
     const body = parseBody(stored.envelope.bytes)
+    // What is signed anew is what was asked for, and nothing that the node put in its place.
+    if (envelopeId(stored.envelope.bytes) !== id)
+      throw new MeshError('denied', `the node gave another envelope than ${id}`, {
+        hint: 'Ask another node with --api; this one may be broken into.',
+      })
     if (body.type !== 'edit' || stored.verdict.accepted) {
       throw new MeshError('input_invalid', `${short(id)} is no void edit`, {
         hint: 'See what there is: meshctl orphans',
@@ -196,6 +206,10 @@ export const adoptVerb: Verb = {
       return body.edits.map(([path, , ops], index) => planAdoption(path, currents[index] as Current, ops))
     }
     if (args.flag('dry-run')) return showPlan(cli, await plan(), 'dry run: nothing was changed')
+    if (text !== id) {
+      showPlan(cli, await plan(), '')
+      throw notTyped('adopt', text, id, args)
+    }
     await write(cli, args, plan, `${ADOPTS}${id}`)
     return undefined
   },

@@ -3,31 +3,23 @@
  * sends ancestors that the node lacks. Remembers before it sends. Used by every verb that writes.
  */
 
+import { authorise, authoritiesOf, placeAfter, policyLack } from '../core/authoring.ts'
+import type { Authority, Draft, Place, SignedBody } from '../core/authoring.ts'
 import { canonical, type Json } from '../core/canonical.ts'
 import { toWire } from '../core/codec.ts'
 import {
-  LIMITS,
   parseBody,
   signEnvelope,
-  type EditBody,
   type Envelope,
   type GenesisBody,
   type GrantBody,
   type KeyPair,
-  type RevokeBody,
-  type RootsetBody,
 } from '../core/envelope.ts'
-import { denial, RANKS } from '../core/policy.ts'
 import { MeshError, type ErrorCode } from '../errors.ts'
 import type { GrantView, RootSetView } from '../api/schemas.ts'
 import type { ChainFile, Remembered } from './chain-file.ts'
 import type { ApiClient } from './client.ts'
 import { plain, short } from './terminal.ts'
-
-type SignedBody = EditBody | GrantBody | RevokeBody | RootsetBody
-/** What a verb wants signed; the author adds who, where in the chain, and under which grant. */
-export type Draft = SignedBody extends infer B ? (B extends SignedBody ? Omit<B, CommonMember> : never) : never
-type CommonMember = 'v' | 'mesh' | 'by' | 'grant' | 'n' | 'prev' | 'at'
 
 export interface Sent {
   readonly id: string
@@ -46,11 +38,6 @@ export interface AuthorOptions {
   readonly sleep: (ms: number) => Promise<void>
   /** Tells the operator what happens beside what was asked for. */
   readonly notice: (text: string) => void
-}
-
-interface Place {
-  readonly n: number
-  readonly prev: readonly string[]
 }
 
 const RATE_RETRY_MS = 1000
@@ -122,6 +109,18 @@ export class Author {
     }
   }
 
+  /** Why no grant of this key allows it; undefined when one does. Signs nothing. */
+  refusal(draft: Draft, targets: readonly GrantView[] = []): string | undefined {
+    try {
+      this.#complete(draft, targets, { n: 0, prev: [] }, this.#options.now())
+      return undefined
+    } catch (error) {
+      if (!(error instanceof MeshError) || error.code !== 'denied') throw error
+      const [first = '', ...reasons] = error.message.split('\n').map((line) => line.trim())
+      return reasons.length === 0 ? first : reasons.join('; ')
+    }
+  }
+
   async #submitPatiently(client: ApiClient, envelope: Envelope) {
     for (let tries = 1; ; tries += 1) {
       try {
@@ -144,36 +143,27 @@ export class Author {
     at: number,
   ): { body: SignedBody; missing: number } {
     const common = { v: 1, mesh: this.#genesis.id, by: this.publicKey, n: n + 1, prev: prev.toSorted(), at } as const
-    const bodyUnder = (grant: string): SignedBody => ({ ...common, ...draft, grant })
-    const reasons: string[] = []
-    for (const { id, exercised, label } of this.#authorities(draft)) {
-      const body = bodyUnder(id)
-      const judged = targets.length === 0 ? [undefined] : targets.map((target) => grantBody(target, this.#genesis.id))
-      const denied = judged
-        .map((target) => denial(body, [this.publicKey], exercised, target))
-        .find((each) => each !== undefined)
-      if (denied === undefined) {
-        const signers = body.type === 'rootset' ? body.threshold : exercised.type === 'grant' ? 1 : exercised.threshold
-        return { body: parseBody(canonical(body as unknown as Json)) as SignedBody, missing: signers - 1 }
-      }
-      reasons.push(`${label}: ${denied.message}`)
-    }
-    throw this.#noGrant(draft, reasons)
+    const judged = targets.length === 0 ? [undefined] : targets.map((target) => grantBody(target, this.#genesis.id))
+    const answer = authorise(
+      this.#authorities(draft),
+      (grant): SignedBody => ({ ...common, ...draft, grant }),
+      (authority, body) =>
+        judged.map((target) => policyLack(authority, body, target)).find((lack) => lack !== undefined),
+    )
+    if ('reasons' in answer) throw this.#noGrant(draft, answer.reasons)
+    const { body, authority } = answer
+    const { exercised } = authority
+    const signers = body.type === 'rootset' ? body.threshold : exercised.type === 'grant' ? 1 : exercised.threshold
+    return { body: parseBody(canonical(body as unknown as Json)) as SignedBody, missing: signers - 1 }
   }
 
-  /** What this key may act under, the least powerful first, so that an owner does not use more than it takes. */
-  #authorities(draft: Draft): { id: string; exercised: GrantBody | GenesisBody; label: string }[] {
+  #authorities(draft: Draft): Authority[] {
     const { id, roots, threshold, next } = this.#root
     // Of a root set, policy asks about these alone.
     const root = { id, exercised: { ...this.#genesis.body, roots, threshold, next }, label: 'root' }
     // The next root set follows the present one, and is signed by its own keys.
     if (draft.type === 'rootset') return [root]
-    const weakestFirst = this.#grants.toSorted((a, b) => rankOf(a) - rankOf(b))
-    const grants = weakestFirst.map((grant) => ({
-      id: grant.id,
-      exercised: grantBody(grant, this.#genesis.id),
-      label: `grant ${short(grant.id)} (${grant.role}, workspace ${grant.workspace}, zones ${grant.zones.join(', ')})`,
-    }))
+    const grants = authoritiesOf(this.#grants.map((view) => ({ id: view.id, body: grantBody(view, this.#genesis.id) })))
     return roots.includes(this.publicKey) && draft.type !== 'edit' ? [...grants, root] : grants
   }
 
@@ -234,16 +224,6 @@ export class Author {
 
 /** What no later try changes. */
 const REFUSALS: ReadonlySet<ErrorCode> = new Set(['denied', 'envelope_invalid', 'input_invalid', 'too_large'])
-
-/** The next place after these heads: at most as many as `prev` holds, the newest ones. */
-function placeAfter(heads: readonly { readonly id: string; readonly n: number }[]): Place {
-  const newest = heads.toSorted((a, b) => b.n - a.n).slice(0, LIMITS.prev)
-  return { n: newest[0]?.n ?? 0, prev: newest.map(({ id }) => id) }
-}
-
-function rankOf({ role }: GrantView): number {
-  return RANKS[role as keyof typeof RANKS] ?? 0
-}
 
 /** As much of a grant as policy asks about. */
 export function grantBody(view: GrantView, mesh: string): GrantBody {

@@ -1,10 +1,11 @@
 /** The verbs that change who may do what, and the one that hands over signed envelopes: grant, revoke, push. */
 
 import { readFile } from 'node:fs/promises'
+import { isForCallers } from '../core/caller.ts'
 import { wireFromJson } from '../core/codec.ts'
 import { isHex, LIMITS, ROLES, type GrantBody, type Role, type WireEnvelope } from '../core/envelope.ts'
 import { isFieldPath, isName, isZone } from '../core/names.ts'
-import { NODE_KIND } from '../core/policy.ts'
+import { isRegistrar } from '../core/policy.ts'
 import { nearest } from '../core/resources/fields.ts'
 import { KINDS, kindOf } from '../core/resources/index.ts'
 import { MeshError } from '../errors.ts'
@@ -31,6 +32,7 @@ export const grantVerb: Verb = {
     'KEY:ENC, as meshctl key show -o wide prints it, lets the key receive secrets.',
     'A node applies the resources of its zones; editors edit them; admins also write privileged fields, and grant; owners do everything.',
     'A robot with --kinds node is a registrar: it lets hosts into its zones by itself (meshctl approve --all), and edits nothing.',
+    'An editor or robot with caller among its kinds (--kinds "*,caller") is for the http_edit_key of a node: its edits name for whom it signed them.',
     'Granting takes a higher role than the one that is given. The workspace is -w; for nodes and owners all, unless -w says otherwise.',
   ].join('\n'),
   options: {
@@ -162,8 +164,8 @@ function quotaOf(args: Args): GrantBody['quota'] {
 function kindsOf(args: Args, role: Role): string[] {
   const names = args.items('kinds')
   const kinds = names.map((name) => {
-    const isForNodes = role === 'robot' && name === NODE_KIND
-    const kind = name === '*' || isForNodes ? name : kindOf(name)?.path
+    const isWord = name === '*' || isRegistrar({ role, kinds: [name] }) || isForCallers({ role, kinds: [name] })
+    const kind = isWord ? name : kindOf(name)?.path
     if (kind === undefined) throw usage(`there is no kind ${name}`, `Kinds: ${[...KINDS.keys()].join(', ')}.`)
     return kind
   })
@@ -207,7 +209,7 @@ export const revokeVerb: Verb = {
     const { target, subject, grants } = await targetOf(client, id)
     if (text !== id) {
       for (const grant of grants) cli.note(`  ${plain(grantWords(grant))}`)
-      if (!args.flag('dry-run')) throw notTyped(text, id, args)
+      if (!args.flag('dry-run')) throw notTyped('revoke', text, id, args)
     }
     const ws = cli.workspace ?? commonWorkspace(grants)
     const history = (await client.edits({ author: subject }, HISTORY_MAX)).filter(
@@ -269,13 +271,13 @@ function grantWords({ id, role, zones, workspace }: GrantView): string {
 }
 
 /** The node chose these digits: they are signed only when the person has seen and repeated them. */
-function notTyped(text: string, id: string, args: Args): MeshError {
+export function notTyped(verb: string, text: string, id: string, args: Args): MeshError {
   const options = ['api', 'key', 'workspace', 'since', 'note'].flatMap((name) =>
     args.list(name).flatMap((value) => [`--${name}`, shellWord(value)]),
   )
   return usage(
     `only this node says what ${text} is, and it may be wrong or lie: nothing was signed`,
-    `Compare all digits with your own records. If it is what you mean: ${['meshctl revoke', id, ...options].join(' ')}`,
+    `Compare all digits with your own records. If it is what you mean: ${[`meshctl ${verb}`, id, ...options].join(' ')}`,
   )
 }
 

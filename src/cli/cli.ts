@@ -11,9 +11,10 @@ import { isHex, type KeyPair } from '../core/envelope.ts'
 import { MeshError } from '../errors.ts'
 import { Author } from './author.ts'
 import { ChainFile } from './chain-file.ts'
-import { ApiClient, fingerprintOf, type Trust } from './client.ts'
+import { ApiClient } from './client.ts'
 import type { CliHost } from './host.ts'
 import { paint, type Paint } from './terminal.ts'
+import { fingerprintOf, isPinned, parsePins, type Trust } from './trust.ts'
 
 export interface OptionSpec {
   readonly type: 'string' | 'boolean'
@@ -87,7 +88,7 @@ const FORMATS: readonly Format[] = ['table', 'wide', 'yaml', 'json']
 const DEFAULT_SOCKET = 'data/api.sock'
 /** Of a node that was installed as the README says. */
 const SYSTEM_SOCKET = '/var/lib/nxmesh/api.sock'
-const DEFAULT_URL = 'http://127.0.0.1:3000'
+const DEFAULT_PLACE = '127.0.0.1:3000'
 const DEFAULT_KEY = 'data/mesh/owner.key'
 
 export class Cli {
@@ -129,15 +130,17 @@ export class Cli {
   }
 
   async client(): Promise<ApiClient> {
-    this.#client ??= new ApiClient(
-      await this.#addresses(),
+    if (this.#client !== undefined) return this.#client
+    const trust = await this.#trust()
+    this.#client = new ApiClient(
+      await this.#addresses(trust),
       this.host.signal,
       {
         key: () => this.#readerKey(),
         mesh: this.mesh,
         now: () => this.host.clock.now(),
       },
-      await this.#trust(),
+      trust,
     )
     return this.#client
   }
@@ -147,18 +150,30 @@ export class Cli {
     const mesh = this.args.text('mesh') ?? (this.host.env['NXMESH_MESH_ID'] || undefined)
     const isMeshId: boolean = mesh === undefined || isHex(mesh, 64)
     if (!isMeshId) throw usage(`--mesh takes a mesh id of 64 hex digits, not ${mesh}`)
-    return mesh
+    const { mesh: invited } = this.#pins
+    if (mesh !== undefined && invited !== undefined && mesh !== invited)
+      throw usage(`the ticket of --pin is for mesh ${invited}, and --mesh is ${mesh}`)
+    return mesh ?? invited
+  }
+
+  /** The nodes' keys that are believed, and the mesh of a ticket. @throws MeshError `usage`, `input_invalid`. */
+  get #pins(): ReturnType<typeof parsePins> {
+    const given = this.args.list('pin')
+    const kept = this.host.env['NXMESH_PIN'] || undefined
+    // An empty one of the command line is a mistake, not no pin.
+    const pins = given.length > 0 ? given : kept === undefined ? [] : [kept]
+    return parsePins(pins.flatMap((pin) => pin.split(',')).map((pin) => pin.trim()))
   }
 
   async #trust(): Promise<Trust> {
     const file = this.args.text('ca') ?? (this.host.env['NXMESH_CA'] || undefined)
-    const pin = this.args.text('fingerprint') ?? (this.host.env['NXMESH_FINGERPRINT'] || undefined)
-    if (pin !== undefined) {
-      const fingerprint = fingerprintOf(pin)
-      const isWhole: boolean = isHex(fingerprint, 64)
-      if (!isWhole) throw usage(`--fingerprint takes the SHA-256 of a certificate, 64 hex digits, not ${pin}`)
-      return { fingerprint }
-    }
+    const print = this.args.text('fingerprint') ?? (this.host.env['NXMESH_FINGERPRINT'] || undefined)
+    const fingerprint = print === undefined ? undefined : fingerprintOf(print)
+    const isWhole: boolean = fingerprint === undefined || isHex(fingerprint, 64)
+    if (!isWhole) throw usage(`--fingerprint takes the SHA-256 of a certificate, 64 hex digits, not ${print}`)
+    const { keys } = this.#pins
+    const pins = { ...(fingerprint === undefined ? {} : { fingerprint }), ...(keys.length === 0 ? {} : { keys }) }
+    if (isPinned(pins)) return pins
     if (file === undefined) return {}
     const ca = await readFile(this.path(file), 'utf8').catch((error: unknown) => {
       throw new MeshError('input_invalid', `cannot read ${file}: ${(error as Error).message}`, { field: '--ca' }, error)
@@ -183,14 +198,15 @@ export class Cli {
     }
   }
 
-  async #addresses(): Promise<readonly string[]> {
+  async #addresses(trust: Trust): Promise<readonly string[]> {
     const given = this.args.text('api') ?? this.host.env['NXMESH_API']
     if (given !== undefined && given !== '') {
       return [given.startsWith('unix:') ? `unix:${this.path(given.slice('unix:'.length))}` : given]
     }
     const sockets = [this.path(DEFAULT_SOCKET), SYSTEM_SOCKET]
     const present = await Promise.all(sockets.map(exists))
-    return [...sockets.filter((_, index) => present[index]).map((socket) => `unix:${socket}`), DEFAULT_URL]
+    const url = `${isPinned(trust) ? 'https' : 'http'}://${DEFAULT_PLACE}`
+    return [...sockets.filter((_, index) => present[index]).map((socket) => `unix:${socket}`), url]
   }
 
   /** The operator's key. @throws MeshError `key_invalid`, saying where one was looked for. */

@@ -6,18 +6,16 @@
 
 import { request as httpRequest, type IncomingMessage, type RequestOptions } from 'node:http'
 import { request as httpsRequest } from 'node:https'
-import { isIP } from 'node:net'
-import { connect as connectTls } from 'node:tls'
 import type { z } from 'zod'
 import * as schemas from '../api/schemas.ts'
 import type { KeyPair, WireEnvelope } from '../core/envelope.ts'
 import { parseResourcePath, type ResourceName } from '../core/names.ts'
 import { signToken } from '../core/token.ts'
 import { ERROR_CODES, MeshError, type ErrorCode } from '../errors.ts'
+import { isPinned, pinnedConnection, tlsFault, type Trust } from './trust.ts'
 
 export const CLIENT_LIMITS = {
   timeoutMs: 30_000,
-  handshakeMs: 10_000,
   /** Of one answer; a page of a thousand large resources stays below it. */
   answerBytes: 256 * 1024 * 1024,
   /** Life of a token, s, and how long before its end another is signed. */
@@ -48,14 +46,6 @@ export interface Identity {
   readonly mesh: string | undefined
   /** ms since the epoch. */
   readonly now: () => number
-}
-
-/** How a node that speaks TLS proves itself: by a certificate of these authorities, else of those that Node knows. */
-export interface Trust {
-  /** PEM. */
-  readonly ca?: string
-  /** SHA-256 of the one certificate that is believed, whoever signed it: 64 hex digits in lower case. */
-  readonly fingerprint?: string
 }
 
 interface Token {
@@ -141,6 +131,11 @@ export class ApiClient {
 
   chains(author: string): Promise<schemas.ChainView[]> {
     return this.#pages('/v1/chains', { author }, schemas.CHAINS)
+  }
+
+  /** The chains in which keys in force have forked; only of one author, if told. */
+  forkedChains(author?: string): Promise<schemas.ChainView[]> {
+    return this.#pages('/v1/chains', { forked: '1', author }, schemas.CHAINS)
   }
 
   chain(workspace: string, author: string): Promise<schemas.ChainView> {
@@ -290,6 +285,8 @@ export class ApiClient {
 
   #unreachable(address: ApiAddress, cause: unknown): MeshError {
     if (this.#signal.aborted) return new MeshError('unavailable', 'interrupted', { wasSent: true }, cause)
+    const fault = tlsFault(address, cause)
+    if (fault !== undefined) return fault
     const { code = '', message } = cause as NodeJS.ErrnoException
     this.#tried.add(`${address} (${code === '' ? message : code})`)
     const tried = [...this.#tried].join(', ')
@@ -361,32 +358,17 @@ function requestTarget(address: ApiAddress, trust: Trust): RequestOptions & { ca
   }
   const host = url.hostname.replace(/^\[(.*)\]$/, '$1')
   const port = url.port === '' ? (isTls ? 443 : 80) : Number(url.port)
-  const { ca, fingerprint } = trust
-  if (!isTls) return { host, port, isTls }
-  if (fingerprint !== undefined) return { host, port, isTls, createConnection: pinned(host, port, fingerprint) }
-  return { host, port, isTls, ...(ca === undefined ? {} : { ca }) }
-}
-
-/** Connects, and hands the connection over, so that a request can be sent, only after the certificate was compared. */
-function pinned(host: string, port: number, fingerprint: string): NonNullable<RequestOptions['createConnection']> {
-  return (_, done) => {
-    const servername = isIP(host) === 0 ? { servername: host } : {}
-    const socket = connectTls({ host, port, rejectUnauthorized: false, ...servername })
-    socket.setTimeout(CLIENT_LIMITS.handshakeMs, () => socket.destroy(new Error('no TLS handshake')))
-    socket.once('error', (error) => done(error, socket))
-    socket.once('secureConnect', () => {
-      const seen = fingerprintOf(socket.getPeerCertificate().fingerprint256)
-      socket.setTimeout(0)
-      if (seen === fingerprint) done(null, socket)
-      else socket.destroy(new Error(`its certificate has the fingerprint ${seen}, not the one of --fingerprint`))
+  if (!isTls) {
+    if (!isPinned(trust)) return { host, port, isTls }
+    throw new MeshError('usage', `a pin was given, and ${address} is plain HTTP, where nothing proves it`, {
+      field: '--api',
+      value: address,
+      hint: 'Write https://, or leave out --pin, --fingerprint, NXMESH_PIN and NXMESH_FINGERPRINT.',
     })
-    return undefined
   }
-}
-
-/** As openssl and browsers write it (`AB:CD:...`), without the ornament. */
-export function fingerprintOf(text: string): string {
-  return text.replaceAll(':', '').toLowerCase()
+  if (isPinned(trust)) return { host, port, isTls, createConnection: pinnedConnection(host, port, trust) }
+  const { ca } = trust
+  return { host, port, isTls, ...(ca === undefined ? {} : { ca }) }
 }
 
 async function answerOf(response: IncomingMessage): Promise<Answer> {

@@ -6,12 +6,11 @@
 import { readdir, readFile, stat } from 'node:fs/promises'
 import { join } from 'node:path'
 import { parseAllDocuments } from 'yaml'
-import type { Value } from '../core/envelope.ts'
-import { fieldsOf, parseDocument, pathOf } from '../core/resources/index.ts'
+import { wantedOf, type Wanted as WantedResource } from '../core/plan.ts'
 import { isTree } from '../core/resources/kind.ts'
-import { versionIn } from '../core/secrets.ts'
 import { asMeshError, MeshError } from '../errors.ts'
 import { plain } from './terminal.ts'
+import { POLICY_KIND } from './workspace-policy.ts'
 
 export const INPUT_LIMITS = {
   /** Of one file, and of standard input. */
@@ -30,10 +29,8 @@ export interface Source {
   readonly text: string
 }
 
-/** A resource as somebody wants it. */
-export interface Wanted {
-  readonly path: string
-  readonly fields: ReadonlyMap<string, Value>
+/** A wanted resource, and who says so. */
+export interface Wanted extends WantedResource {
   /** `web.yaml:2`: file and document. */
   readonly from: string
 }
@@ -109,20 +106,16 @@ export function parseSources(sources: readonly Source[], defaults: Defaults = {}
   const wanted = new Map<string, Wanted>()
   const faults: { text: string; field: string | undefined }[] = []
   for (const { from, read } of sources.flatMap(documentsOf)) {
-    let isSecret = false
     try {
       const document = read()
-      isSecret = isTree(document) && document['kind'] === 'Secret'
-      const resource = parseDocument(withDefaults(document, defaults))
-      const path = pathOf(resource)
-      const other = wanted.get(path)
+      if (isTree(document) && document['kind'] === POLICY_KIND) throw noResource()
+      const one = wantedOf(withDefaults(document, defaults))
+      const other = wanted.get(one.path)
       if (other !== undefined)
-        throw new MeshError('resource_invalid', `${path} is in ${other.from} already`, { field: 'metadata.name' })
-      const fields = fieldsOf(resource)
-      if (isSecret && versionIn(fields) === undefined) fail('the version is none')
-      wanted.set(path, { path, fields, from })
+        throw new MeshError('resource_invalid', `${one.path} is in ${other.from} already`, { field: 'metadata.name' })
+      wanted.set(one.path, { ...one, from })
     } catch (error) {
-      const { message, details } = isSecret ? asUnsealed(error) : asMeshError(error)
+      const { message, details } = asMeshError(error)
       const hint = details.hint === undefined ? '' : ` (${details.hint})`
       faults.push({ text: `${from}: ${plain(message.trim())}${plain(hint)}`, field: details.field })
     }
@@ -146,7 +139,8 @@ interface Unread {
   readonly read: () => unknown
 }
 
-function documentsOf({ name, text }: Source): Unread[] {
+/** The documents of a file, each to be read for itself. */
+export function documentsOf({ name, text }: Source): Unread[] {
   const documents = parseAllDocuments(text, { prettyErrors: true })
   if (!Array.isArray(documents)) return []
   if (documents.length > INPUT_LIMITS.documents)
@@ -168,13 +162,10 @@ function documentsOf({ name, text }: Source): Unread[] {
   })
 }
 
-/** People write the text itself into the spec of a Secret. Whatever they wrote is not repeated. */
-function asUnsealed(error: unknown): MeshError {
-  const known = asMeshError(error)
-  if (known.details.field?.startsWith('metadata') === true) return known
-  return new MeshError('resource_invalid', 'spec is not what meshctl sealed', {
-    field: 'spec',
-    hint: 'seal a text with meshctl secret set NAME --zone ZONE -f FILE; apply takes back what meshctl get secret NAME -o yaml shows',
+function noResource(): MeshError {
+  return new MeshError('resource_invalid', `a ${POLICY_KIND} is no resource`, {
+    field: 'kind',
+    hint: 'it is for: meshctl policy apply -f FILE',
   })
 }
 

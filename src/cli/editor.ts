@@ -8,12 +8,12 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import type { Value } from '../core/envelope.ts'
 import { parseResourcePath, type ResourceName } from '../core/names.ts'
+import { planFields, planOps, type Change, type Current } from '../core/plan.ts'
 import { diffFields } from '../core/resources/flat.ts'
 import { documentOf } from '../core/resources/index.ts'
 import { MeshError } from '../errors.ts'
 import type { Cli } from './cli.ts'
 import { parseSources } from './documents.ts'
-import { planFields, planOps, type Change, type Current } from './plan.ts'
 import { plain, toYaml } from './terminal.ts'
 
 interface Edited {

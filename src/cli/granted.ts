@@ -36,7 +36,7 @@ export function recipientGrant(view: GrantView): RecipientGrant {
  * The grants behind these views, from their signed envelopes.
  * @throws MeshError `denied` when one does not follow from the genesis of the mesh, or of the one that --mesh names
  */
-export async function provenGrants(cli: Cli, views: readonly GrantView[]): Promise<GrantBody[]> {
+export async function provenGrants(cli: Cli, views: readonly GrantView[]): Promise<Envelope<GrantBody>[]> {
   const client = await cli.client()
   const { id } = await client.genesis()
   if (cli.mesh !== undefined && id !== cli.mesh) {
@@ -44,10 +44,13 @@ export async function provenGrants(cli: Cli, views: readonly GrantView[]): Promi
   }
   const { clock, signal } = cli.host
   const chain = new AuthorityChain(client, id, () => clock.sleep(RATE_RETRY_MS, signal))
-  const proven: GrantBody[] = []
+  const proven: Envelope<GrantBody>[] = []
   for (let start = 0; start < views.length; start += AT_ONCE) {
     const some = views.slice(start, start + AT_ONCE).map((view) => chain.authority(view.id))
-    for (const { body } of await Promise.all(some)) if (body.type === 'grant') proven.push(body)
+    for (const envelope of await Promise.all(some)) {
+      if (envelope.body.type !== 'grant') throw unproven(envelope.id, 'it is a root set')
+      proven.push(envelope as Envelope<GrantBody>)
+    }
   }
   return proven
 }

@@ -8,7 +8,7 @@ export const GLOBAL_OPTIONS: OptionSpecs = {
     type: 'string',
     value: 'URL',
     description:
-      'node to ask: http(s)://host:port or unix:/path (NXMESH_API; default ./data/api.sock, /var/lib/nxmesh/api.sock, else http://127.0.0.1:3000)',
+      'node to ask: http(s)://host:port or unix:/path (NXMESH_API; default ./data/api.sock, /var/lib/nxmesh/api.sock, else http://127.0.0.1:3000, with a pin https)',
   },
   key: {
     type: 'string',
@@ -20,7 +20,8 @@ export const GLOBAL_OPTIONS: OptionSpecs = {
   mesh: {
     type: 'string',
     value: 'ID',
-    description: 'mesh that tokens for TCP are for (NXMESH_MESH_ID; default: what the node says)',
+    description:
+      'mesh that tokens for TCP are for (NXMESH_MESH_ID; default: that of the ticket of --pin, else what the node says)',
   },
   ca: {
     type: 'string',
@@ -31,6 +32,12 @@ export const GLOBAL_OPTIONS: OptionSpecs = {
     type: 'string',
     value: 'SHA256',
     description: 'of the one certificate to believe of an https:// node (NXMESH_FINGERPRINT)',
+  },
+  pin: {
+    type: 'string',
+    multiple: true,
+    value: 'KEY|TICKET',
+    description: 'public key of the https:// node, or a join ticket that names it and the mesh (NXMESH_PIN)',
   },
   workspace: { type: 'string', short: 'w', value: 'NAME', description: 'workspace' },
   zone: { type: 'string', short: 'z', multiple: true, value: 'ZONE', description: 'zone such as eu.west, or *' },

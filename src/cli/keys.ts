@@ -102,13 +102,13 @@ export const initVerb: Verb = {
   },
 }
 
-function nameOption(args: Args, option: string, otherwise: string): string {
+export function nameOption(args: Args, option: string, otherwise: string): string {
   const name = args.text(option) ?? otherwise
   if (!isName(name)) throw usage(`--${option} takes lower-case letters, digits and -, not ${name}`)
   return name
 }
 
-function quorumOf(args: Args): { count: number; threshold: number } {
+export function quorumOf(args: Args): { count: number; threshold: number } {
   const number = (name: string): number => {
     const text = args.text(name) ?? '1'
     const value = /^\d{1,2}$/.test(text) ? Number(text) : 0
@@ -122,7 +122,7 @@ function quorumOf(args: Args): { count: number; threshold: number } {
 }
 
 /** `recovery.key`, or of several `recovery-1.key` and so on. */
-async function createRootKeys(
+export async function createRootKeys(
   directory: string,
   name: string,
   count: number,
@@ -155,7 +155,7 @@ function nodesOf(args: Args): FoundingNode[] {
   })
 }
 
-async function makeDirectory(directory: string): Promise<void> {
+export async function makeDirectory(directory: string): Promise<void> {
   try {
     await mkdir(directory, { mode: 0o700 })
   } catch (error) {
@@ -177,7 +177,7 @@ async function makeDirectory(directory: string): Promise<void> {
 }
 
 /** Without this the first edit by the key, sent to a node that lags, could take a place that is taken. */
-async function rememberAll(
+export async function rememberAll(
   cli: Cli,
   keyFile: string,
   publicKey: string,
@@ -195,8 +195,8 @@ async function rememberAll(
   }
 }
 
-async function writeGenesis(path: string, envelopes: readonly Envelope[]): Promise<void> {
-  const file = await open(path, 'wx', 0o644)
+export async function writeGenesis(path: string, envelopes: readonly Envelope[], mode = 0o644): Promise<void> {
+  const file = await open(path, 'wx', mode)
   try {
     await file.writeFile(toJson({ envelopes: envelopes.map(toWire) }))
     await file.sync()

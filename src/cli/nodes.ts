@@ -1,10 +1,12 @@
 /** The verb for hosts that are in the mesh: node ls, node rm. */
 
 import type { GrantView } from '../api/schemas.ts'
+import { isHex } from '../core/envelope.ts'
 import { MeshError } from '../errors.ts'
-import { headsOf, HISTORY_MAX, tellMissing } from './authority.ts'
+import { tellMissing } from './authority.ts'
 import { Args, usage, type Cli, type Verb } from './cli.ts'
-import { resolveId } from './ids.ts'
+import { heldGrants, takeAway, workspaceOf } from './held.ts'
+import { ambiguous } from './ids.ts'
 import { peersVerb } from './observe.ts'
 import { noteOf } from './resources.ts'
 import { tellExposed } from './secret.ts'
@@ -31,13 +33,8 @@ export const nodeVerb: Verb = {
 
 async function remove(cli: Cli, text: string, note: string): Promise<undefined> {
   const client = await cli.client()
-  const key = await resolveId(cli, text, {
-    field: 'NAME|KEY',
-    what: 'no key',
-    accepts: ({ type, active }) => type === 'key' && active,
-    hint: 'See who there is: meshctl node ls',
-  })
-  const grants = await client.grants(key)
+  const key = isHex(text, 64) ? text : await keyNamed(cli, text)
+  const grants = (await heldGrants(cli, ({ subject }) => subject === key)).map(({ view }) => view)
   const nodes = grants.filter(({ role }) => role === 'node')
   if (nodes.length === 0) {
     throw new MeshError('not_found', `${short(key)} is no node of this mesh`, {
@@ -49,13 +46,11 @@ async function remove(cli: Cli, text: string, note: string): Promise<undefined> 
     nodes.length === grants.length
       ? [{ target: `key/${key}`, of: nodes, ws: workspaceOf(nodes) }]
       : nodes.map((grant) => ({ target: `grant/${grant.id}`, of: [grant], ws: grant.workspace }))
-  const history = await client.edits({ author: key }, HISTORY_MAX)
   await tellExposed(cli, nodes)
   let counts = true
   await cli.withAuthor(async (author) => {
-    for (const { target, of, ws } of revoked) {
-      const keep = headsOf(history.filter(({ workspace }) => ws === '*' || workspace === ws))
-      const sent = await author.send({ type: 'revoke', ws, note, target, keep }, of)
+    for (const taking of revoked) {
+      const sent = await takeAway(client, author, { ...taking, note })
       cli.out(`${sent.id}\n`)
       counts = !tellMissing(cli, sent) && counts
     }
@@ -66,7 +61,13 @@ async function remove(cli: Cli, text: string, note: string): Promise<undefined> 
   return undefined
 }
 
-function workspaceOf(grants: readonly GrantView[]): string {
-  const workspaces = [...new Set(grants.map(({ workspace }) => workspace))]
-  return workspaces.length === 1 ? (workspaces[0] as string) : '*'
+/** The node that signed grants call so: the asked node cannot give the name to another one. */
+async function keyNamed(cli: Cli, text: string): Promise<string> {
+  const held = await heldGrants(cli, ({ role, name }) => role === 'node' && name === text)
+  const [key, ...others] = new Set(held.map(({ view }) => view.subject))
+  if (key !== undefined && others.length === 0) return key
+  if (key !== undefined) throw ambiguous(text, [key, ...others])
+  throw new MeshError('not_found', `no node is called ${text.slice(0, 80)}`, {
+    hint: 'Give its name, or its key with all digits: meshctl node ls -o wide',
+  })
 }

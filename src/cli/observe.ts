@@ -1,6 +1,8 @@
 /** The verbs that look and change nothing: status, peers, watch, log. */
 
-import { RECEIPT, type EditView, type NodeReceipt } from '../api/schemas.ts'
+import { ownNote } from '../core/caller.ts'
+import { RECEIPT, type ChainView, type EditView, type NodeReceipt } from '../api/schemas.ts'
+import { isRepeated } from '../forks.ts'
 import { usage, type Cli, type Verb } from './cli.ts'
 import type { ApiClient, ServerEvent } from './client.ts'
 import { resolveId, type Wanted } from './ids.ts'
@@ -218,6 +220,8 @@ function statusOf(health: unknown): string {
 }
 
 const LOG_MAX = 100_000
+/** Chains with forks that are named: a thief may make thousands. */
+const FORKED_MAX = 20
 const AUTHOR: Wanted = {
   field: '--author',
   what: 'no key',
@@ -231,7 +235,8 @@ export const logVerb: Verb = {
   usage: ['log [--limit 20] [--author KEY] [--resource PATH] [--void] [--since TIME] [--json]'],
   details: [
     'Who, what, when as the author claims, and whether it counts: a void edit comes with the reason, which is the same on every node.',
-    'Grants, revocations and root sets are in it. The caller of an edit that a node signed is in its note.',
+    'Grants, revocations and root sets are in it. BY tells whose signature it is; edit-1 for ana is an edit that a node signed for ana, on the word of edit-1.',
+    'Keys in force that signed twice for one place of their chain are named under the table.',
   ].join('\n'),
   options: {
     limit: { type: 'string', value: 'N', description: 'how many (default 20)' },
@@ -282,8 +287,21 @@ export const logVerb: Verb = {
           edits.map((edit) => logRow(edit, names, cli.paint)),
         ),
     )
+    if (cli.format !== 'table') return undefined
+    const forked = await client.forkedChains(filter.author)
+    const worst = forked.toSorted((a, b) => b.forks - a.forks).slice(0, FORKED_MAX)
+    for (const chain of worst) cli.note(forkNote(chain, names))
     return undefined
   },
+}
+
+/** What a fork means, and what to do. */
+function forkNote({ author, workspace, forks }: ChainView, names: ReadonlyMap<string, string>): string {
+  const who = `${plain(names.get(author) ?? 'a key without a name')} (${author})`
+  const where = `in workspace ${workspace}`
+  return isRepeated({ forks })
+    ? `${who} signed ${forks} edits ${where} in places of its chain that were taken: if the key was stolen, revoke it with --since; if it signs on several machines, give each its own`
+    : `${who} signed two edits ${where} for one place of its chain: after a restored chain file no harm, else somebody has the key`
 }
 
 /** Claimed time, ms; 0 when none is given. @throws MeshError `usage` */
@@ -302,14 +320,16 @@ const FORMER_MAX = 100
 /** What grants call keys: those in force, and of these authors former ones too. */
 export async function authorNames(
   client: ApiClient,
-  edits: readonly Pick<EditView, 'by'>[] = [],
+  edits: readonly Pick<EditView, 'by' | 'caller'>[] = [],
 ): Promise<ReadonlyMap<string, string>> {
   const grants = await client.grants()
   const names = new Map(
     grants.flatMap(({ subject, name }): [string, string][] => (name === null ? [] : [[subject, name]])),
   )
   const granted = new Set(grants.map(({ subject }) => subject))
-  const former = new Set(edits.flatMap(({ by }) => (by === null || granted.has(by) ? [] : [by])))
+  const former = new Set(
+    edits.flatMap(({ by, caller }) => [by, caller].filter((key) => key !== null && !granted.has(key)) as string[]),
+  )
   for (const key of [...former].slice(0, FORMER_MAX)) {
     const name = (await client.ids(key)).find(({ id }) => id === key)?.name
     if (name !== undefined && name !== null) names.set(key, name)
@@ -322,12 +342,19 @@ function logRow(edit: EditView, names: ReadonlyMap<string, string>, { green, red
   return [
     timeText(edit.at),
     short(edit.id),
-    edit.by === null ? '-' : (names.get(edit.by) ?? short(edit.by)),
+    signerOf(edit, names),
     String(edit.n ?? '-'),
     whatOf(edit, names),
     accepted ? { text: 'accepted', colour: green } : { text: `void: ${message ?? ''}`, colour: red },
-    edit.note,
+    edit.caller === null ? edit.note : ownNote(edit.note),
   ]
+}
+
+/** Whose signature it is; and for whom, where that key signs for callers. */
+function signerOf({ by, caller }: EditView, names: ReadonlyMap<string, string>): string {
+  const nameOfKey = (key: string): string => names.get(key) ?? short(key)
+  const signer = by === null ? '-' : nameOfKey(by)
+  return caller === null ? signer : `${signer} for ${nameOfKey(caller)}`
 }
 
 /** A claimed time may be anything, even one that no calendar has. */

@@ -2,6 +2,7 @@
 
 import { LIMITS, type Value } from '../core/envelope.ts'
 import { parseResourcePath, workspaceOf, type ResourceName } from '../core/names.ts'
+import { ABSENT, editsOf, pack, planDelete, planFields, type Change, type Current } from '../core/plan.ts'
 import { nearest } from '../core/resources/fields.ts'
 import { documentOf, KINDS, kindOf, type Resource } from '../core/resources/index.ts'
 import { MeshError } from '../errors.ts'
@@ -11,18 +12,7 @@ import { durationMs, usage, type Args, type Cli, type OptionSpecs, type Verb } f
 import type { ApiClient } from './client.ts'
 import { parseSources, readSources, type Wanted } from './documents.ts'
 import { editFields, planEdit } from './editor.ts'
-import {
-  ABSENT,
-  editsOf,
-  pack,
-  planDelete,
-  planFields,
-  sealedWords,
-  showChange,
-  summary,
-  type Change,
-  type Current,
-} from './plan.ts'
+import { sealedWords, showChange, summary } from './plan.ts'
 import { plain, short, span, table, toJson, toYaml, type Cell } from './terminal.ts'
 import { waitUntilApplied } from './wait.ts'
 

@@ -16,8 +16,11 @@ import { approveVerb, denyVerb, inviteVerb, pendingVerb } from './invite.ts'
 import { initVerb, keyVerb } from './keys.ts'
 import { nodeVerb } from './nodes.ts'
 import { logVerb, peersVerb, statusVerb, watchVerb } from './observe.ts'
+import { policyVerb } from './policy.ts'
 import { applyVerb, deleteVerb, diffVerb, editVerb, getVerb } from './resources.ts'
 import { cosignVerb, rootVerb } from './root.ts'
+import { refoundVerb } from './refound.ts'
+import { rotateVerb } from './rotate.ts'
 import { secretVerb } from './secret.ts'
 import { plain } from './terminal.ts'
 import { tokenVerb } from './token.ts'
@@ -46,8 +49,11 @@ export const VERBS: readonly Verb[] = [
   initVerb,
   grantVerb,
   revokeVerb,
+  policyVerb,
+  rotateVerb,
   rootVerb,
   cosignVerb,
+  refoundVerb,
   inviteVerb,
   pendingVerb,
   approveVerb,

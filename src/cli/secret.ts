@@ -8,6 +8,7 @@ import { open as openFile, readFile } from 'node:fs/promises'
 import type { GrantView, ResourceView } from '../api/schemas.ts'
 import type { Op, Value } from '../core/envelope.ts'
 import { isName, isZone, resourcePath } from '../core/names.ts'
+import { depsOf, type Change, type Current } from '../core/plan.ts'
 import { recipientsOf, sealingKeys, type Recipient } from '../core/recipients.ts'
 import {
   encryptionKey,
@@ -26,7 +27,6 @@ import {
 import { MeshError } from '../errors.ts'
 import { usage, type Args, type Cli, type Verb } from './cli.ts'
 import { provenGrants, recipientGrant } from './granted.ts'
-import { depsOf, type Change, type Current } from './plan.ts'
 import { findPath, readCurrents, write } from './resources.ts'
 import { plain, short, table, toJson, toYaml } from './terminal.ts'
 
@@ -286,7 +286,7 @@ async function provenRecipients(cli: Cli, paths: readonly string[]): Promise<Map
   const views = await client.grants()
   // Only what is sealed for has to be proven.
   const relevant = views.filter((view) => paths.some((path) => recipientsOf(path, [recipientGrant(view)]).length > 0))
-  const grants = await provenGrants(cli, relevant)
+  const grants = (await provenGrants(cli, relevant)).map(({ body }) => body)
   return new Map(paths.map((path) => [path, recipientsOf(path, grants)]))
 }
 

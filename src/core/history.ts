@@ -186,9 +186,9 @@ export class History implements Lookup {
  * What synchronisation compares for one envelope: equal exactly when id and signers are equal, so that a relay which
  * strips a co-signature is noticed.
  */
-export function syncItem(envelope: Envelope): string {
-  const signers = Object.keys(envelope.sigs)
-  return signers.length === 1 ? envelope.id : `${envelope.id}:${sha256(signers.toSorted().join())}`
+export function syncItem({ id, sigs }: Pick<Envelope, 'id' | 'sigs'>): string {
+  const signers = Object.keys(sigs)
+  return signers.length === 1 ? id : `${id}:${sha256(signers.toSorted().join())}`
 }
 
 function mergeSignatures(known: Signatures, more: Signatures): Signatures {

@@ -137,16 +137,21 @@ function quotaProblem(path: string, message: string): Problem {
 
 /** The site without the hosts that those who wrote them may not claim: so nobody takes a host by claiming to be older. */
 function withGrantedHosts(site: SliceResource<SiteSpec>, state: ResourceState, grantOf: GrantOf) {
+  const { hosts } = site.spec
+  const denied = deniedHosts(hosts, state, grantOf)
+  if (denied.length === 0) return { resource: site }
+  const spec = { ...site.spec, hosts: hosts.filter((host) => !denied.includes(host)) }
+  return { resource: { ...site, spec }, denied: hostProblem(site.path, denied) }
+}
+
+/** The hosts of a site that nobody wrote who may claim them. */
+export function deniedHosts(hosts: readonly string[], state: ResourceState, grantOf: GrantOf): string[] {
   const isGranted = (host: string): boolean => {
     const field = `hosts/${escapeSegment(host)}`
     const edits = state.conflicts.get(field)?.map(({ edit }) => edit) ?? [state.writers.get(field) ?? '']
     return edits.some((edit) => grantOf(edit)?.body.hosts?.some((pattern) => hostCovers(pattern, host)) ?? true)
   }
-  const { hosts } = site.spec
-  const denied = hosts.filter((host) => !isGranted(host))
-  if (denied.length === 0) return { resource: site }
-  const spec = { ...site.spec, hosts: hosts.filter((host) => !denied.includes(host)) }
-  return { resource: { ...site, spec }, denied: hostProblem(site.path, denied) }
+  return hosts.filter((host) => !isGranted(host))
 }
 
 function hostProblem(path: string, hosts: readonly string[]): Problem {

@@ -24,6 +24,8 @@ interface Claims {
   readonly iat: number
   readonly nbf?: number
   readonly exp: number
+  /** Public key of the one node that may sign edits for the reader. A token for reading is shown to any node, and must not be of use to it elsewhere. */
+  readonly edit?: string
 }
 
 const HEADER = { alg: 'EdDSA', typ: 'JWT' } as const
@@ -32,16 +34,20 @@ const HEADER = { alg: 'EdDSA', typ: 'JWT' } as const
  * A token for one mesh.
  * @param now ms since the epoch
  * @param lifetime seconds, at most TOKEN_LIMITS.lifetime
+ * @param edit public key of the node that may sign edits for its holder; undefined: none may
  */
-export function signToken(key: KeyPair, mesh: string, now: number, lifetime: number): string {
+export function signToken(key: KeyPair, mesh: string, now: number, lifetime: number, edit?: string): string {
   const iat = Math.floor(now / 1000)
-  const claims: Claims = { iss: key.publicKey, aud: mesh, iat, exp: iat + lifetime }
+  const only = edit === undefined ? {} : { edit }
+  const claims: Claims = { iss: key.publicKey, aud: mesh, iat, exp: iat + lifetime, ...only }
   const signed = `${encode(HEADER)}.${encode(claims)}`
   return `${signed}.${Buffer.from(key.sign(Buffer.from(signed)), 'hex').toString('base64url')}`
 }
 
-/** Whose a token is and when it ends (ms since the epoch, the leeway in it), or why it counts for nothing. */
-export type TokenAnswer = { readonly key: string; readonly until: number } | { readonly fault: string }
+/** Whose a token is, when it ends (ms since the epoch, the leeway in it), and for edits at which node; or why it counts for nothing. */
+export type TokenAnswer =
+  | { readonly key: string; readonly until: number; readonly edit: string | undefined }
+  | { readonly fault: string }
 
 /** @param now ms since the epoch, by this node's clock */
 export function checkToken(token: string, mesh: string, now: number): TokenAnswer {
@@ -54,7 +60,7 @@ export function checkToken(token: string, mesh: string, now: number): TokenAnswe
   if (alg !== HEADER.alg || crit !== undefined) return fault(`has another algorithm than ${HEADER.alg}`)
   const claims = parseObject(payload)
   if (!areClaims(claims)) return fault('lacks one of iss, aud, iat and exp')
-  const { iss, aud, iat, nbf = iat, exp } = claims
+  const { iss, aud, iat, nbf = iat, exp, edit } = claims
   if (!verifySignature(iss, Buffer.from(`${parts[0]}.${parts[1]}`), signature.toString('hex')))
     return fault('has a signature that is not by its iss')
   if (aud !== mesh) return fault(`is for mesh ${aud}, and this is ${mesh}`)
@@ -63,7 +69,7 @@ export function checkToken(token: string, mesh: string, now: number): TokenAnswe
   const end = exp + TOKEN_LIMITS.leeway
   if (seconds > end) return fault('has expired')
   if (seconds < Math.max(nbf, iat) - TOKEN_LIMITS.leeway) return fault('is not valid yet: are both clocks right?')
-  return { key: iss, until: end * 1000 }
+  return { key: iss, until: end * 1000, edit: typeof edit === 'string' ? edit : undefined }
 }
 
 function areClaims(value: Partial<Record<string, unknown>>): value is Partial<Record<string, unknown>> & Claims {

@@ -283,6 +283,23 @@ describe('a reader of one workspace', () => {
     expect(chains.map(({ workspace }) => workspace)).toEqual(['*', 'shop'])
   })
 
+  test('is told of its own forks alone', async () => {
+    const forks = ['vault', 'shop'].map((ws) => {
+      heads.delete(ws)
+      return act<EditBody>(ws, { type: 'edit', edits: [[`${ws}/eu/site/again`, [], [['set', '$', true]]]] })
+    })
+    await take(...forks)
+    const workspaces = async (token: string) => {
+      const { data } = (await ask('/v1/chains?forked=1', token)).json() as { data: Record<string, unknown>[] }
+      return data.map(({ workspace, forks: count }) => [workspace, count])
+    }
+    expect(await workspaces(tokenOf(READERS.ana))).toEqual([['shop', 1]])
+    expect(await workspaces(tokenOf(KEYS.owner))).toEqual([
+      ['shop', 1],
+      ['vault', 1],
+    ])
+  })
+
   test('pages are full though others lie between', async () => {
     const more = Array.from({ length: 6 }, (_, index) => {
       const ws = index % 2 === 0 ? 'vault' : 'shop'

@@ -3,14 +3,12 @@
  * a granted node's key relays what it likes; somebody with the disk writes into the store. Each way is first proven open.
  */
 
-import { join } from 'node:path'
 import { expect, test } from 'vitest'
-import { LevelStore } from '../../src/adapters/store.ts'
 import { sealKeyFromSeed } from '../../src/adapters/identity.ts'
 import type { Problem } from '../../src/api/schemas.ts'
-import { toWire } from '../../src/core/codec.ts'
 import { keyPairFromSeed, type EditBody, type Envelope } from '../../src/core/envelope.ts'
 import { Author } from '../support/author.ts'
+import { writeToStore } from '../support/damage.ts'
 import type { Member } from '../support/fleet.ts'
 import { http } from '../support/http.ts'
 import { Mole } from '../support/mole.ts'
@@ -149,18 +147,18 @@ test('what is forged is refused from gossip', async () => {
 test('what is forged is refused from sync, asked for and unasked', async () => {
   const mole = await startMole('syncer')
   try {
-    mole.offer(honest.site('by-sync', 'eu'))
+    await mole.offer(honest.site('by-sync', 'eu'))
     await arrived('by-sync')
     await converged(daemons.map(member))
     for (const { what, envelope } of forgeries()) {
       const before = await footprint()
       const seen = await refusals('gate', 'sync')
-      mole.offer(envelope)
+      await mole.offer(envelope)
       await eventually(() => refusals('gate', 'sync'), what).toBeGreaterThan(seen)
       expect(await footprint(), what).toEqual(before)
       // A peer that goes on lying is asked ever less often; one round in which it agrees makes up for it.
-      mole.offer(undefined)
       const { comparisons } = mole
+      await mole.agree()
       await eventually(() => mole.comparisons).toBeGreaterThan(comparisons)
     }
     const before = await footprint()
@@ -182,11 +180,10 @@ test('what is forged is refused from the file on disk', async () => {
   const forged = forgeries()
   await gate.stop()
   // Whoever can write the file but has not the key of the node, and so none of its seals.
-  await writeToStore(gate, [honest.site('by-disk', 'eu')], Buffer.alloc(32, 1))
+  await writeToStore(gate, [honest.site('by-disk', 'eu')])
   await writeToStore(
     gate,
     forged.map(({ envelope }) => envelope),
-    Buffer.alloc(32, 1),
   )
   await gate.start()
   expect(await health(gate)).toContain(
@@ -221,15 +218,3 @@ test('what is forged is refused from the file on disk', async () => {
   await eventually(async () => (await states(daemons.map(member))).length).toBe(1)
   expect(await footprint()).toMatchObject({ sites: { inner: (settled as { sites: { inner: number } }).sites.inner } })
 })
-
-/** Appends records to the store of a member that does not run. */
-async function writeToStore(
-  { dataDirectory }: Member,
-  envelopes: readonly Envelope[],
-  sealKey: Uint8Array,
-): Promise<void> {
-  const store = new LevelStore({ directory: join(dataDirectory, 'store'), sealKey })
-  await store.start()
-  await store.append(envelopes.map((envelope) => ({ id: envelope.id, wire: toWire(envelope) })))
-  await store.stop()
-}

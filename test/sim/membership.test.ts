@@ -1,6 +1,7 @@
 import { describe, expect, test } from 'vitest'
 import { rememberingLog } from '../support/silent-log.ts'
-import { SimMesh } from '../support/sim-mesh.ts'
+import { SHARING_TIMES } from '../../src/key-sharing.ts'
+import { SimMesh, type SimMember } from '../support/sim-mesh.ts'
 import { keyOf } from '../support/authors.ts'
 
 const SITE = 'default/*/site/shop'
@@ -205,6 +206,30 @@ describe('peer states', () => {
     expect(lines.join('\n')).toContain('was its data restored, or its key copied?')
     // Four nodes with a record each 15 s make 160, and each of the two answers the other now and then.
     expect(mesh.published - before).toBeLessThan(600)
+    const told = mesh.all.map((member) => [member.name, keyComplaints(member)])
+    const own = [expect.stringContaining('another process signs status records with this node’s key')]
+    const others = [expect.stringContaining('two processes sign status records with the key of node n2')]
+    expect(told).toEqual([
+      ['n0', others],
+      ['n1', others],
+      ['n2', own],
+      ['clone', own],
+    ])
+    await mesh.stopMember(clone)
+    await mesh.clock.advance(SHARING_TIMES.forgottenAfterMs + 60_000)
+    expect(mesh.running.flatMap(keyComplaints)).toEqual([])
+  })
+
+  test('a node that is restarted again and again, killed or not, has one key to itself', async () => {
+    const mesh = await SimMesh.started(4, { seed: 31, delayMs: [1, 200], lossRate: 0.05 })
+    const restless = mesh.get('n3')
+    for (let n = 0; n < 60; n += 1) {
+      await (mesh.dice.chance(0.5) ? mesh.kill(restless) : mesh.stopMember(restless))
+      await mesh.clock.advance(mesh.random() * 2_000)
+      await mesh.start(restless)
+      await mesh.clock.advance(mesh.random() * 20_000)
+      expect(mesh.all.flatMap(keyComplaints)).toEqual([])
+    }
   })
 
   test('a node restored from an old backup overtakes its own past', async () => {
@@ -219,8 +244,13 @@ describe('peer states', () => {
     await mesh.clock.advance(60_000)
     expect(b.up.status.own()?.incarnation).toBeGreaterThan(5)
     expect(a.stateOf(b)).toBe('Ready')
+    expect(mesh.all.flatMap(keyComplaints)).toEqual([])
     expect(a.up.status.peers().find(({ key }) => key === b.publicKey)?.record?.incarnation).toBe(
       b.up.status.own()?.incarnation,
     )
   })
 })
+
+function keyComplaints({ up }: SimMember): string[] {
+  return up.health().reasons.filter((reason) => reason.includes('status records with'))
+}

@@ -15,6 +15,7 @@ import { foundMesh } from '../../src/core/founding.ts'
 import { encryptionKey } from '../../src/core/secrets.ts'
 import { targetOf as targetOfSlice } from '../../src/core/slice.ts'
 import { signToken } from '../../src/core/token.ts'
+import { EditKey } from '../../src/edit-key.ts'
 import type { Health } from '../../src/health.ts'
 import { JoinRequests } from '../../src/join.ts'
 import { createLog, type Log } from '../../src/log.ts'
@@ -52,6 +53,8 @@ export const FOUNDING = foundMesh({
   at: 1_700_000_000_000,
 })
 
+const ENC = encryptionKey(KEYS.node.seed).publicKey
+
 export interface ApiNode {
   readonly server: ApiServer
   readonly replica: Replica
@@ -66,6 +69,8 @@ export interface ApiNode {
   health: Health
   receipt: Receipt | undefined
   converged: boolean
+  /** Whether it holds what the mesh holds. */
+  settled: boolean
   stop(): Promise<void>
 }
 
@@ -73,6 +78,8 @@ export interface ApiNodeOptions {
   /** Without a mesh: the node waits for its genesis. */
   readonly founded?: boolean
   readonly zones?: readonly string[]
+  /** With which it signs for callers. */
+  readonly editKey?: KeyPair
   readonly server?: Partial<
     Pick<ApiServerOptions, 'bindAddress' | 'port' | 'socketPath' | 'openMetrics' | 'clock' | 'tls'>
   >
@@ -81,6 +88,7 @@ export interface ApiNodeOptions {
 export async function startApiNode({
   founded = true,
   zones = ['eu.west'],
+  editKey,
   server: overrides = {},
 }: ApiNodeOptions = {}): Promise<ApiNode> {
   const directory = await mkdtemp(join(tmpdir(), 'nxmesh-api-'))
@@ -99,7 +107,7 @@ export async function startApiNode({
     await replica.adopt(toWire(FOUNDING[0]!))
     await replica.submit(FOUNDING.slice(1).map(toWire), 'sync')
   }
-  const membership = new Membership({ state: replica.state, own: KEYS.node.publicKey, listed: [], zones })
+  const membership = new Membership({ state: replica.state, own: KEYS.node.publicKey, enc: ENC, listed: [], zones })
   const status = new StatusTable({
     key: KEYS.node,
     store,
@@ -129,6 +137,7 @@ export async function startApiNode({
     health: { status: 'Running', msg: 'all is well', reasons: [] },
     receipt: undefined,
     converged: true,
+    settled: true,
   }
   const server = new ApiServer({
     replica,
@@ -139,6 +148,16 @@ export async function startApiNode({
     health: () => node.health,
     converged: () => node.converged,
     mayTakeEdits: () => true,
+    editKey:
+      editKey === undefined
+        ? undefined
+        : new EditKey({
+            key: editKey,
+            replica,
+            clock: overrides.clock ?? systemClock,
+            log,
+            isSettled: () => node.settled,
+          }),
     metrics,
     clock: systemClock,
     log,
@@ -171,9 +190,9 @@ export async function startApiNode({
   })
 }
 
-/** What a reader shows over TCP, for now. */
-export function tokenOf(key: KeyPair = KEYS.owner): { authorization: string } {
-  return { authorization: `Bearer ${signToken(key, (FOUNDING[0] as Envelope).id, Date.now(), 300)}` }
+/** What a reader shows over TCP, for now. @param edit the node that may sign edits for it */
+export function tokenOf(key: KeyPair = KEYS.owner, edit?: string): { authorization: string } {
+  return { authorization: `Bearer ${signToken(key, (FOUNDING[0] as Envelope).id, Date.now(), 300, edit)}` }
 }
 
 /** The target of a node of the test mesh, as its own reconciler would compute it. */

@@ -46,6 +46,8 @@ export interface MemberOptions {
   readonly nginx?: boolean
   /** Laid over its configuration file. */
   readonly config?: Readonly<Record<string, unknown>>
+  /** By how much its clock is wrong, ms; default 0. */
+  readonly clockShiftMs?: number
 }
 
 export interface FleetOptions {
@@ -54,6 +56,9 @@ export interface FleetOptions {
   readonly nginx?: boolean
   /** Links between all members, so that they can be partitioned; default false: they dial each other directly. */
   readonly links?: boolean
+  /** Root keys, and how many of them must sign; default one. */
+  readonly roots?: number
+  readonly threshold?: number
   readonly config?: Readonly<Record<string, unknown>>
 }
 
@@ -67,13 +72,15 @@ export class Member {
   readonly httpPort: number
   /** What it is started with. */
   keyFile: string
+  readonly #clockShiftMs: number
   #process: ChildProcess | undefined
   #stderr = ''
   /** What former lives wrote. */
   #past = ''
 
-  constructor(name: string, directory: string, ports: readonly [number, number, number]) {
+  constructor(name: string, directory: string, ports: readonly [number, number, number], clockShiftMs = 0) {
     this.name = name
+    this.#clockShiftMs = clockShiftMs
     this.directory = directory
     this.keyFile = join(directory, 'node.key')
     ;[this.meshPort, this.apiPort, this.httpPort] = ports
@@ -121,6 +128,7 @@ export class Member {
     const child = spawn(LAUNCHER, ['-c', this.configFile, '-k', this.keyFile], {
       cwd: REPOSITORY,
       stdio: ['ignore', 'ignore', 'pipe'],
+      ...(this.#clockShiftMs === 0 ? {} : { env: { ...process.env, NODE_OPTIONS: shiftingClock(this.#clockShiftMs) } }),
     })
     child.stderr?.on('data', (data: Buffer) => {
       // The tail is what a failed test shows; a daemon that runs for hours must not fill the memory.
@@ -233,7 +241,9 @@ export class Member {
 export class Fleet {
   readonly directory: string
   readonly members: Member[]
-  readonly root: KeyPair
+  readonly roots: readonly KeyPair[]
+  /** Those that alone may follow `roots`. */
+  readonly nextRoots: readonly KeyPair[]
   readonly owner: KeyPair
   readonly founding: readonly Envelope[]
   readonly ownerKeyFile: string
@@ -241,13 +251,14 @@ export class Fleet {
   readonly #links: ReadonlyMap<string, Link>
 
   private constructor(
-    parts: Pick<Fleet, 'directory' | 'members' | 'root' | 'owner' | 'founding'>,
+    parts: Pick<Fleet, 'directory' | 'members' | 'roots' | 'nextRoots' | 'owner' | 'founding'>,
     options: FleetOptions,
     links: ReadonlyMap<string, Link>,
   ) {
     this.directory = parts.directory
     this.members = parts.members
-    this.root = parts.root
+    this.roots = parts.roots
+    this.nextRoots = parts.nextRoots
     this.owner = parts.owner
     this.founding = parts.founding
     this.ownerKeyFile = join(parts.directory, 'owner.key')
@@ -262,10 +273,20 @@ export class Fleet {
     await chmod(directory, 0o711)
     const ports = await freePorts(options.members.length * 3)
     const members = options.members.map(
-      ({ name }, index) =>
-        new Member(name, join(directory, name), ports.slice(index * 3, index * 3 + 3) as [number, number, number]),
+      ({ name, clockShiftMs }, index) =>
+        new Member(
+          name,
+          join(directory, name),
+          ports.slice(index * 3, index * 3 + 3) as [number, number, number],
+          clockShiftMs,
+        ),
     )
-    const [root, nextRoot, owner] = [0, 1, 2].map(() => keyPairFromSeed(randomBytes(32))) as [KeyPair, KeyPair, KeyPair]
+    const newKey = (): KeyPair => keyPairFromSeed(randomBytes(32))
+    const [roots, nextRoots] = [0, 1].map(() => Array.from({ length: options.roots ?? 1 }, newKey)) as [
+      KeyPair[],
+      KeyPair[],
+    ]
+    const owner = newKey()
     const nodes = options.members
       .map((member, index) => ({
         key: members[index]!.key.publicKey,
@@ -278,16 +299,16 @@ export class Fleet {
       .map(({ key, enc, name, zones }) => ({ key, enc, name, zones }))
     const founding = foundMesh({
       name: 'fleet',
-      roots: [root],
-      nextRoots: [nextRoot.publicKey],
-      threshold: 1,
+      roots,
+      nextRoots: nextRoots.map(({ publicKey }) => publicKey),
+      threshold: options.threshold ?? 1,
       owner,
       ownerName: 'owner',
       nodes,
       at: Date.now(),
     })
     const links = options.links === true ? await linkAll(members) : new Map<string, Link>()
-    const fleet = new Fleet({ directory, members, root, owner, founding }, options, links)
+    const fleet = new Fleet({ directory, members, roots, nextRoots, owner, founding }, options, links)
     await writeFile(fleet.ownerKeyFile, Buffer.from(owner.seed).toString('hex'), { mode: 0o600 })
     await writeFile(join(directory, 'genesis.json'), JSON.stringify({ envelopes: founding.map(toWire) }))
     for (const [index, member] of options.members.entries()) await fleet.#configure(member, index)
@@ -300,7 +321,8 @@ export class Fleet {
    */
   async add(options: Omit<MemberOptions, 'zones' | 'granted'>): Promise<Member> {
     const ports = await freePorts(3)
-    const member = new Member(options.name, join(this.directory, options.name), ports as [number, number, number])
+    const directory = join(this.directory, options.name)
+    const member = new Member(options.name, directory, ports as [number, number, number], options.clockShiftMs)
     this.members.push(member)
     await this.#configure(options, this.members.length - 1)
     return member
@@ -391,6 +413,12 @@ export class Fleet {
     }
     await writeFile(member.configFile, stringify(merge(merge(config, fleet.config ?? {}), options.config ?? {})))
   }
+}
+
+/** NODE_OPTIONS with which a process starts with a wrong clock: wall time alone is shifted. */
+function shiftingClock(shiftMs: number): string {
+  const program = `const{now}=Date;Date.now=()=>now()+${shiftMs}`
+  return `--import=data:text/javascript,${encodeURIComponent(program)}`
 }
 
 /** Ends every nginx process of one working directory, workers without a master too. */

@@ -330,6 +330,11 @@ export class MemoryNetwork implements Network {
     }
   }
 
+  /** What spreading holds now, of each channel, by the names of SPREAD_LIMITS. */
+  get footprints(): readonly Spread['footprint'][] {
+    return [...this.#spreads.values()].map(({ footprint }) => footprint)
+  }
+
   /** Whether the two spread messages to each other. */
   gossipsWith(other: MemoryNetwork): boolean {
     const on = this.#options.gossip !== 'off' && other.#options.gossip !== 'off'

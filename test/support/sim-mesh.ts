@@ -22,8 +22,10 @@ import { silentLog } from './silent-log.ts'
 import { VirtualClock } from './virtual-clock.ts'
 
 export interface SimOptions {
-  /** Decides all that is random. The environment's SIM_SEED replaces it, to look for others. */
+  /** Decides all that is random. The environment's NXMESH_SEED replaces it, unless NXMESH_RUNS asks for several. */
   readonly seed: number
+  /** What the mesh begins with, where that is more than one root and one owner; then its own makes nothing of use. */
+  readonly founding?: Founding
   readonly delayMs?: readonly [min: number, max: number]
   readonly lossRate?: number
   readonly gossip?: boolean
@@ -31,6 +33,12 @@ export interface SimOptions {
   readonly syncIntervalSeconds?: number
   /** Stores of their own for members that `started` makes. */
   readonly stores?: Readonly<Record<string, MemoryStore>>
+}
+
+/** The first envelopes of a mesh, in causal order, and its id. */
+export interface Founding {
+  readonly id: string
+  readonly founding: readonly Envelope[]
 }
 
 export interface MemberOptions {
@@ -44,6 +52,8 @@ export interface MemberOptions {
   readonly log?: Log
   /** Another member's key: a clone. */
   readonly key?: KeyPair
+  /** Stands between the node and its network. */
+  readonly tap?: (network: Network) => Network
 }
 
 /** One host: its key and its disk outlive its processes. */
@@ -55,6 +65,8 @@ export class SimMember {
   /** The process that runs now. */
   node: MeshNode | undefined
   network: CountedNetwork | undefined
+  /** What lies below that, and its tap. */
+  line: MemoryNetwork | undefined
   readonly options: MemberOptions
 
   constructor(name: string, port: number, options: MemberOptions) {
@@ -108,13 +120,15 @@ export class SimMesh {
   /** Gossip messages that any member made. */
   published = 0
   readonly #options: SimOptions
+  readonly #founding: Founding
   readonly #metrics: Metrics = createMetrics()
   readonly #trace = createHash('sha256')
   #lastPort = 41_000
 
   /** @param granted names of the members that the founding envelopes grant. */
   constructor(granted: readonly string[], options: SimOptions) {
-    this.seed = Number(process.env['SIM_SEED'] ?? options.seed)
+    const { NXMESH_SEED: only, NXMESH_RUNS: runs } = process.env
+    this.seed = only === undefined || runs !== undefined ? options.seed : Number(only)
     this.#options = options
     this.dice = diceFrom(this.seed)
     this.random = () => this.dice.next()
@@ -131,7 +145,8 @@ export class SimMesh {
       },
     })
     this.founding = new TestMesh(granted.map((name) => ({ key: keyOf(`sim ${name}`).publicKey, name, zones: ['*'] })))
-    onTestFailed(() => console.error(`replay with SIM_SEED=${this.seed}`))
+    this.#founding = options.founding ?? this.founding
+    onTestFailed(() => console.error(`replay with NXMESH_SEED=${this.seed}`))
     onTestFinished(() => this.stop())
   }
 
@@ -177,7 +192,8 @@ export class SimMesh {
     const { gossip = true, targetPeers = 6 } = this.#options
     const { publicKey: key, port: bindPort } = member
     const plain = this.wire.node({ key, bindPort, targetPeers, gossip: gossip ? 'on' : 'off' })
-    member.network = new CountedNetwork(plain, this.#count(key))
+    member.line = plain
+    member.network = new CountedNetwork(member.options.tap?.(plain) ?? plain, this.#count(key))
     const options = {
       store: member.store,
       network: member.network,
@@ -185,7 +201,7 @@ export class SimMesh {
       random: this.random,
       serveApi: false,
     }
-    const founding = member.options.founder === true ? this.founding.founding.map(toWire) : []
+    const founding = member.options.founder === true ? this.#founding.founding.map(toWire) : []
     const log = member.options.log ?? silentLog()
     member.node = new MeshNode({
       config: this.#configOf(member),
@@ -312,7 +328,7 @@ export class SimMesh {
     })
     return {
       ...defaults,
-      mesh: { ...defaults.mesh, id: options.meshId ?? this.founding.id },
+      mesh: { ...defaults.mesh, id: options.meshId ?? this.#founding.id },
       nodes,
       gossip,
       targetPeers,
@@ -331,10 +347,10 @@ export interface Author {
 
 /** A Network that is listened to. */
 export class CountedNetwork implements Network {
-  readonly #network: MemoryNetwork
+  readonly #network: Network
   readonly #count: (event: string, bytes: number) => void
 
-  constructor(network: MemoryNetwork, count: (event: string, bytes: number) => void) {
+  constructor(network: Network, count: (event: string, bytes: number) => void) {
     this.#network = network
     this.#count = count
   }

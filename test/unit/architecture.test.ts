@@ -145,6 +145,51 @@ test.each([
   expect(breachesOf(new Map([[file, text]]))).toEqual([])
 })
 
+// ---------------------------------------------------------------------------------------------- Automerge
+
+/** What makes changes and reads documents. All else of Automerge takes in what somebody else made, or hands it out. */
+const AUTOMERGE_CALLS = new Set(['init', 'free', 'encodeChange', 'decodeChange', 'getBackend'])
+
+/** The one file that knows Automerge, and how it applies what it encoded itself. */
+const AUTOMERGE_FILE = 'src/core/automerge.ts'
+const OWN_CHANGES = 'applyChanges(encode(changes))'
+
+/** Foreign changes can kill a node: a few bytes unpack to gigabytes. So nothing is applied or decoded that was not encoded there. */
+function automergeBreachesOf(sources: Sources): string[] {
+  return [...sources].flatMap(([file, source]) => {
+    const text = source.replaceAll(COMMENT, '')
+    if (!importsOf(text).some((specifier) => specifier.startsWith('@automerge/'))) return []
+    if (file !== AUTOMERGE_FILE) return [`${file} must not know Automerge`]
+    const calls = [...text.matchAll(/\bAutomerge\.(\w+)\(/g)].map(([, name]) => name as string)
+    const doors = /\.(applyChanges|load\w*|merge|receiveSyncMessage|applyPatches)\(/.exec(
+      text.replaceAll(OWN_CHANGES, ''),
+    )
+    return [
+      ...calls.filter((name) => !AUTOMERGE_CALLS.has(name)).map((name) => `${file} must not call Automerge.${name}`),
+      ...(doors === null ? [] : [`${file} must not call ${doors[1]}`]),
+      ...(text.split('Automerge.decodeChange(').length > 2 ? [`${file} decodes changes in several places`] : []),
+    ]
+  })
+}
+
+test('nothing but changes made here reaches Automerge', () => {
+  const sources = sourcesUnder('src')
+  expect(automergeBreachesOf(sources)).toEqual([])
+  const text = sources.get(AUTOMERGE_FILE) ?? ''
+  expect([importsOf(text)[0], text.includes(OWN_CHANGES)]).toEqual(['@automerge/automerge', true])
+})
+
+test.each([
+  ['src/sync.ts', '', 'must not know Automerge'],
+  [AUTOMERGE_FILE, 'Automerge.load(bytes)', 'must not call Automerge.load'],
+  [AUTOMERGE_FILE, 'Automerge.applyChanges(doc, changes)', 'must not call Automerge.applyChanges'],
+  [AUTOMERGE_FILE, 'backend.applyChanges(step.changes)', 'must not call applyChanges'],
+  [AUTOMERGE_FILE, 'backend.loadIncremental(bytes)', 'must not call loadIncremental'],
+])('%s with %j lets foreign changes in', (file, code, breach) => {
+  const text = `import * as Automerge from '@automerge/automerge'\n${code}\n`
+  expect(automergeBreachesOf(new Map([[file, text]]))).toContainEqual(expect.stringContaining(breach))
+})
+
 test('every source file opens with a comment on what it owns', () => {
   const silent = ['src', 'scripts']
     .flatMap((folder) => [...sourcesUnder(folder)])

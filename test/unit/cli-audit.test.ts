@@ -3,13 +3,16 @@
 import { mkdtemp, readFile, rm, stat, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import * as Automerge from '@automerge/automerge'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 import type { EditView } from '../../src/api/schemas.ts'
 import { toWire } from '../../src/core/codec.ts'
-import type { KeyPair, WireEnvelope } from '../../src/core/envelope.ts'
+import { OVERWRITES_MAX } from '../../src/core/document.ts'
+import { LIMITS, type KeyPair, type Op, type WireEnvelope } from '../../src/core/envelope.ts'
 import { ERROR_CODES } from '../../src/errors.ts'
 import { KEYS, startApiNode, testKey, type ApiNode } from '../support/api-node.ts'
 import { meshctl, type CliOptions, type CliResult } from '../support/cli.ts'
+import { lyingNode } from '../support/lying-node.ts'
 import { editor, MESH_ID } from '../support/sign.ts'
 
 const site = (name: string, zone = 'eu.west'): string => `apiVersion: nxmesh/v1
@@ -81,6 +84,30 @@ describe('log', () => {
       /bob +2 +default\/eu\.west\/site\/web +void: the exercised grant [0-9a-f]{64} is itself not accepted/,
     )
   })
+})
+
+test('log tells mildly of one fork, and with ways out of several', async () => {
+  // The founding's owner has made edits; these begin anew, as with an old chain file.
+  const fork = async (name: string): Promise<void> => {
+    const edit = editor()([[`default/eu.west/site/${name}`, [], [['set', '$', true]]]])
+    await node.replica.submit([toWire(edit)], 'sync')
+  }
+  await ok('owner', ['grant', 'editor', bob.publicKey, '-z', 'eu', '--name', 'bob'])
+  await fork('a')
+  expect((await as('owner', ['log'])).err).toMatch(
+    /^ana \([0-9a-f]{64}\) signed two edits in workspace default for one place of its chain: after a restored chain file/,
+  )
+  await fork('b')
+  expect((await as('owner', ['log', '--author', KEYS.owner.publicKey])).err).toContain(
+    'signed 2 edits in workspace default in places of its chain that were taken: if the key was stolen, revoke it',
+  )
+  for (const argv of [
+    ['log', '--author', bob.publicKey],
+    ['log', '--json'],
+    ['log', '-o', 'yaml'],
+  ]) {
+    expect((await as('owner', argv)).err).toBe('')
+  }
 })
 
 describe('who-can', () => {
@@ -165,6 +192,21 @@ describe('orphans and adopt', () => {
     expect(await ok('owner', ['log', '--limit', '1'])).toContain(`adopts ${second}`)
   })
 
+  test('adopt signs an edit with all digits alone, and none that the node puts in its place', async () => {
+    const [second, first] = (await orphans()) as [string, string]
+    const vague = await as('owner', ['adopt', first.slice(0, 12)])
+    expect([vague.code, vague.err]).toEqual([ERROR_CODES.usage.exit, expect.stringContaining(`meshctl adopt ${first}`)])
+    expect(await ok('owner', ['orphans', '-o', 'wide'])).toContain(first)
+    await using liar = await lyingNode(node.url, (path, truth) =>
+      path === `/v1/edits/${second}`
+        ? { ...(truth as object), envelope: toWire(node.replica.state.history.get(first)!) }
+        : truth,
+    )
+    const { code, err } = await meshctl(['--api', liar.url, '-k', 'owner.key', 'adopt', second], { cwd })
+    expect([code, err]).toEqual([4, expect.stringContaining(`the node gave another envelope than ${second}`)])
+    expect(await orphans()).toEqual([second, first])
+  })
+
   test('adopt takes void edits alone, and only who may make them', async () => {
     const [, first] = (await orphans()) as [string, string]
     expect((await as('bob', ['adopt', first])).code).toBe(ERROR_CODES.denied.exit)
@@ -204,6 +246,30 @@ describe('verify and export', () => {
     state.policy.verdict = verdict
     state.hash = () => 'f'.repeat(64)
     expect((await as('owner', ['verify', '--full'])).err).toContain(`the state hash is said to be ${'f'.repeat(64)}`)
+  })
+
+  test('verify --full says as the node does of an edit that overwrites too much', async () => {
+    const path = 'default/eu.west/site/many'
+    const next = editor()
+    const fields = Array.from({ length: LIMITS.ops }, (_, index): Op => ['set', `hosts/h${100 + index}`, true])
+    const created = next([[path, [], [['set', '$', true]]]])
+    const concurrent = Array.from({ length: 1 + OVERWRITES_MAX / LIMITS.ops }, () =>
+      next([[path, [created.id], fields]]),
+    )
+    const excessive = next([[path, concurrent.map(({ id }) => id).toSorted(), fields]])
+    await node.replica.submit([created, ...concurrent, excessive].map(toWire), 'sync')
+    expect(node.replica.state.verdict(excessive)).toMatchObject({ accepted: false, denial: { code: 'excess' } })
+    expect(await ok('owner', ['verify', '--full'])).toContain('16 envelopes, of which 4 are void')
+  })
+
+  test('the Automerge document of one resource opens with Automerge', async () => {
+    await ok('owner', ['apply', '-f', '-'], { stdin: site('shop') })
+    await ok('owner', ['export', '--resource', 'default/eu.west/site/shop', 'shop.automerge'])
+    const doc = Automerge.load<Record<string, unknown>>(await readFile(join(cwd, 'shop.automerge')))
+    expect(String(doc['routes/root/return/body'])).toBe('"shop"')
+    expect((await as('owner', ['export', '--resource', 'default/eu/site/none', 'none'])).code).toBe(
+      ERROR_CODES.not_found.exit,
+    )
   })
 
   test('an export is verified without a node, and found out when it was changed', async () => {

@@ -11,6 +11,7 @@ import { encryptionKey, seal } from '../../src/core/secrets.ts'
 import { signTicket } from '../../src/core/ticket.ts'
 import { KEYS, startApiNode, testKey, type ApiNode } from '../support/api-node.ts'
 import { meshctl, type CliResult } from '../support/cli.ts'
+import { lyingNode } from '../support/lying-node.ts'
 import { askToJoin } from '../support/joining.ts'
 import { editor, MESH_ID } from '../support/sign.ts'
 
@@ -150,6 +151,22 @@ describe('node', () => {
       code: 5,
       err: expect.stringContaining('is no node of this mesh'),
     })
+  })
+
+  test('rm takes a name on no node’s word, and no first digits', async () => {
+    await using liar = await lyingNode(node.url, (path, truth) => {
+      if (!path.startsWith('/v1/grants') && !path.startsWith('/v1/ids')) return truth
+      const { data, ...rest } = truth as { data: { subject: string; name: string | null }[] }
+      const swapped = new Map([
+        ['edge-1', 'edge-2'],
+        ['edge-2', 'edge-1'],
+      ])
+      return { ...rest, data: data.map((view) => ({ ...view, name: swapped.get(view.name ?? '') ?? view.name })) }
+    })
+    const { code, err } = await meshctl(['--api', liar.url, '-k', 'owner.key', 'node', 'rm', 'edge-2'], { cwd })
+    expect([code, err]).toEqual([5, expect.stringContaining('no node is called edge-2')])
+    expect(liar.taken).toEqual([])
+    expect(await run(['node', 'rm', KEYS.other.publicKey.slice(0, 12)])).toMatchObject({ code: 5 })
   })
 
   test('rm leaves what else the key is', async () => {

@@ -2,6 +2,11 @@
 
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
+import { showChange, summary } from '../../src/cli/plan.ts'
+import { parseSources } from '../../src/cli/documents.ts'
+import { planEdit } from '../../src/cli/editor.ts'
+import { paint, plain, span, table, toJson, toYaml } from '../../src/cli/terminal.ts'
+import { LIMITS, parseBody, type Op, type Value } from '../../src/core/envelope.ts'
 import {
   ABSENT,
   editsOf,
@@ -9,15 +14,9 @@ import {
   planDelete,
   planFields,
   planOps,
-  showChange,
-  summary,
   type Change,
   type Current,
-} from '../../src/cli/plan.ts'
-import { parseSources } from '../../src/cli/documents.ts'
-import { planEdit } from '../../src/cli/editor.ts'
-import { paint, plain, span, table, toJson, toYaml } from '../../src/cli/terminal.ts'
-import { LIMITS, parseBody, type Op, type Value } from '../../src/core/envelope.ts'
+} from '../../src/core/plan.ts'
 import { canonical } from '../../src/core/canonical.ts'
 import { MeshError } from '../../src/errors.ts'
 import { parse } from 'yaml'

@@ -95,6 +95,15 @@ test('token needs no node when it is told the mesh', async () => {
   expect((await meshctl([...argv, '--ttl', '2h'], { cwd })).err).toContain('--ttl takes a time from 1s to 1h, not 2h')
 })
 
+test('token --edit names the node whose edits it is for, by its whole key', async () => {
+  const argv = ['--api', 'http://127.0.0.1:1', '-k', 'owner.key', 'token', '--mesh', MESH_ID]
+  const { out } = await meshctl([...argv, '--edit', KEYS.node.publicKey], { cwd })
+  expect(checkToken(out.trim(), MESH_ID, Date.now())).toMatchObject({ edit: KEYS.node.publicKey })
+  const { code, err } = await meshctl([...argv, '--edit', 'edge-1'], { cwd })
+  expect(code).toBe(ERROR_CODES.usage.exit)
+  expect(err).toContain('--edit takes all 64 lower-case hex digits')
+})
+
 test('the node of a mesh that has not come yet gives no token', async () => {
   const fresh = await startApiNode({ founded: false })
   const { code, err } = await meshctl(['--api', fresh.url, '-k', 'owner.key', 'token'], { cwd })

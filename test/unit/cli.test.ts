@@ -8,7 +8,6 @@ import { systemClock } from '../../src/adapters/clock.ts'
 import { VERBS } from '../../src/cli/run.ts'
 import { toWire } from '../../src/core/codec.ts'
 import { keyPairFromSeed, type EditBody, type Envelope, type KeyPair } from '../../src/core/envelope.ts'
-import { parseSources } from '../../src/cli/documents.ts'
 import { ERROR_CODES } from '../../src/errors.ts'
 import { KEYS, startApiNode, targetOf, testKey, type ApiNode } from '../support/api-node.ts'
 import { meshctl, type CliOptions, type CliResult } from '../support/cli.ts'
@@ -1008,8 +1007,6 @@ describe('the command line', () => {
     for (const [code, { exit }] of Object.entries(ERROR_CODES))
       expect(text).toMatch(new RegExp(`^\\| ${exit} +\\|.*\`${code}\``, 'm'))
     for (const { name } of VERBS) expect(text).toMatch(new RegExp(`^### ${name}$`, 'm'))
-    for (const block of text.matchAll(/```yaml\n(.*?)```/gs))
-      parseSources([{ name: 'docs/cli.md', text: block[1] as string }])
     expect(text).not.toContain(MESH_ID)
   })
 })

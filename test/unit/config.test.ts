@@ -74,7 +74,7 @@ describe('the settings', () => {
       httpBindAddress: '127.0.0.1',
       httpBindPort: 3000,
       httpOpenMetrics: true,
-      httpTls: { cert: '', key: '' },
+      httpTls: { identity: false, cert: '', key: '' },
       networkId: 'default',
       dataDir: './data',
       logLevel: 'INFO',
@@ -129,6 +129,7 @@ describe('the settings', () => {
         NXMESH_NETWORK_ID: '',
         NXMESH_API: 'http://127.0.0.1:3000',
         NXMESH_KEY: 'keys/ana.key',
+        NXMESH_PIN: KEY,
         NXMESH_SETUP: 'off',
         NXMESH_PORT: 'tcp://10.0.0.1:9102',
         NXMESH_PORT_9102_TCP_ADDR: '10.0.0.1',
@@ -250,6 +251,8 @@ describe('a wrong value is named with its place and what is expected', () => {
     for (const error of [
       failure(`private_key_path: ${KEY}`),
       failure('', { NXMESH_PRIVATE_KEY: KEY }),
+      failure(`http_edit_key: ${KEY}`),
+      failure('', { NXMESH_HTTP_EDIT_KEY: KEY }),
       failure(`private_key: ${KEY}`),
     ]) {
       expect(JSON.stringify([error.message, error.details])).not.toContain(KEY)
@@ -261,6 +264,7 @@ describe('settings that contradict each other', () => {
   test.each([
     ['mesh: { zone: eu, zones: [us] }', 'mesh.zone and mesh.zones are both set'],
     ['http_tls: { cert: api.crt }', 'http_tls needs both cert and key'],
+    ['http_tls: { identity: true, cert: a.crt, key: a.pem }', 'http_tls has both identity and a certificate'],
     ['http_bind_port: 9102', 'http_bind_port and bind_port are both 9102'],
     ['http_bind_port: 8080', 'nginx.default_http_port and http_bind_port are both 8080'],
     [`nodes: [{ public_key: ${KEY}, endpoints: ['a:1'] }, { public_key: ${KEY}, endpoints: ['b:1'] }]`, 'twice'],

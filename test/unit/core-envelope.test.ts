@@ -19,6 +19,7 @@ import {
 } from '../../src/core/envelope.ts'
 import { MeshError } from '../../src/errors.ts'
 import { Scribe, keyOf } from '../support/histories.ts'
+import { malleated, mixedOrderKey, SMALL_ORDER } from '../support/torsion.ts'
 
 const root = keyOf('root')
 const owner = keyOf('owner')
@@ -415,41 +416,6 @@ describe('form', () => {
 
 // ---------------------------------------------------------------------------------------------- the signature rule
 
-/** All encodings of the eight points of small order, six of them not canonical. */
-const SMALL_ORDER = [
-  '0000000000000000000000000000000000000000000000000000000000000000',
-  '0000000000000000000000000000000000000000000000000000000000000080',
-  '0100000000000000000000000000000000000000000000000000000000000000',
-  '0100000000000000000000000000000000000000000000000000000000000080',
-  'ecffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f',
-  'ecffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff',
-  'edffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f',
-  'edffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff',
-  'eeffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f',
-  'eeffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff',
-  '26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05',
-  '26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc85',
-  'c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a',
-  'c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac03fa',
-]
-const ORDER = noble.Point.CURVE().n
-const hex = (bytes: Uint8Array): string => Buffer.from(bytes).toString('hex')
-const littleEndian = (bytes: Uint8Array): bigint => BigInt(`0x${hex(bytes.toReversed()) || '0'}`)
-const toBytes = (scalar: bigint): Uint8Array => Buffer.from(scalar.toString(16).padStart(64, '0'), 'hex').toReversed()
-const sha512 = (...parts: Uint8Array[]): bigint =>
-  littleEndian(createHash('sha512').update(Buffer.concat(parts)).digest()) % ORDER
-
-/** A signature by the equation alone, with torsion added to the key, to R, or to neither. */
-function craft(message: Uint8Array, keyTorsion: string, nonceTorsion: string): { key: string; signature: string } {
-  const torsion = (encoded: string): noble.Point => noble.Point.fromBytes(Buffer.from(encoded, 'hex'), true)
-  const secret = sha512(Buffer.from('secret'), Buffer.from(keyTorsion))
-  const nonce = sha512(Buffer.from('nonce'), message)
-  const key = noble.Point.BASE.multiply(secret).add(torsion(keyTorsion)).toBytes()
-  const commitment = noble.Point.BASE.multiply(nonce).add(torsion(nonceTorsion)).toBytes()
-  const scalar = (nonce + sha512(commitment, key, message) * secret) % ORDER
-  return { key: hex(key), signature: hex(commitment) + hex(toBytes(scalar)) }
-}
-
 function answers(key: string, message: Uint8Array, signature: string): { ours: boolean; noble: boolean } {
   const zip215 = noble.verify(Buffer.from(signature, 'hex'), message, Buffer.from(key, 'hex'), { zip215: true })
   return { ours: verifySignature(key, message, signature), noble: zip215 }
@@ -470,7 +436,8 @@ describe('the signature rule is ZIP-215, whatever the platform’s library says'
   test('keys and nonces of mixed order', () => {
     for (const keyTorsion of SMALL_ORDER) {
       for (const nonceTorsion of SMALL_ORDER.filter((_, index) => index % 3 === 0)) {
-        const { key, signature } = craft(message, keyTorsion, nonceTorsion)
+        const { publicKey: key, sign } = mixedOrderKey(keyTorsion, nonceTorsion)
+        const signature = sign(message)
         expect(answers(key, message, signature)).toEqual({ ours: true, noble: true })
         expect(answers(key, Buffer.from('another'), signature)).toEqual({ ours: false, noble: false })
       }
@@ -478,11 +445,10 @@ describe('the signature rule is ZIP-215, whatever the platform’s library says'
   })
 
   test('a scalar at or above the group order, a point off the curve and plain rubbish are refused', () => {
-    const { key, signature } = craft(message, SMALL_ORDER[2] as string, SMALL_ORDER[2] as string)
+    const { publicKey: key, sign } = mixedOrderKey(SMALL_ORDER[2] as string, SMALL_ORDER[2] as string)
+    const signature = sign(message)
     expect(answers(key, message, signature)).toEqual({ ours: true, noble: true })
-    const scalar = littleEndian(Buffer.from(signature.slice(64), 'hex'))
-    const malleable = signature.slice(0, 64) + hex(toBytes(scalar + ORDER))
-    expect(answers(key, message, malleable)).toEqual({ ours: false, noble: false })
+    expect(answers(key, message, malleated(signature))).toEqual({ ours: false, noble: false })
     const offCurve = `02${'00'.repeat(31)}`
     expect(answers(offCurve, message, signature)).toEqual({ ours: false, noble: false })
     expect(answers(key, message, offCurve + signature.slice(64))).toEqual({ ours: false, noble: false })

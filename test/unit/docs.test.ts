@@ -9,7 +9,9 @@ import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { describe, expect, test } from 'vitest'
+import { parse } from 'yaml'
 import { parseSources } from '../../src/cli/documents.ts'
+import { parsePolicy, POLICY_KIND } from '../../src/cli/workspace-policy.ts'
 import { describeConfig } from '../../src/config-schema.ts'
 import { loadConfig } from '../../src/config.ts'
 import { createMetrics } from '../../src/metrics.ts'
@@ -66,9 +68,15 @@ function yamlOf(page: string): string[] {
 }
 
 test.each(PAGES)('every resource in %s is one', (page) => {
-  for (const text of yamlOf(page).filter((block) => /^kind:/m.test(block))) {
+  for (const text of yamlOf(page).filter((block) => /^kind:/m.test(block) && !isPolicy(block))) {
     expect(parseSources([{ name: page, text }]).length).toBeGreaterThan(0)
   }
+})
+
+const isPolicy = (text: string): boolean => text.includes(`kind: ${POLICY_KIND}\n`)
+
+test.each(PAGES)('every workspace policy in %s is one', (page) => {
+  for (const text of yamlOf(page).filter(isPolicy)) expect(parsePolicy(parse(text)).grants.length).toBeGreaterThan(0)
 })
 
 test.each(PAGES)('every configuration in %s is one', (page) => {
@@ -113,6 +121,49 @@ test.each(PAGES)('every meshctl command of %s has a verb and options that exist'
     const { code, err } = await meshctl([...argv, '--help'], { cwd: PROJECT })
     expect([command, code, err]).toEqual([command, 0, ''])
   }
+})
+
+/** Verbs whose next word says what they do. */
+const WITH_ACTION = new Set(['secret', 'key', 'node', 'root', 'policy', 'grant'])
+
+test('every command of the runbook is one that an e2e test runs, with its options', () => {
+  const sources = readdirSync(join(PROJECT, 'test/e2e')).map((file) => read(join('test/e2e', file)))
+  const commands = blocksOf('docs/runbook.md', 'sh')
+    .flatMap((block) => block.split('\n'))
+    .filter((line) => MESHCTL.test(line))
+  const unrun = commands.filter((command) => {
+    const words = wordsOf(command.replace(MESHCTL, ''))
+    // An option of every verb stands before it, with its value.
+    while (words[0]?.startsWith('-') === true) words.splice(0, 2)
+    const [verb = '', action = ''] = words
+    const call = WITH_ACTION.has(verb) ? `'${verb}', '${action}'` : `'${verb}'`
+    const options = words.filter((word) => word.startsWith('--') && word !== '--api')
+    return !sources.some((source) => source.includes(call) && options.every((option) => source.includes(`'${option}'`)))
+  })
+  expect(commands.length).toBeGreaterThan(30)
+  expect(unrun).toEqual([])
+})
+
+/** Names of the tests in a file. */
+const testsIn = (file: string): string[] =>
+  [...read(file).matchAll(/\btest(?:\.\w+\([^)]*\))?\('([^'\n]+)'/g)].map(([, name]) => name as string)
+
+test('every threat of security.md is proven by tests that exist, and every test of a threat is there', () => {
+  const [, table = ''] = read('docs/security.md').split('## Threats')
+  const rows = table.split('\n').filter((line) => /^\| (?!threat|-)/.test(line))
+  const proofs = rows.map((row) =>
+    [...row.matchAll(/\]\(\.\.\/([^)]+)\) “([^”]+)”/g)].map(([, file, name]) => [file, name]),
+  )
+  expect(rows.length).toBeGreaterThanOrEqual(15)
+  expect(rows.filter((_, index) => proofs[index]?.length === 0)).toEqual([])
+  const named = proofs.flat() as [file: string, name: string][]
+  expect(named.filter(([file, name]) => !testsIn(file).includes(name))).toEqual([])
+  const suites = readdirSync(join(PROJECT, 'test/e2e')).filter((file) => file.startsWith('threats-'))
+  const threats = suites.flatMap((file) =>
+    testsIn(join('test/e2e', file)).filter((name) => !name.startsWith('before ')),
+  )
+  expect(threats.length).toBeGreaterThanOrEqual(15)
+  expect(threats.filter((name) => !named.some(([, proof]) => proof === name))).toEqual([])
 })
 
 test('every npm script that a page names exists, and the README has commands to look at', () => {

@@ -6,7 +6,7 @@ import { chmodSync, mkdirSync, mkdtempSync, readFileSync, rmSync, statSync, writ
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, describe, expect, test } from 'vitest'
-import { createKeyFile, loadKey, sealKeyFromSeed } from '../../src/adapters/identity.ts'
+import { createKeyFile, loadEditKey, loadKey, sealKeyFromSeed } from '../../src/adapters/identity.ts'
 import { encryptionKey } from '../../src/core/secrets.ts'
 import { keyPairFromSeed, verifySignature } from '../../src/core/envelope.ts'
 import { MeshError } from '../../src/errors.ts'
@@ -176,6 +176,27 @@ describe('loadKey', () => {
     const wrong = await failure({ env: { PRIVATE_KEY: SEED.slice(1) } })
     expect(wrong.message).toBe('PRIVATE_KEY has 63 hex digits; an Ed25519 private key has 64 (32 bytes)')
     expect((await failure({ env: {} })).details.hint).toContain('private_key_path')
+  })
+})
+
+describe('loadEditKey', () => {
+  const node = keyPairFromSeed(Buffer.alloc(32, 7))
+
+  test('reads a key file, and nothing when none is named', async () => {
+    expect(await loadEditKey('', node)).toBeUndefined()
+    expect((await loadEditKey(keyFile(SEED), node))?.publicKey).toBe(PUBLIC)
+  })
+
+  test.each<[what: string, file: () => string, message: RegExp]>([
+    ['is not there', () => join(root, 'none'), /there is no key file/],
+    ['others may read', () => keyFile(SEED, 0o640), /may be read by others than its owner \(mode 0640\)/],
+    ['is no key', () => keyFile('nonsense'), /holds more than hex digits/],
+    ['is the key of the node', () => keyFile('07'.repeat(32)), /holds the key of the node itself/],
+  ])('one that %s is named with its setting', async (_, file, message) => {
+    const error: unknown = await loadEditKey(file(), node).catch((thrown: unknown) => thrown)
+    expect(error).toMatchObject({ code: 'key_invalid', message: expect.stringMatching(message) })
+    expect((error as MeshError).details).toMatchObject({ field: 'http_edit_key', hint: expect.any(String) })
+    expect((error as MeshError).details.hint).not.toContain('private_key_path')
   })
 })
 

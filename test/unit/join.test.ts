@@ -14,6 +14,7 @@ import { Membership } from '../../src/membership.ts'
 import { createMetrics } from '../../src/metrics.ts'
 import type { Visit } from '../../src/ports.ts'
 import { Replica } from '../../src/replica.ts'
+import { Author } from '../support/author.ts'
 import { keyOf, TestMesh } from '../support/authors.ts'
 import { askToJoin, GUEST_ADDRESS, joinMessage, visitIn } from '../support/joining.ts'
 import { MemoryStore } from '../support/memory-store.ts'
@@ -28,7 +29,13 @@ class Host {
   readonly mesh = new TestMesh()
   readonly clock = new VirtualClock()
   readonly state = new MeshState()
-  readonly membership = new Membership({ state: this.state, own: node.publicKey, listed: [], zones: [] })
+  readonly membership = new Membership({
+    state: this.state,
+    own: node.publicKey,
+    enc: encryptionKey(node.seed).publicKey,
+    listed: [],
+    zones: [],
+  })
   readonly joins = new JoinRequests({
     state: this.state,
     membership: this.membership,
@@ -251,6 +258,23 @@ describe('a revoked key', () => {
     const replica = await replicaWith(there.mesh, known)
     expect(await learnStanding(there.visit(key), replica)).toBe('revoked')
     expect(replica.state.policy.isRevokedNode(key.publicKey)).toBe(true)
+    expect(replica.state.history.has(edit.id)).toBe(false)
+    await replica.stop()
+  })
+
+  test('that a rogue revoked learns that the rogue was revoked, and is a node again', async () => {
+    const there = new Host()
+    const [key, rogue] = [host(1), host(2)]
+    const admin = there.mesh.grant(rogue.publicKey, 'admin')
+    const coup = new Author(there.mesh.id, rogue, admin.id).revoke(`key/${key.publicKey}`)
+    there.add(there.mesh.grant(key.publicKey, 'node'), admin, coup)
+    const known = there.state.history.order.map((id) => there.state.history.get(id) as Envelope)
+    const replica = await replicaWith(there.mesh, known)
+    expect(replica.state.policy.isRevokedNode(key.publicKey)).toBe(true)
+    const edit = there.mesh.edit('default/eu/site/shop', [['set', '$', true]])
+    there.add(edit, there.mesh.revoke(`key/${rogue.publicKey}`))
+    expect(await learnStanding(there.visit(key), replica)).toBe('node')
+    expect(replica.state.policy.isRevokedNode(key.publicKey)).toBe(false)
     expect(replica.state.history.has(edit.id)).toBe(false)
     await replica.stop()
   })

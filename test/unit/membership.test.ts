@@ -13,6 +13,7 @@ function membershipOf(make: (mesh: TestMesh) => readonly Envelope[], zones: read
   return new Membership({
     state,
     own: own!,
+    enc: 'e'.repeat(64),
     listed: [{ key: lists, addresses: ['10.0.0.1:9102'] }],
     zones,
   })

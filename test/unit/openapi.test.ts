@@ -5,13 +5,15 @@ import { afterAll, beforeAll, expect, test } from 'vitest'
 import type { z } from 'zod'
 import { ROUTES } from '../../src/api/routes.ts'
 import { SCHEMAS, type SchemaName } from '../../src/api/schemas.ts'
+import { toWire } from '../../src/core/codec.ts'
 import { signTicket } from '../../src/core/ticket.ts'
 import { signRejection } from '../../src/join.ts'
-import { FOUNDING, KEYS, startApiNode, type ApiNode } from '../support/api-node.ts'
+import { Author } from '../support/author.ts'
+import { FOUNDING, KEYS, startApiNode, testKey, tokenOf, type ApiNode } from '../support/api-node.ts'
 import { http, type HttpAnswer } from '../support/http.ts'
 import { askToJoin } from '../support/joining.ts'
 import { receiptOf } from '../support/receipt.ts'
-import { editor, MESH_ID, submission } from '../support/sign.ts'
+import { editor, MESH_ID, OWNER_GRANT, submission } from '../support/sign.ts'
 
 interface Operation {
   operationId: string
@@ -26,10 +28,11 @@ interface Document {
 
 const SITE = 'default/eu.west/site/web'
 
+const EDIT_KEY = testKey(30)
 let node: ApiNode
 let document: Document
 beforeAll(async () => {
-  node = await startApiNode()
+  node = await startApiNode({ editKey: EDIT_KEY })
   node.receipt = receiptOf()
   document = (await http(`unix:${node.socketPath}`, '/v1/openapi.json')).json() as Document
   const next = editor()
@@ -64,6 +67,11 @@ beforeAll(async () => {
     },
     KEYS.owner,
   )
+  const forCallers = new Author(MESH_ID, KEYS.owner, OWNER_GRANT).grant(EDIT_KEY.publicKey, 'editor', {
+    ws: 'shop',
+    kinds: ['*', 'caller'],
+  })
+  await node.replica.submit([toWire(forCallers)], 'sync')
   await askToJoin(node.joins, KEYS.node.publicKey, KEYS.stranger, ticket)
 })
 afterAll(async () => {
@@ -146,6 +154,31 @@ test('POST /v1/edits: answers are as described', async () => {
   expect(faultIn('/v1/edits', 'post', await post(submission(FOUNDING[0]!, stranger)), 207)).toBeUndefined()
   expect(faultIn('/v1/edits', 'post', await post(submission(stranger)), 403)).toBeUndefined()
   expect(faultIn('/v1/edits', 'post', await post('{}'), 400)).toBeUndefined()
+})
+
+test('PUT and DELETE of a resource: answers are as described', async () => {
+  const route = '/v1/resources/{workspace}/{zone}/{kind}/{name}'
+  const path = '/v1/resources/shop/eu.west/upstream/app'
+  const write = async (method: 'PUT' | 'DELETE', headers: Record<string, string>, spec: object = {}) =>
+    await http(node.url, path, {
+      method,
+      headers: { ...tokenOf(KEYS.owner, KEYS.node.publicKey), 'content-type': 'application/json', ...headers },
+      body:
+        method === 'DELETE' ? '' : JSON.stringify({ apiVersion: 'nxmesh/v1', kind: 'Upstream', metadata: {}, spec }),
+    })
+  const spec = { endpoints: { '10.0.0.1:80': {} } }
+  const put = async (headers: Record<string, string>, status: number, body: object = spec) =>
+    faultIn(route, 'put', await write('PUT', headers, body), status)
+  expect(await put({}, 428)).toBeUndefined()
+  expect(await put({ 'if-match': '*' }, 412)).toBeUndefined()
+  expect(await put({ 'if-none-match': '*', 'content-type': 'text/plain' }, 415)).toBeUndefined()
+  expect(await put({ 'if-none-match': '*' }, 422, { endpoints: 1 })).toBeUndefined()
+  expect(await put({ 'if-none-match': '*' }, 201)).toBeUndefined()
+  expect(await put({ 'if-match': '*' }, 200)).toBeUndefined()
+  expect(await put({ 'if-match': '*' }, 200, { endpoints: { '10.0.0.1:80': { weight: 2 } } })).toBeUndefined()
+  expect(faultIn(route, 'delete', await write('DELETE', { 'if-match': '*' }), 200)).toBeUndefined()
+  expect(faultIn(route, 'delete', await write('DELETE', { 'if-match': '*' }), 404)).toBeUndefined()
+  expect(await put({ ...tokenOf(KEYS.node, KEYS.node.publicKey), 'if-none-match': '*' }, 403)).toBeUndefined()
 })
 
 test('POST /v1/rejections: answers are as described', async () => {

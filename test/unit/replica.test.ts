@@ -1,23 +1,26 @@
 import { describe, expect, onTestFinished, test } from 'vitest'
 import { toWire } from '../../src/core/codec.ts'
-import type { Envelope } from '../../src/core/envelope.ts'
+import type { Envelope, KeyPair } from '../../src/core/envelope.ts'
+import type { Log } from '../../src/log.ts'
 import { createMetrics } from '../../src/metrics.ts'
+import type { StoredEnvelope } from '../../src/ports.ts'
 import { Replica, REPLICA_LIMITS } from '../../src/replica.ts'
 import { keyOf, TestMesh } from '../support/authors.ts'
+import { Scribe } from '../support/histories.ts'
 import { MemoryStore } from '../support/memory-store.ts'
-import { silentLog } from '../support/silent-log.ts'
+import { rememberingLog, silentLog } from '../support/silent-log.ts'
 import { VirtualClock } from '../support/virtual-clock.ts'
 
 const PEER = keyOf('peer').publicKey
 const SITE = 'default/*/site/shop'
 
-function create(mesh: TestMesh, store = new MemoryStore(), clock = new VirtualClock()) {
-  const replica = new Replica({ store, clock, log: silentLog(), metrics: createMetrics(), meshId: mesh.id })
+function create(mesh: Pick<TestMesh, 'id'>, store = new MemoryStore(), clock = new VirtualClock(), log = silentLog()) {
+  const replica = new Replica({ store, clock, log, metrics: createMetrics(), meshId: mesh.id })
   return { replica, store, clock }
 }
 
-async function started(mesh: TestMesh, store?: MemoryStore, clock?: VirtualClock) {
-  const parts = create(mesh, store, clock)
+async function started(mesh: Pick<TestMesh, 'id'>, store?: MemoryStore, clock?: VirtualClock, log?: Log) {
+  const parts = create(mesh, store, clock, log)
   await parts.replica.start()
   onTestFinished(() => parts.replica.stop())
   return parts
@@ -64,6 +67,26 @@ describe('Replica', () => {
     expect(again.replica.state.resource(SITE)?.fields.get('a')).toBe(1)
   })
 
+  test('checks what another key had sealed, and seals it anew for the next start', async () => {
+    const mesh = new TestMesh()
+    const { replica, store } = await founded(mesh)
+    await outcomesOf(replica, [mesh.edit(SITE, create$)])
+    const hash = replica.state.hash()
+    await replica.stop()
+    const records = async () => {
+      await store.start()
+      const found: StoredEnvelope[] = []
+      for await (const record of store.envelopes(() => expect.unreachable('nothing is damaged'))) found.push(record)
+      return found
+    }
+    // As it looks to a node that has got a new key.
+    for (const { id } of await records()) store.tamper(id, (wire) => wire)
+    expect((await records()).map(({ sealed }) => sealed)).not.toContain(true)
+    const again = await started(mesh, store)
+    expect([again.replica.state.hash(), again.replica.corruptRecords]).toEqual([hash, 0])
+    expect((await records()).map(({ sealed }) => sealed)).not.toContain(false)
+  })
+
   test('holds an edit whose ancestors are unknown, names them, and takes it when they come', async () => {
     const mesh = new TestMesh()
     const { replica } = await founded(mesh)
@@ -90,6 +113,36 @@ describe('Replica', () => {
     await outcomesOf(replica, flood, 'sync', PEER)
     expect(replica.pendingCount).toBeLessThan(count)
     expect(replica.pendingCount).toBeGreaterThan(100)
+  })
+
+  test('keeps every co-signature that comes before the ancestors, and none that a stranger adds', async () => {
+    const roots = ['root 1', 'root 2', 'root 3'].map(keyOf) as [KeyPair, KeyPair, KeyPair]
+    const scribe = new Scribe({ roots, threshold: 2 })
+    const by = { by: roots[0], grant: scribe.mesh, ws: '*', cosigners: roots.slice(1) }
+    const all = { zones: ['*'], kinds: ['*'] }
+    const before = scribe.grant(by, keyOf('owner').publicKey, 'owner', all)
+    const whole = scribe.grant({ ...by, cosigners: [...roots.slice(1), keyOf('stranger')] }, PEER, 'node', all)
+    const part = (...keys: readonly KeyPair[]) => ({
+      bytes: whole.bytes,
+      sigs: Object.fromEntries(keys.map(({ publicKey }) => [publicKey, whole.sigs[publicKey] as string])),
+    })
+    const { replica } = await started({ id: scribe.mesh })
+    const parts = [
+      part(roots[0], keyOf('stranger')),
+      part(roots[0], roots[1]),
+      part(roots[0], roots[2]),
+      part(roots[0]),
+    ]
+    for (const one of [...parts, ...parts]) {
+      expect(await replica.submit([one], 'sync', PEER)).toMatchObject([{ outcome: 'waiting' }])
+    }
+    expect(replica.pendingCount).toBe(parts.length)
+    await replica.submit([scribe.genesis, before].map(toWire), 'sync')
+    await replica.submit([toWire(before)], 'sync')
+    expect(replica.pendingCount).toBe(0)
+    expect(Object.keys(replica.state.history.get(whole.id)?.sigs ?? {}).toSorted()).toEqual(
+      roots.map(({ publicKey }) => publicKey).toSorted(),
+    )
   })
 
   test('refuses forged, foreign and ungranted edits, from every source', async () => {
@@ -215,6 +268,19 @@ describe('Replica', () => {
       highestN: 1,
       heads: [a.id, b.id].toSorted(),
     })
+  })
+
+  test('tells of one fork mildly, of more as a warning, and of thousands now and then', async () => {
+    const mesh = new TestMesh()
+    const { log, lines } = rememberingLog()
+    const { replica } = await started(mesh, new MemoryStore(), new VirtualClock(), log)
+    await replica.submit(mesh.founding.map(toWire), 'sync')
+    for (let n = 0; n < 100; n += 1) {
+      await replica.submit([toWire(new TestMesh().edit(`default/*/site/s${n}`, create$))], 'sync')
+    }
+    expect(lines.filter((line) => line.includes('was its chain file restored?'))).toHaveLength(1)
+    // 2, 4, 8 … 64.
+    expect(lines.filter((line) => line.includes('a shared or stolen key'))).toHaveLength(6)
   })
 
   test('adopts only the pinned genesis', async () => {

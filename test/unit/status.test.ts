@@ -3,6 +3,7 @@ import { canonical, sha256, type Json } from '../../src/core/canonical.ts'
 import type { KeyPair } from '../../src/core/envelope.ts'
 import type { Log } from '../../src/log.ts'
 import { MAX_MARK_BYTES } from '../../src/ports.ts'
+import { SHARING_TIMES } from '../../src/key-sharing.ts'
 import { parseStatusPayload, RECORD_LIMITS, type SignedStatus, type StatusRecord } from '../../src/status-record.ts'
 import { peerState, STATUS_LIMITS, STATUS_TIMES, StatusTable, type OwnStatus } from '../../src/status.ts'
 import { keyOf } from '../support/authors.ts'
@@ -142,6 +143,85 @@ describe('receiving', () => {
     expect(flood.filter((verdict) => verdict === 'accept')).toHaveLength(STATUS_LIMITS.burst)
     await clock.advance(1000)
     expect(table.receive(sign(peer, { sequence: 200 }))).toBe('accept')
+  })
+})
+
+test('a peer that calls a new record old makes no live node unavailable', async () => {
+  const { table, clock } = await tableOf()
+  table.receive(sign(peer, { sequence: 1 }))
+  await clock.advance(15_000)
+  // It was made after the one before it, which was seen 15 s ago.
+  expect(table.receive(sign(peer, { sequence: 2 }), 10 * STATUS_TIMES.unavailableAfterMs)).toBe('accept')
+  expect(table.peers()[0]).toMatchObject({ state: 'Ready', ageMs: 15_000 })
+})
+
+describe('a key that two processes use', () => {
+  const complaint = [expect.stringContaining('two processes sign status records with the key of node')]
+
+  /** What the newer of two processes says, every 20 s, and what the older one says between. */
+  const speak = async ({ table, clock }: Awaited<ReturnType<typeof tableOf>>, ...rounds: number[]) => {
+    for (const n of rounds) {
+      expect(table.receive(sign(peer, { incarnation: 2, sequence: n, at: clock.now() }))).toBe('accept')
+      await clock.advance(10_000)
+      const older = sign(peer, { incarnation: 1, sequence: 50 + n, at: clock.now() })
+      for (const copy of [older, older]) expect(table.receive(copy)).toBe('ignore')
+      await clock.advance(10_000)
+    }
+  }
+
+  test('is told of by its peers when the older one goes on, and not for ever', async () => {
+    const parts = await tableOf()
+    await speak(parts, 1, 2)
+    expect(parts.table.complaints()).toEqual([])
+    await speak(parts, 3)
+    expect(parts.table.complaints()).toEqual(complaint)
+    await parts.clock.advance(SHARING_TIMES.forgottenAfterMs)
+    expect(parts.table.complaints()).toEqual([])
+  })
+
+  test('is not what old records look like that are told again, late or by a hostile peer', async () => {
+    const { table, clock } = await tableOf()
+    const old = Array.from({ length: 40 }, (_, n) => sign(peer, { sequence: n, at: 15_000 * n }))
+    table.receive(sign(peer, { incarnation: 2, sequence: 1, at: 15_000 * 40 }))
+    for (const signed of old) {
+      await clock.advance(20_000)
+      expect(table.receive(signed)).toBe('ignore')
+    }
+    expect(table.complaints()).toEqual([])
+  })
+
+  test('cannot be made up without the key, and is forgotten with the node', async () => {
+    let mayPeerSpeak = true
+    const parts = await tableOf({ isNode: () => mayPeerSpeak })
+    parts.table.receive(sign(peer, { incarnation: 2, at: 0 }))
+    for (let n = 0; n < 5; n += 1) {
+      await parts.clock.advance(20_000)
+      const forged = { ...sign(peer, { at: parts.clock.now() }), sig: sign(own).sig }
+      expect(parts.table.receive(forged)).toBe('reject')
+    }
+    expect(parts.table.complaints()).toEqual([])
+    await speak(parts, 2, 3, 4)
+    expect(parts.table.complaints()).toEqual(complaint)
+    mayPeerSpeak = false
+    parts.table.forgetStrangers()
+    mayPeerSpeak = true
+    expect(parts.table.complaints()).toEqual([])
+  })
+
+  test('is told of by the node itself, unless it has only been restored', async () => {
+    const { table, clock } = await tableOf()
+    await clock.advance(1)
+    // Its own past, told by several peers.
+    for (const sequence of [7, 8, 9]) table.receive(sign(own, { incarnation: 5, sequence }))
+    await clock.advance(60_000)
+    expect(table.complaints()).toEqual([])
+    for (const incarnation of [10, 20]) {
+      table.receive(sign(own, { incarnation }))
+      await clock.advance(20_000)
+    }
+    expect(table.complaints()).toEqual([
+      expect.stringContaining('another process signs status records with this node’s key'),
+    ])
   })
 })
 

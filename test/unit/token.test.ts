@@ -34,6 +34,13 @@ describe('a token', () => {
     expect(checkToken(tokenOf({ sub: 'more claims are ignored' }), MESH, NOW)).toMatchObject({ key: ana.publicKey })
   })
 
+  test('is for reading alone, unless it names the node that may sign edits', () => {
+    const other = 'b'.repeat(64)
+    expect(checkToken(signToken(ana, MESH, NOW, 60), MESH, NOW)).toMatchObject({ edit: undefined })
+    expect(checkToken(signToken(ana, MESH, NOW, 60, other), MESH, NOW)).toMatchObject({ edit: other })
+    expect(checkToken(tokenOf({ edit: true }), MESH, NOW)).toMatchObject({ key: ana.publicKey, edit: undefined })
+  })
+
   test('is a JWT as others make and check it', () => {
     const [header, payload, signature] = signToken(ana, MESH, NOW, 60).split('.') as [string, string, string]
     expect(JSON.parse(Buffer.from(header, 'base64url').toString())).toEqual({ alg: 'EdDSA', typ: 'JWT' })

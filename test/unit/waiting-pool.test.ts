@@ -4,7 +4,7 @@ import { WaitingPool } from '../../src/waiting-pool.ts'
 import { collectionSizes } from '../support/collections.ts'
 
 /** The pool looks at nothing else of an envelope. */
-const envelope = (id: string): Envelope => ({ id, size: 1000 }) as Envelope
+const envelope = (id: string): Envelope => ({ id, sigs: { author: '' }, size: 1000 }) as unknown as Envelope
 
 test('is bounded for each peer and in all, however many peers send, and keeps nothing of what it drops', () => {
   const pool = new WaitingPool<undefined>({ bytesPerPeer: 20_000, bytes: 200_000 })

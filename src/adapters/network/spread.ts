@@ -13,21 +13,24 @@ const WANT = 3
 const HASH_BYTES = 32
 /** Larger messages travel by hash, so that a node with ten peers does not receive them ten times. */
 const PUSH_MAX_BYTES = 16 * 1024
-/** Hashes remembered, so that a message is handled once; beyond it the oldest is forgotten and might be handled again. */
-const SEEN_MAX = 16_384
-/** Large messages kept to be pulled; beyond it the oldest is dropped, and who asks for it gets nothing. */
-const KEPT_MAX_BYTES = 16 * 1024 * 1024
-/** Messages whose verdict is awaited; beyond it arrivals are dropped. */
-const JUDGING_MAX = 1024
-/** Announced messages that are being pulled; beyond it announcements are dropped. */
-const WANTED_MAX = 1024
+/** What it holds at most of one channel, and what happens beyond. */
+export const SPREAD_LIMITS = {
+  /** Hashes remembered, so that a message is handled once; the oldest is forgotten and might be handled again. */
+  seen: 16_384,
+  /** Large messages kept to be pulled; the oldest is dropped, and who asks for it gets nothing. */
+  keptBytes: 16 * 1024 * 1024,
+  /** Messages whose verdict is awaited; arrivals are dropped. */
+  judging: 1024,
+  /** Announced messages that are being pulled; announcements are dropped. */
+  wanted: 1024,
+  /** Messages waiting to be passed on; they go at once. */
+  passing: 256,
+} as const
 /**
  * How long an accepted message waits before it is passed on. Copies from others that arrive meanwhile need not be sent
  * back, and messages of one moment travel together: measured, a quarter less CPU for each delivery than without.
  */
 const PASS_DELAY_MS = 1
-/** Messages waiting to be passed on; at this number they go at once. */
-const PASSING_MAX = 256
 /** A pull that is not answered in this time goes to the next peer that announced the same. */
 const PULL_TIMEOUT_MS = 1000
 
@@ -70,6 +73,17 @@ export class Spread {
   constructor(clock: Clock, events: SpreadEvents) {
     this.#clock = clock
     this.#events = events
+  }
+
+  /** What it holds now, by the names of its limits. */
+  get footprint(): Readonly<Record<keyof typeof SPREAD_LIMITS, number>> {
+    return {
+      seen: this.#seen.size,
+      keptBytes: this.#keptBytes,
+      judging: this.#judging,
+      wanted: this.#wanted.size,
+      passing: this.#passing.length,
+    }
   }
 
   addPeer(peer: PeerKey): void {
@@ -115,7 +129,7 @@ export class Spread {
     this.#unwant(hash)
     const seen = this.#seen.get(hash)
     if (seen) return void seen.heldBy.add(from)
-    if (this.#judging >= JUDGING_MAX) return
+    if (this.#judging >= SPREAD_LIMITS.judging) return
     void this.#judge(from, hash, payload)
   }
 
@@ -140,7 +154,7 @@ export class Spread {
   #pass(message: Passing): void {
     if (this.#passing.length === 0) this.#cancelPass = this.#clock.after(PASS_DELAY_MS, () => this.#passAll())
     this.#passing.push(message)
-    if (this.#passing.length >= PASSING_MAX) this.#passAll()
+    if (this.#passing.length >= SPREAD_LIMITS.passing) this.#passAll()
   }
 
   #passAll(): void {
@@ -166,7 +180,7 @@ export class Spread {
       if (!wanted.announcers.includes(from)) wanted.announcers.push(from)
       return
     }
-    if (this.#wanted.size >= WANTED_MAX) return
+    if (this.#wanted.size >= SPREAD_LIMITS.wanted) return
     this.#wanted.set(hash, { announcers: [from], cancelTimeout: () => undefined })
     this.#pull(hash)
   }
@@ -192,7 +206,7 @@ export class Spread {
   #remember(hash: string): Seen {
     const seen = this.#seen.get(hash) ?? { heldBy: new Set() }
     this.#seen.set(hash, seen)
-    if (this.#seen.size > SEEN_MAX) deleteOldest(this.#seen)
+    if (this.#seen.size > SPREAD_LIMITS.seen) deleteOldest(this.#seen)
     return seen
   }
 
@@ -200,7 +214,7 @@ export class Spread {
     if (this.#kept.has(hash)) return
     this.#kept.set(hash, payload)
     this.#keptBytes += payload.length
-    while (this.#keptBytes > KEPT_MAX_BYTES) this.#keptBytes -= deleteOldest(this.#kept)?.length ?? 0
+    while (this.#keptBytes > SPREAD_LIMITS.keptBytes) this.#keptBytes -= deleteOldest(this.#kept)?.length ?? 0
   }
 }
 

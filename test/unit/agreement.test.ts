@@ -1,0 +1,110 @@
+import { describe, expect, test } from 'vitest'
+import { Agreement, AGREEMENT_TIMES } from '../../src/agreement.ts'
+import { VirtualClock } from '../support/virtual-clock.ts'
+
+const { lostAfterMs, clockSkewMs } = AGREEMENT_TIMES
+const MINUTE_MS = 60_000
+const OURS = 'a'.repeat(64)
+const THEIRS = 'b'.repeat(64)
+
+/** A node among others that speak each minute, and what it makes of that. */
+function among(count: number) {
+  const clock = new VirtualClock()
+  const others = Array.from({ length: count }, (_, n) => `n${n}`)
+  const world = { isSettled: true, granted: ['own', ...others], digest: OURS }
+  const agreement = new Agreement({
+    own: 'own',
+    clock,
+    granted: () => new Map(world.granted.map((key) => [key, undefined])),
+    digest: () => world.digest,
+    isSettled: () => world.isSettled,
+  })
+  /** What each says in each of these minutes; undefined: nothing. */
+  const pass = async (minutes: number, says: (n: number) => string | undefined, lagMs = 0): Promise<void> => {
+    for (let minute = 0; minute < minutes; minute += 1) {
+      agreement.view()
+      for (const [n, node] of others.entries()) {
+        const digest = says(n)
+        if (digest !== undefined) agreement.hear({ node, digest, at: clock.now() - lagMs })
+      }
+      await clock.advance(MINUTE_MS)
+    }
+  }
+  return { clock, world, agreement, pass }
+}
+
+const LONG = 2 + lostAfterMs / MINUTE_MS
+
+describe('agreement', () => {
+  test('of half of the others is enough, whatever the rest says', async () => {
+    const { agreement, pass } = among(6)
+    await pass(60, (n) => [OURS, OURS, OURS, THEIRS, THEIRS, undefined][n])
+    expect(agreement.view()).toEqual({ agreeing: 3, differing: 2, skewed: 0, silent: 1, lostForMs: undefined })
+    expect(agreement.complaints()).toEqual([])
+  })
+
+  test('is lost when fewer than half hold the same for long, and comes back with it', async () => {
+    const { agreement, clock, pass } = among(6)
+    await pass(30, () => OURS)
+    const lastAgreed = new Date(clock.now() - MINUTE_MS).toISOString()
+    await pass(LONG, (n) => [OURS, OURS, THEIRS, THEIRS, THEIRS, undefined][n])
+    expect(agreement.view()).toMatchObject({ agreeing: 2, differing: 3, silent: 1 })
+    expect(agreement.complaints()).toEqual([
+      `since ${lastAgreed} fewer than half of the other nodes hold what this one holds (2 of 6): 3 tell of edits that no connected peer hands over, 0 speak by another clock, 1 are not heard of; is this node cut off from honest peers, or its clock wrong?`,
+    ])
+    await pass(1, (n) => (n === 2 ? OURS : undefined))
+    expect(agreement.complaints()).toEqual([])
+  })
+
+  test('is not missed before its time', async () => {
+    const { agreement, pass } = among(3)
+    await pass(lostAfterMs / MINUTE_MS, () => THEIRS)
+    expect(agreement.complaints()).toEqual([])
+    await pass(1, () => THEIRS)
+    expect(agreement.complaints()).toHaveLength(1)
+  })
+
+  test('needs one match in a long time, as where edits are always on their way', async () => {
+    const { agreement, pass } = among(3)
+    let minute = 0
+    for (; minute < 60; minute += 1) await pass(1, (n) => (minute % 9 === n ? OURS : THEIRS))
+    expect(agreement.complaints()).toEqual([])
+  })
+
+  test('by words of long ago is none: a relay may hand out old records, one by one', async () => {
+    const { agreement, pass } = among(3)
+    await pass(LONG, () => OURS, clockSkewMs + 1)
+    expect(agreement.view()).toMatchObject({ agreeing: 0, skewed: 3, silent: 0 })
+    expect(agreement.complaints()).toHaveLength(1)
+    await pass(1, () => OURS, -clockSkewMs)
+    expect(agreement.complaints()).toEqual([])
+  })
+
+  test('is not asked of a node that has not settled, nor of a new one at once', async () => {
+    const { agreement, world, pass } = among(3)
+    world.isSettled = false
+    await pass(LONG, () => THEIRS)
+    expect(agreement.complaints()).toEqual([])
+    world.isSettled = true
+    await pass(LONG - 3, () => THEIRS)
+    expect(agreement.complaints()).toEqual([])
+  })
+
+  test('is not asked of nodes without a grant, and these are forgotten', async () => {
+    const { agreement, world, pass } = among(5)
+    await pass(1, () => OURS)
+    world.granted = ['own', 'n0']
+    await pass(LONG, (n) => (n === 0 ? OURS : THEIRS))
+    expect(agreement.view()).toEqual({ agreeing: 1, differing: 0, skewed: 0, silent: 0, lostForMs: undefined })
+  })
+
+  test('of nobody is not lost where there is nobody else; of two, each is the half of the other', async () => {
+    expect(among(0).agreement.complaints()).toEqual([])
+    const { agreement, pass } = among(1)
+    await pass(30, () => OURS)
+    expect(agreement.complaints()).toEqual([])
+    await pass(LONG, () => OURS, clockSkewMs + 1)
+    expect(agreement.complaints()).toEqual([expect.stringContaining('(0 of 1)')])
+    expect(agreement.complaints()).toEqual([expect.stringContaining('1 speak by another clock')])
+  })
+})
