@@ -3,15 +3,15 @@
  * nothing but metrics. Called by node.ts.
  */
 
-import type { Alarms } from './alarms.ts'
-import { isRepeated } from './forks.ts'
-import type { HealthStatus } from './health.ts'
+import type { Alarms } from './status/alarms.ts'
+import { isRepeated } from './status/forks.ts'
+import type { HealthStatus } from './status/health.ts'
 import { LABELS, type Metrics } from './metrics.ts'
 import type { ApplyResult, Phase } from './nginx/applying/run.ts'
 import type { Network } from './ports.ts'
 import type { Receipt } from './reconciler.ts'
 import type { Replica } from './replica.ts'
-import type { StatusTable } from './status.ts'
+import type { StatusTable } from './status/status.ts'
 
 /** What is measured. */
 export interface Measured {

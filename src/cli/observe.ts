@@ -2,7 +2,7 @@
 
 import { ownNote } from '../core/caller.ts'
 import { RECEIPT, type ChainView, type EditView, type NodeReceipt } from '../api/schemas.ts'
-import { isRepeated } from '../forks.ts'
+import { isRepeated } from '../status/forks.ts'
 import { usage, type Cli, type Verb } from './cli.ts'
 import type { ApiClient, ServerEvent } from './client.ts'
 import { resolveId, type Wanted } from './ids.ts'

@@ -12,7 +12,7 @@ import { envelopeId, LIMITS, signEnvelope, type Envelope, type Op, type WireEnve
 import { foundMesh } from '../../src/core/founding.ts'
 import { signToken } from '../../src/core/token.ts'
 import { REPLICA_LIMITS } from '../../src/replica.ts'
-import { encodeFrame } from '../../src/sync-messages.ts'
+import { encodeFrame } from '../../src/sync/sync-messages.ts'
 import {
   Attacker,
   expectRefused,

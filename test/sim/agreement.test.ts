@@ -1,4 +1,4 @@
-/** The alarm of a node that does not see what the mesh sees (src/agreement.ts) in honest meshes: only where it is true. */
+/** The alarm of a node that does not see what the mesh sees (src/status/agreement.ts) in honest meshes: only where it is true. */
 
 import { expect, test } from 'vitest'
 import { SimMesh, type SimMember } from '../support/sim-mesh.ts'

@@ -1,6 +1,6 @@
 import { describe, expect, test } from 'vitest'
 import { rememberingLog } from '../support/silent-log.ts'
-import { SHARING_TIMES } from '../../src/key-sharing.ts'
+import { SHARING_TIMES } from '../../src/status/key-sharing.ts'
 import { SimMesh, type SimMember } from '../support/sim-mesh.ts'
 import { keyOf } from '../support/authors.ts'
 

@@ -16,8 +16,15 @@ import type {
   PeerKey,
   Visit,
 } from '../../src/ports.ts'
-import type { SignedStatus } from '../../src/status-record.ts'
-import { encodeFrame, fitPage, parseAnswer, parseRequest, type Answer, type Request } from '../../src/sync-messages.ts'
+import type { SignedStatus } from '../../src/status/status-record.ts'
+import {
+  encodeFrame,
+  fitPage,
+  parseAnswer,
+  parseRequest,
+  type Answer,
+  type Request,
+} from '../../src/sync/sync-messages.ts'
 import type { Dice } from './histories.ts'
 
 export const VICES = ['drops', 'delays', 'reorders', 'strips', 'replays', 'floods'] as const

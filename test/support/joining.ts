@@ -3,8 +3,8 @@
 import type { KeyPair } from '../../src/core/envelope.ts'
 import { encryptionKey } from '../../src/core/secrets.ts'
 import { proofOf } from '../../src/core/ticket.ts'
-import type { JoinRequests } from '../../src/join.ts'
-import { encodeJoin, parseJoinAnswer, type JoinAnswer, type JoinMessage } from '../../src/join-messages.ts'
+import type { JoinRequests } from '../../src/joining/join.ts'
+import { encodeJoin, parseJoinAnswer, type JoinAnswer, type JoinMessage } from '../../src/joining/join-messages.ts'
 import type { Visit } from '../../src/ports.ts'
 
 /** Where it says that it comes from. */

@@ -10,7 +10,14 @@ import { encodeEnvelopes, toWire } from '../../src/core/codec.ts'
 import type { Body, Envelope, GenesisBody, KeyPair, WireEnvelope } from '../../src/core/envelope.ts'
 import { syncItem } from '../../src/core/history.ts'
 import type { GossipChannel, KnownPeer } from '../../src/ports.ts'
-import { encodeFrame, fitPage, PAGE_ITEMS, parseRequest, type Answer, type Request } from '../../src/sync-messages.ts'
+import {
+  encodeFrame,
+  fitPage,
+  PAGE_ITEMS,
+  parseRequest,
+  type Answer,
+  type Request,
+} from '../../src/sync/sync-messages.ts'
 import { waitFor } from './wait.ts'
 
 /** A digest that no set of envelopes has. */

@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest'
-import { Agreement, AGREEMENT_TIMES } from '../../src/agreement.ts'
+import { Agreement, AGREEMENT_TIMES } from '../../src/status/agreement.ts'
 import { VirtualClock } from '../support/virtual-clock.ts'
 
 const { lostAfterMs, clockSkewMs } = AGREEMENT_TIMES

@@ -10,7 +10,7 @@ import { fileURLToPath } from 'node:url'
 import { expect, onTestFinished, test } from 'vitest'
 import { parse, stringify } from 'yaml'
 import { z } from 'zod'
-import { loadConfig } from '../../src/config.ts'
+import { loadConfig } from '../../src/config/config.ts'
 
 const PROJECT = dirname(dirname(dirname(fileURLToPath(import.meta.url))))
 const CHART = join(PROJECT, 'charts/nxmesh')

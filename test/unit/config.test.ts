@@ -5,8 +5,8 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, describe, expect, test } from 'vitest'
 import { parse } from 'yaml'
-import { describeConfig } from '../../src/config-schema.ts'
-import { loadConfig, type Config } from '../../src/config.ts'
+import { describeConfig } from '../../src/config/config-schema.ts'
+import { loadConfig, type Config } from '../../src/config/config.ts'
 import { MeshError } from '../../src/errors.ts'
 
 const EXAMPLE = join(import.meta.dirname, '../../config.example.yaml')

@@ -1,7 +1,7 @@
 import { expect, test } from 'vitest'
 import type { Envelope } from '../../src/core/envelope.ts'
 import { MeshState } from '../../src/core/state.ts'
-import { forkComplaints, forkedChains, forkersIn } from '../../src/forks.ts'
+import { forkComplaints, forkedChains, forkersIn } from '../../src/status/forks.ts'
 import { keyOf, TestMesh } from '../support/authors.ts'
 
 const ana = keyOf('ana')

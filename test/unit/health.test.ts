@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest'
-import { factsOf, healthOf, type HealthFacts, type HealthStatus, type NodeFacts } from '../../src/health.ts'
+import { factsOf, healthOf, type HealthFacts, type HealthStatus, type NodeFacts } from '../../src/status/health.ts'
 import { receiptOf } from '../support/receipt.ts'
 
 const facts = (errors: string[], warnings: string[], pending: string[]): HealthFacts => ({ errors, warnings, pending })

@@ -7,9 +7,15 @@ import { keyPairFromSeed, type Envelope, type KeyPair } from '../../src/core/env
 import { encryptionKey } from '../../src/core/secrets.ts'
 import { MeshState } from '../../src/core/state.ts'
 import { proofOf, signTicket, type TicketContent } from '../../src/core/ticket.ts'
-import { JoinRequests, signRejection } from '../../src/join.ts'
-import { encodeJoin, JOIN_LIMITS, parseJoinAnswer, type JoinAnswer, type JoinMessage } from '../../src/join-messages.ts'
-import { learnStanding, untilLetIn, type JoiningOptions } from '../../src/joiner.ts'
+import { JoinRequests, signRejection } from '../../src/joining/join.ts'
+import {
+  encodeJoin,
+  JOIN_LIMITS,
+  parseJoinAnswer,
+  type JoinAnswer,
+  type JoinMessage,
+} from '../../src/joining/join-messages.ts'
+import { learnStanding, untilLetIn, type JoiningOptions } from '../../src/joining/joiner.ts'
 import { Membership } from '../../src/membership.ts'
 import { createMetrics } from '../../src/metrics.ts'
 import type { Visit } from '../../src/ports.ts'

@@ -1,13 +1,13 @@
 /** The life of a node: what start joins, stop takes apart. */
 
 import { expect, onTestFinished, test } from 'vitest'
-import { loadConfig } from '../../src/config.ts'
+import { loadConfig } from '../../src/config/config.ts'
 import { toWire } from '../../src/core/codec.ts'
 import type { Envelope } from '../../src/core/envelope.ts'
 import { createMetrics } from '../../src/metrics.ts'
 import { MeshNode } from '../../src/node.ts'
 import type { KnownPeer } from '../../src/ports.ts'
-import { signRecord } from '../../src/status-record.ts'
+import { signRecord } from '../../src/status/status-record.ts'
 import { FOUNDING } from '../support/api-node.ts'
 import { keyOf, TestMesh } from '../support/authors.ts'
 import { MemoryWire } from '../support/memory-network.ts'

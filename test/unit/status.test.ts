@@ -3,9 +3,14 @@ import { canonical, sha256, type Json } from '../../src/core/canonical.ts'
 import type { KeyPair } from '../../src/core/envelope.ts'
 import type { Log } from '../../src/log.ts'
 import { MAX_MARK_BYTES } from '../../src/ports.ts'
-import { SHARING_TIMES } from '../../src/key-sharing.ts'
-import { parseStatusPayload, RECORD_LIMITS, type SignedStatus, type StatusRecord } from '../../src/status-record.ts'
-import { peerState, STATUS_LIMITS, STATUS_TIMES, StatusTable, type OwnStatus } from '../../src/status.ts'
+import { SHARING_TIMES } from '../../src/status/key-sharing.ts'
+import {
+  parseStatusPayload,
+  RECORD_LIMITS,
+  type SignedStatus,
+  type StatusRecord,
+} from '../../src/status/status-record.ts'
+import { peerState, STATUS_LIMITS, STATUS_TIMES, StatusTable, type OwnStatus } from '../../src/status/status.ts'
 import { keyOf } from '../support/authors.ts'
 import { diceFrom } from '../support/histories.ts'
 import { MemoryStore } from '../support/memory-store.ts'

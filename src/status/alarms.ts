@@ -5,13 +5,13 @@
 
 import { Agreement } from './agreement.ts'
 import { forkComplaints, forkersIn, type Forker } from './forks.ts'
-import type { Membership } from './membership.ts'
-import type { Alarm } from './metrics.ts'
-import type { Clock, Network, PeerKey } from './ports.ts'
-import type { Replica } from './replica.ts'
+import type { Membership } from '../membership.ts'
+import type { Alarm } from '../metrics.ts'
+import type { Clock, Network, PeerKey } from '../ports.ts'
+import type { Replica } from '../replica.ts'
 import type { StatusRecord } from './status-record.ts'
 import type { StatusTable } from './status.ts'
-import type { Sync } from './sync.ts'
+import type { Sync } from '../sync/sync.ts'
 
 export interface AlarmsOptions {
   readonly own: PeerKey

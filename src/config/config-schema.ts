@@ -5,9 +5,9 @@
 
 import { isIPv4, isIPv6 } from 'node:net'
 import { z } from 'zod'
-import { isHex } from './core/envelope.ts'
-import { isName, isZone } from './core/names.ts'
-import { parseLogLevel } from './log.ts'
+import { isHex } from '../core/envelope.ts'
+import { isName, isZone } from '../core/names.ts'
+import { parseLogLevel } from '../log.ts'
 
 // ---------------------------------------------------------------------------------------------- the schema
 

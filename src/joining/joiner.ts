@@ -4,12 +4,12 @@
  * Called by mesh-node and node.ts.
  */
 
-import { backoffMs } from './backoff.ts'
-import { namedBy } from './core/admission.ts'
-import { envelopeId, parseBody, type KeyPair } from './core/envelope.ts'
-import { encryptionKey } from './core/secrets.ts'
-import { parseTicket, proofOf } from './core/ticket.ts'
-import { asMeshError, MeshError } from './errors.ts'
+import { backoffMs } from '../backoff.ts'
+import { namedBy } from '../core/admission.ts'
+import { envelopeId, parseBody, type KeyPair } from '../core/envelope.ts'
+import { encryptionKey } from '../core/secrets.ts'
+import { parseTicket, proofOf } from '../core/ticket.ts'
+import { asMeshError, MeshError } from '../errors.ts'
 import {
   encodeJoin,
   JOIN_LIMITS,
@@ -18,8 +18,8 @@ import {
   type JoinMessage,
   type JoinStanding,
 } from './join-messages.ts'
-import type { Clock, KnownPeer, Random, Visit } from './ports.ts'
-import type { Replica } from './replica.ts'
+import type { Clock, KnownPeer, Random, Visit } from '../ports.ts'
+import type { Replica } from '../replica.ts'
 
 const RETRY_FIRST_MS = 1_000
 const RETRY_LONGEST_MS = 15_000

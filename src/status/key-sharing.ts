@@ -3,7 +3,7 @@
  * what a restored backup leaves behind. Keeps times alone, of no more keys than status.ts knows, which feeds and asks it.
  */
 
-import type { Clock, PeerKey } from './ports.ts'
+import type { Clock, PeerKey } from '../ports.ts'
 
 export const SHARING_TIMES = {
   /** Signs closer together count as one: a restored node may speak a few times before it has heard of its own past. */

@@ -6,9 +6,9 @@
 import { mkdir, open, stat } from 'node:fs/promises'
 import { dirname } from 'node:path'
 import { parse, stringify } from 'yaml'
-import type { Config } from './config.ts'
-import type { TicketContent } from './core/ticket.ts'
-import { MeshError } from './errors.ts'
+import type { Config } from '../config/config.ts'
+import type { TicketContent } from '../core/ticket.ts'
+import { MeshError } from '../errors.ts'
 
 /**
  * Writes the configuration unless there is one; whether it was written.

@@ -4,11 +4,11 @@
  */
 
 import { z } from 'zod'
-import { decodeEnvelopes, encodedSize, encodeEnvelopes, LIST_MAX } from './core/codec.ts'
-import type { WireEnvelope } from './core/envelope.ts'
-import { MeshError } from './errors.ts'
-import { MAX_MESSAGE_BYTES } from './ports.ts'
-import { STATUS_LIMITS } from './status.ts'
+import { decodeEnvelopes, encodedSize, encodeEnvelopes, LIST_MAX } from '../core/codec.ts'
+import type { WireEnvelope } from '../core/envelope.ts'
+import { MeshError } from '../errors.ts'
+import { MAX_MESSAGE_BYTES } from '../ports.ts'
+import { STATUS_LIMITS } from '../status/status.ts'
 
 /** Leaves room for the head of a frame. */
 const PAGE_BYTES = MAX_MESSAGE_BYTES - 64 * 1024

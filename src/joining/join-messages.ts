@@ -4,10 +4,10 @@
  */
 
 import { z } from 'zod'
-import type { WireEnvelope } from './core/envelope.ts'
-import { isName, isZone } from './core/names.ts'
-import { TICKET_LIMITS } from './core/ticket.ts'
-import { MeshError } from './errors.ts'
+import type { WireEnvelope } from '../core/envelope.ts'
+import { isName, isZone } from '../core/names.ts'
+import { TICKET_LIMITS } from '../core/ticket.ts'
+import { MeshError } from '../errors.ts'
 
 export const JOIN_LIMITS = {
   /** Of one request. */

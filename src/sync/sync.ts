@@ -4,15 +4,15 @@
  * round is due; called by node.ts with what the network hears; writes through the replica only.
  */
 
-import { encodedSize, decodeEnvelopes, encodeEnvelopes, toWire } from './core/codec.ts'
-import type { Envelope } from './core/envelope.ts'
-import { Summary } from './core/summary.ts'
-import { asMeshError, MeshError } from './errors.ts'
-import type { Log } from './log.ts'
-import type { Metrics } from './metrics.ts'
-import type { Clock, GossipVerdict, Network, PeerKey, Random, Startable } from './ports.ts'
-import type { Outcome, Replica } from './replica.ts'
-import type { StatusTable } from './status.ts'
+import { encodedSize, decodeEnvelopes, encodeEnvelopes, toWire } from '../core/codec.ts'
+import type { Envelope } from '../core/envelope.ts'
+import { Summary } from '../core/summary.ts'
+import { asMeshError, MeshError } from '../errors.ts'
+import type { Log } from '../log.ts'
+import type { Metrics } from '../metrics.ts'
+import type { Clock, GossipVerdict, Network, PeerKey, Random, Startable } from '../ports.ts'
+import type { Outcome, Replica } from '../replica.ts'
+import type { StatusTable } from '../status/status.ts'
 import {
   encodeFrame,
   fitPage,
@@ -25,7 +25,7 @@ import {
   type Request,
 } from './sync-messages.ts'
 import { SyncRound } from './sync-round.ts'
-import { TokenBuckets } from './token-buckets.ts'
+import { TokenBuckets } from '../token-buckets.ts'
 
 /** A round that still brings something after so many passes makes room for others and goes on in the next one. */
 const PASSES_MAX = 16

@@ -3,8 +3,8 @@
  * file does not make. For people alone: both sides stay, and policy judges each as ever. Asked by alarms.ts and the API.
  */
 
-import type { Chain } from './core/history.ts'
-import type { MeshState } from './core/state.ts'
+import type { Chain } from '../core/history.ts'
+import type { MeshState } from '../core/state.ts'
 
 /** An author of a key that is still in force: what a revoked one did is dealt with. */
 export interface Forker {

@@ -4,11 +4,11 @@
  * nothing; the replica checks what is learnt. Built by node.ts.
  */
 
-import { asMeshError } from './errors.ts'
+import { asMeshError } from '../errors.ts'
 import { learnStanding } from './joiner.ts'
-import type { Log } from './log.ts'
-import type { Clock, KnownPeer, Network } from './ports.ts'
-import type { Replica } from './replica.ts'
+import type { Log } from '../log.ts'
+import type { Clock, KnownPeer, Network } from '../ports.ts'
+import type { Replica } from '../replica.ts'
 
 /** How long a node is without a connection before it asks, and between two questions. */
 const ASK_EVERY_MS = 15_000

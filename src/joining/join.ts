@@ -5,18 +5,18 @@
  */
 
 import { randomBytes } from 'node:crypto'
-import { namedBy } from './core/admission.ts'
-import { canonical } from './core/canonical.ts'
-import { encodedSize, toWire } from './core/codec.ts'
-import { verifySignature, type Envelope, type KeyPair, type WireEnvelope } from './core/envelope.ts'
-import type { MeshState } from './core/state.ts'
-import { encryptionKey, type EncryptionKey } from './core/secrets.ts'
-import { isProof, parseTicket, ticketFault, type TicketContent } from './core/ticket.ts'
-import { asMeshError, MeshError } from './errors.ts'
+import { namedBy } from '../core/admission.ts'
+import { canonical } from '../core/canonical.ts'
+import { encodedSize, toWire } from '../core/codec.ts'
+import { verifySignature, type Envelope, type KeyPair, type WireEnvelope } from '../core/envelope.ts'
+import type { MeshState } from '../core/state.ts'
+import { encryptionKey, type EncryptionKey } from '../core/secrets.ts'
+import { isProof, parseTicket, ticketFault, type TicketContent } from '../core/ticket.ts'
+import { asMeshError, MeshError } from '../errors.ts'
 import { encodeJoin, JOIN_LIMITS, parseJoinMessage, type JoinAnswer, type JoinMessage } from './join-messages.ts'
-import type { Log } from './log.ts'
-import type { Membership } from './membership.ts'
-import type { Clock, Guest, GuestTalk, PeerKey } from './ports.ts'
+import type { Log } from '../log.ts'
+import type { Membership } from '../membership.ts'
+import type { Clock, Guest, GuestTalk, PeerKey } from '../ports.ts'
 
 /** Envelopes that are walked for one revocation; what lies deeper the asker has had for long. */
 const ANCESTORS_MAX = 50_000

@@ -17,8 +17,8 @@ import {
   shapeOf,
   unwrap,
 } from './config-schema.ts'
-import { nearest } from './core/resources/fields.ts'
-import { MeshError } from './errors.ts'
+import { nearest } from '../core/resources/fields.ts'
+import { MeshError } from '../errors.ts'
 
 /** A configuration file larger than this is not one. */
 const FILE_BYTES_MAX = 1024 * 1024

@@ -3,12 +3,12 @@
  * derives peer states. Observed state only: nothing here enters the desired state. Built by node.ts, fed by gossip and sync.
  */
 
-import { canonical } from './core/canonical.ts'
-import type { KeyPair } from './core/envelope.ts'
+import { canonical } from '../core/canonical.ts'
+import type { KeyPair } from '../core/envelope.ts'
 import { KeySharing } from './key-sharing.ts'
 import { loadPeers, savePeers, shardOf } from './known-peers.ts'
-import type { Log } from './log.ts'
-import type { Clock, GossipVerdict, PeerKey, Random, Startable, Store } from './ports.ts'
+import type { Log } from '../log.ts'
+import type { Clock, GossipVerdict, PeerKey, Random, Startable, Store } from '../ports.ts'
 import {
   asSigned,
   isNewer,
@@ -19,7 +19,7 @@ import {
   type SignedStatus,
   type StatusRecord,
 } from './status-record.ts'
-import { TokenBuckets } from './token-buckets.ts'
+import { TokenBuckets } from '../token-buckets.ts'
 
 /** Ready: heard of lately. NotReady: said goodbye, or went silent. Unavailable: silent for long. Unknown: not heard since start. */
 export type PeerState = 'Ready' | 'NotReady' | 'Unavailable' | 'Unknown'

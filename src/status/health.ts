@@ -3,7 +3,7 @@
  * Error is for what stops traffic or writing; one bad edit must not take a zone out of a load balancer.
  */
 
-import type { Receipt } from './reconciler.ts'
+import type { Receipt } from '../reconciler.ts'
 
 export type HealthStatus = 'Running' | 'Degraded' | 'Error' | 'Unknown'
 

@@ -4,7 +4,7 @@
  * with a stale view. For people alone: decides nothing. Fed and asked by node.ts.
  */
 
-import type { Clock, PeerKey } from './ports.ts'
+import type { Clock, PeerKey } from '../ports.ts'
 import type { StatusRecord } from './status-record.ts'
 
 export const AGREEMENT_TIMES = {

@@ -3,14 +3,14 @@
  * answers, a round ends after a bounded number of requests that bring nothing. Made by sync.ts, once for each round.
  */
 
-import { encodedSize } from './core/codec.ts'
-import type { WireEnvelope } from './core/envelope.ts'
-import { splitRange, type ChainSummary, type RangeSummary, type Summary } from './core/summary.ts'
-import { MeshError } from './errors.ts'
-import type { Log } from './log.ts'
-import type { Metrics } from './metrics.ts'
-import type { PeerKey } from './ports.ts'
-import type { Replica } from './replica.ts'
+import { encodedSize } from '../core/codec.ts'
+import type { WireEnvelope } from '../core/envelope.ts'
+import { splitRange, type ChainSummary, type RangeSummary, type Summary } from '../core/summary.ts'
+import { MeshError } from '../errors.ts'
+import type { Log } from '../log.ts'
+import type { Metrics } from '../metrics.ts'
+import type { PeerKey } from '../ports.ts'
+import type { Replica } from '../replica.ts'
 import {
   encodeFrame,
   PAGE_ITEMS,

@@ -3,8 +3,8 @@
  * whose keys begin alike, so that a change rewrites a few records and not all. Checks no signature. Called by status.ts.
  */
 
-import { canonical } from './core/canonical.ts'
-import { MAX_MARK_BYTES, type PeerKey, type Store } from './ports.ts'
+import { canonical } from '../core/canonical.ts'
+import { MAX_MARK_BYTES, type PeerKey, type Store } from '../ports.ts'
 import { asSigned, type SignedStatus } from './status-record.ts'
 
 /** Digits of a key that name its shard. With 256 shards 10,000 nodes fill a mark of 1 MiB when each record has 25 KiB. */
