@@ -125,7 +125,7 @@ export const grantVerb: Verb = {
 export function tellMissing(cli: Cli, { id, missing }: Sent): boolean {
   if (missing === 0) return false
   const signatures = missing === 1 ? '1 more root has' : `${missing} more roots have`
-  cli.note(`signed by one root; it counts when ${signatures} signed it: meshctl cosign ${short(id)} -k KEY`)
+  cli.note(`signed by one root; it counts when ${signatures} signed it: meshctl cosign ${id} -k KEY`)
   return true
 }
 

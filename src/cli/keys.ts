@@ -1,6 +1,6 @@
 /** The verbs that make keys and meshes: key, init. They reach no node. */
 
-import { mkdir, open } from 'node:fs/promises'
+import { mkdir } from 'node:fs/promises'
 import { join, relative } from 'node:path'
 import { createKeyFile } from '../adapters/identity.ts'
 import { toWire } from '../core/codec.ts'
@@ -11,6 +11,7 @@ import { encryptionKey } from '../core/secrets.ts'
 import { MeshError } from '../errors.ts'
 import { ChainFile } from './chain-file.ts'
 import { usage, type Args, type Cli, type Verb } from './cli.ts'
+import { writeNewFile } from './new-file.ts'
 import { toJson, toYaml } from './terminal.ts'
 
 export const keyVerb: Verb = {
@@ -94,7 +95,7 @@ export const initVerb: Verb = {
     const envelopes = foundMesh({ name, roots: keys, nextRoots: next, threshold, owner, ownerName, nodes, at })
     for (const { file, key } of roots) await rememberAll(cli, file, key.publicKey, envelopes)
     await rememberAll(cli, join(directory, INIT_FILES.owner), owner.publicKey, envelopes)
-    await writeGenesis(join(directory, INIT_FILES.genesis), envelopes)
+    await writeGenesis(directory, envelopes)
     const meshId = (envelopes[0] as Envelope).id
     cli.out(`${meshId}\n`)
     cli.note(instructions(relative(cli.host.cwd, directory) || '.', name, meshId, threshold, next))
@@ -195,14 +196,9 @@ export async function rememberAll(
   }
 }
 
-export async function writeGenesis(path: string, envelopes: readonly Envelope[], mode = 0o644): Promise<void> {
-  const file = await open(path, 'wx', mode)
-  try {
-    await file.writeFile(toJson({ envelopes: envelopes.map(toWire) }))
-    await file.sync()
-  } finally {
-    await file.close()
-  }
+export async function writeGenesis(directory: string, envelopes: readonly Envelope[], mode = 0o644): Promise<void> {
+  const path = join(directory, INIT_FILES.genesis)
+  await writeNewFile({ path, name: path, field: '--dir', mode }, toJson({ envelopes: envelopes.map(toWire) }))
 }
 
 function instructions(

@@ -101,7 +101,7 @@ async function found(cli: Cli, args: Args, estate: Estate, plan: Plan): Promise<
   for (const { file, key } of roots) await rememberAll(cli, file, key.publicKey, envelopes.slice(0, 2))
   await rememberAll(cli, ownerFile, owner.publicKey, [envelopes[0] as Envelope, ...lastOfEach(envelopes)])
   // It holds what an export holds.
-  await writeGenesis(join(directory, INIT_FILES.genesis), envelopes, 0o600)
+  await writeGenesis(directory, envelopes, 0o600)
   const [{ id }] = envelopes as [Envelope]
   cli.out(`${id}\n`)
   cli.note(instructions(relative(cli.host.cwd, directory) || '.', plan, id))

@@ -3,7 +3,7 @@
  * an act that takes several. A co-signer sees what the bytes say, not what a node says of them; files need no node.
  */
 
-import { access, open as openFile, rename } from 'node:fs/promises'
+import { access, rename, rm } from 'node:fs/promises'
 import { isIdPrefix } from '../api/ids.ts'
 import type { EditView, RootSetView } from '../api/schemas.ts'
 import { toWire } from '../core/codec.ts'
@@ -25,6 +25,7 @@ import { usage, type Args, type Cli, type Verb } from './cli.ts'
 import type { ApiClient } from './client.ts'
 import { resolveId } from './ids.ts'
 import { noteOf } from './resources.ts'
+import { writeNewFile } from './new-file.ts'
 import { plain, short, toJson, toYaml } from './terminal.ts'
 
 // ---------------------------------------------------------------------------------------------- root
@@ -201,6 +202,7 @@ export const cosignVerb: Verb = {
   usage: ['cosign EDIT-ID|FILE -k KEY [--dry-run]', 'cosign EDIT-ID --save FILE'],
   details: [
     'Shows what is to be signed, signs it and hands it over; meshctl root show lists what lacks signatures. It counts when enough have signed.',
+    'Signs with all 64 digits only: of the first ones, a node could say what they stand for, and show something else.',
     'For a key that is where no node is: save the act into a file, cosign the file there, and push it from here.',
   ].join('\n'),
   options: {
@@ -208,7 +210,8 @@ export const cosignVerb: Verb = {
     'dry-run': { type: 'boolean', description: 'show what would be signed, and sign nothing' },
   },
   examples: [
-    'meshctl cosign 0f54d935c02f -k recovery-2.key',
+    'meshctl cosign 0f54d935c02f --dry-run',
+    'meshctl cosign 0f54d935c02f8139770ea87d175f56a35466c34c7ecccb8d8a91b4ee37a25df6 -k recovery-2.key',
     'meshctl cosign 0f54d935c02f --save act.json && meshctl cosign act.json -k recovery-3.key && meshctl push act.json',
   ],
   async run(cli, args) {
@@ -239,8 +242,16 @@ async function cosignStored(cli: Cli, args: Args, text: string): Promise<void> {
   if (act.id !== id) throw new MeshError('denied', `the node gave another envelope than ${id}`)
   tellAct(cli, act)
   const save = args.text('save')
-  if (save !== undefined) return await writeActs(cli.path(save), save, [act], 'wx')
+  if (save !== undefined) {
+    return await writeNewFile({ path: cli.path(save), name: save, field: '--save', mode: 0o644 }, actsText([act]))
+  }
   if (args.flag('dry-run')) return cli.note('dry run: nothing was signed')
+  if (text !== id) {
+    throw usage(
+      `only this node says what ${text} is, and it may be wrong or lie: nothing was signed`,
+      `Compare what is above with those who made it. If it is what you mean: meshctl cosign ${id}`,
+    )
+  }
   const set = await client.roots()
   const signed = sign(act, await cli.key(), act.body.type === 'rootset' ? act.body.roots : set.roots)
   if (signed === undefined) return cli.note('this key has signed it before')
@@ -260,8 +271,7 @@ async function cosignFile(cli: Cli, args: Args, path: string, name: string): Pro
   const key = await cli.key()
   // Which keys are the roots cannot be known without a node; one that takes it will tell.
   const signed = acts.map((act) => sign(act, key, act.body.type === 'rootset' ? act.body.roots : undefined) ?? act)
-  await writeActs(`${path}.new`, name, signed, 'w')
-  await rename(`${path}.new`, path)
+  await replaceActs(path, name, signed)
   cli.note(`signed; hand it over with: meshctl push ${name}`)
 }
 
@@ -292,18 +302,15 @@ function sign(act: Act, key: KeyPair, roots: readonly string[] | undefined): Act
   return { ...act, sigs: { ...act.sigs, [key.publicKey]: signature } }
 }
 
-async function writeActs(path: string, name: string, acts: readonly Act[], flag: 'w' | 'wx'): Promise<void> {
-  try {
-    const file = await openFile(path, flag, 0o644)
-    try {
-      await file.writeFile(toJson({ envelopes: acts.map(toWire) }))
-      await file.sync()
-    } finally {
-      await file.close()
-    }
-  } catch (error) {
-    throw new MeshError('input_invalid', `cannot write ${name}: ${(error as Error).message}`, { field: 'FILE' }, error)
-  }
+/** With the own signature, in the place of the file. */
+async function replaceActs(path: string, name: string, acts: readonly Act[]): Promise<void> {
+  await rm(`${path}.new`, { force: true })
+  await writeNewFile({ path: `${path}.new`, name, field: 'FILE', mode: 0o644 }, actsText(acts))
+  await rename(`${path}.new`, path)
+}
+
+function actsText(acts: readonly Act[]): string {
+  return toJson({ envelopes: acts.map(toWire) })
 }
 
 function tellAct(cli: Cli, { id, body, sigs }: Act): void {

@@ -4,7 +4,7 @@
  */
 
 import { randomBytes } from 'node:crypto'
-import { open as openFile, readFile } from 'node:fs/promises'
+import { readFile } from 'node:fs/promises'
 import type { GrantView, ResourceView } from '../api/schemas.ts'
 import type { Op, Value } from '../core/envelope.ts'
 import { isName, isZone, resourcePath } from '../core/names.ts'
@@ -28,6 +28,7 @@ import { MeshError } from '../errors.ts'
 import { usage, type Args, type Cli, type Verb } from './cli.ts'
 import { provenGrants, recipientGrant } from './granted.ts'
 import { findPath, readCurrents, write } from './resources.ts'
+import { writeNewFile } from './new-file.ts'
 import { plain, short, table, toJson, toYaml } from './terminal.ts'
 
 type Fields = ReadonlyMap<string, Value>
@@ -395,7 +396,8 @@ function tooLong(): MeshError {
 const UNPRINTABLE = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\ufffd]/
 
 async function put(cli: Cli, text: Buffer, file: string | undefined): Promise<void> {
-  if (file !== undefined && file !== '-') return await putFile(cli.path(file), file, text)
+  if (file !== undefined && file !== '-')
+    return await writeNewFile({ path: cli.path(file), name: file, field: '-f' }, text)
   const words = text.toString('utf8')
   const isText = Buffer.from(words).equals(text) && (cli.host.stdout.isTTY !== true || !UNPRINTABLE.test(words))
   if (!isText) {
@@ -404,23 +406,4 @@ async function put(cli: Cli, text: Buffer, file: string | undefined): Promise<vo
     })
   }
   cli.out(words)
-}
-
-async function putFile(path: string, name: string, text: Buffer): Promise<void> {
-  try {
-    const file = await openFile(path, 'wx', 0o600)
-    try {
-      await file.writeFile(text)
-    } finally {
-      await file.close()
-    }
-  } catch (error) {
-    const isThere = (error as NodeJS.ErrnoException).code === 'EEXIST'
-    throw new MeshError(
-      isThere ? 'conflict' : 'input_invalid',
-      isThere ? `${name} exists and is not overwritten` : `cannot write ${name}: ${(error as Error).message}`,
-      { field: '-f' },
-      error,
-    )
-  }
 }

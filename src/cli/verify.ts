@@ -3,7 +3,6 @@
  * from them with src/core, and compares with what the node says, or with what the file says. A file needs no node.
  */
 
-import { open as openFile } from 'node:fs/promises'
 import type { EditView } from '../api/schemas.ts'
 import { admit } from '../core/admission.ts'
 import { parseEnvelope, type Envelope, type WireEnvelope } from '../core/envelope.ts'
@@ -13,6 +12,7 @@ import { asMeshError, MeshError } from '../errors.ts'
 import { readEnvelopes } from './authority.ts'
 import { usage, type Cli, type Verb } from './cli.ts'
 import type { ApiClient } from './client.ts'
+import { writeNewFile } from './new-file.ts'
 import { plain, toJson, toYaml } from './terminal.ts'
 
 /** Envelopes asked for at once: of the largest, 13 MB. */
@@ -46,6 +46,7 @@ export const exportVerb: Verb = {
   examples: ['meshctl export mesh-2026-03-01.json', 'meshctl export --resource default/eu/site/web web.automerge'],
   async run(cli, args) {
     const [name] = args.expect('FILE') as [string]
+    const file = { path: cli.path(name), name, field: 'FILE' }
     const path = args.text('resource')
     const { wires, stateHash } = await download(await cli.client())
     if (path !== undefined) {
@@ -58,10 +59,10 @@ export const exportVerb: Verb = {
         })
       }
       const { automergeFile } = await automerge()
-      await writeNew(cli.path(name), name, automergeFile(state.changesOf(path)))
+      await writeNewFile(file, automergeFile(state.changesOf(path)))
       return undefined
     }
-    await writeNew(cli.path(name), name, toJson({ stateHash, envelopes: wires }))
+    await writeNewFile(file, toJson({ stateHash, envelopes: wires }))
     cli.note(`wrote ${wires.length} envelopes to ${name}`)
     return undefined
   },
@@ -201,24 +202,4 @@ export function notAsSaid(faults: readonly string[]): MeshError {
   return new MeshError('store_corrupt', ['not as it is said to be:', ...shown, ...more].join('\n'), {
     hint: 'Compare with another node. What a node made up counts nowhere else; what it withholds, its peers have.',
   })
-}
-
-async function writeNew(path: string, name: string, content: string | Uint8Array): Promise<void> {
-  try {
-    const file = await openFile(path, 'wx', 0o600)
-    try {
-      await file.writeFile(content)
-      await file.sync()
-    } finally {
-      await file.close()
-    }
-  } catch (error) {
-    const isThere = (error as NodeJS.ErrnoException).code === 'EEXIST'
-    throw new MeshError(
-      isThere ? 'conflict' : 'input_invalid',
-      isThere ? `${name} exists and is not overwritten` : `cannot write ${name}: ${(error as Error).message}`,
-      { field: 'FILE' },
-      error,
-    )
-  }
 }

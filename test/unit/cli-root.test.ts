@@ -93,7 +93,7 @@ test('an act of roots waits for the signatures that it lacks, and counts with th
   const { out, err } = await ok('recovery-1', ['grant', 'owner', ana, '--name', 'ana'])
   const id = out.trim()
   expect(err).toBe(
-    `signed by one root; it counts when 1 more root has signed it: meshctl cosign ${id.slice(0, 12)} -k KEY\n`,
+    `signed by one root; it counts when 1 more root has signed it: meshctl cosign ${id} -k KEY\n`,
   )
   expect(rolesOf(ana)).toEqual([])
   const pending = (await ok('owner', ['root', 'show'])).out
@@ -109,7 +109,9 @@ test('an act of roots waits for the signatures that it lacks, and counts with th
     ERROR_CODES.denied.exit,
     expect.stringContaining('is none of the root keys'),
   ])
-  const signed = await ok('recovery-2', ['cosign', id.slice(0, 12)])
+  const unsure = await as('recovery-2', ['cosign', id.slice(0, 12)])
+  expect([unsure.code, unsure.err]).toEqual([ERROR_CODES.usage.exit, expect.stringContaining('nothing was signed')])
+  const signed = await ok('recovery-2', ['cosign', id])
   expect(signed.err).toContain(`grant ${id}\n  makes ${ana} (ana)\n`)
   expect(signed.err).toContain('signed; it counts now\n')
   expect(rolesOf(ana)).toEqual(['owner'])
@@ -123,7 +125,7 @@ test('an act is cosigned in a file, where no node is in reach', async () => {
   await found('--roots', '3', '--threshold', '3')
   const id = (await ok('recovery-1', ['grant', 'owner', ana])).out.trim()
   await ok('owner', ['cosign', id, '--save', 'act.json'])
-  expect((await as('owner', ['cosign', id, '--save', 'act.json'])).code).toBe(ERROR_CODES.input_invalid.exit)
+  expect((await as('owner', ['cosign', id, '--save', 'act.json'])).code).toBe(ERROR_CODES.conflict.exit)
   for (const key of ['recovery-2', 'recovery-3']) {
     const { code, err } = await meshctl(['cosign', 'act.json', '-k', `mesh/${key}.key`, '--api', 'unix:none'], { cwd })
     expect([code, err]).toEqual([0, expect.stringContaining('hand it over with: meshctl push act.json')])
