@@ -87,8 +87,8 @@ export function unescapeSegment(segment: string): string {
 }
 
 /**
- * Whether a pattern of host names covers one: `www.example.com` itself, `*.example.com` all below it and itself, `*` any.
- * Both in lower case.
+ * Whether a pattern of host names covers a host, or another pattern: `www.example.com` itself, `*.example.com` all below
+ * example.com, `*` any. Both in lower case.
  */
 export function hostCovers(pattern: string, host: string): boolean {
   if (pattern === '*' || pattern === host) return true

@@ -18,7 +18,7 @@ import {
   type RootsetBody,
 } from './envelope.ts'
 import type { History } from './history.ts'
-import { parseResourcePath, zoneCovers } from './names.ts'
+import { hostCovers, parseResourcePath, zoneCovers } from './names.ts'
 
 /** Rank of each role; root, which is no grant, is above all. */
 export const RANKS = { viewer: 0, node: 0, robot: 1, editor: 1, admin: 2, owner: 3 } as const satisfies Record<
@@ -119,7 +119,24 @@ export function denial(
     const denied = registrarDenial(body, exercised as GrantBody, subject)
     if (denied !== undefined) return denied
   }
-  return subject === undefined ? undefined : authorityDenial(authorityIn(body.ws, exercised), authorityOf(subject))
+  const denied =
+    subject === undefined ? undefined : authorityDenial(authorityIn(body.ws, exercised), authorityOf(subject))
+  return denied ?? (body.type === 'grant' ? limitDenial(body, exercised) : undefined)
+}
+
+/** What binds an author must bind whom they let in, or it would bind nobody. */
+function limitDenial({ role, hosts, quota }: GrantBody, exercised: Authorising): Denial | undefined {
+  if (RANKS[role] < EDITING_RANK) return undefined
+  if (RANKS[role] >= GRANTING_RANK && quota !== undefined) {
+    return { code: 'scope', message: 'a quota would not bind those whom an admin or owner lets in: they take none' }
+  }
+  const outer = exercised.type === 'grant' ? exercised.hosts : undefined
+  if (outer === undefined) return undefined
+  if (hosts === undefined) {
+    return { code: 'scope', message: `the exercised grant covers hosts ${outer.join(', ')} alone, and this names none` }
+  }
+  const host = hosts.find((inner) => !outer.some((pattern) => hostCovers(pattern, inner)))
+  return host === undefined ? undefined : { code: 'scope', message: `host ${host} is outside the exercised grant` }
 }
 
 /** Pre-rotation: a root set says which one may follow, so that whoever steals its keys cannot choose. */

@@ -6,6 +6,7 @@
 
 import { sha256 } from '../../src/core/canonical.ts'
 import { OVERWRITES_MAX } from '../../src/core/document.ts'
+import { encryptionKey, type EncryptionKey } from '../../src/core/secrets.ts'
 import {
   keyPairFromSeed,
   parseEnvelope,
@@ -83,9 +84,26 @@ export function keyOf(name: string): KeyPair {
   return pair
 }
 
+const encryptionKeys = new Map<string, EncryptionKey>()
+
+/** The X25519 key that goes with a key pair. */
+export function encryptionKeyOf({ publicKey, seed }: KeyPair): EncryptionKey {
+  const known = encryptionKeys.get(publicKey)
+  if (known !== undefined) return known
+  const key = encryptionKey(seed)
+  encryptionKeys.set(publicKey, key)
+  return key
+}
+
+/** Everybody of the tests. */
+export function everybody(): readonly KeyPair[] {
+  return [...keyPairs.values()]
+}
+
 // ---------------------------------------------------------------------------------------------- a mesh to write into
 
-type Scope = Pick<GrantBody, 'ws' | 'zones' | 'kinds'> & Partial<Pick<GrantBody, 'fields' | 'hosts' | 'quota' | 'name'>>
+type Scope = Pick<GrantBody, 'ws' | 'zones' | 'kinds'> &
+  Partial<Pick<GrantBody, 'fields' | 'hosts' | 'quota' | 'name' | 'enc'>>
 
 export interface SignOptions {
   /** The author. */
@@ -375,6 +393,9 @@ export function generateHistory(seed: number, steps: number = FULL_STEPS): Gener
     return { ...options(view, ws, set[0] as KeyPair, exercised?.id ?? scribe.mesh), cosigners: cosigners(set) }
   }
 
+  const granting = (as: SignOptions, subject: KeyPair, role: Role, scope: Omit<Scope, 'ws'>): Envelope<GrantBody> =>
+    scribe.grant(as, subject.publicKey, role, { ...scope, enc: encryptionKeyOf(subject).publicKey })
+
   const [first] = views
   publish(first, scribe.genesis)
   const all = { zones: ['*'], kinds: ['*'] }
@@ -384,44 +405,44 @@ export function generateHistory(seed: number, steps: number = FULL_STEPS): Gener
   const robot = keyOf('robot')
   const ownerGrant = publish(
     first,
-    scribe.grant(
-      { ...rootOptions(first, '*'), cosigners: roots.slice(1, isCoSigned ? 2 : 1) },
-      owner.publicKey,
-      'owner',
-      all,
-    ),
+    granting({ ...rootOptions(first, '*'), cosigners: roots.slice(1, isCoSigned ? 2 : 1) }, owner, 'owner', all),
   )
   const byOwner = (ws: string, view: View = first): SignOptions => options(view, ws, owner, ownerGrant.id)
-  const adaGrant = publish(first, scribe.grant(byOwner('default'), ada.publicKey, 'admin', all))
+  const adaGrant = publish(first, granting(byOwner('default'), ada, 'admin', all))
   const alfGrant = publish(
     first,
-    scribe.grant(byOwner('*'), alf.publicKey, 'admin', { zones: ['eu', 'us'], kinds: ['site', 'upstream'] }),
+    granting(byOwner('*'), alf, 'admin', {
+      zones: ['eu', 'us'],
+      kinds: ['site', 'upstream'],
+      hosts: ['*.alf.example', 'alf.example'],
+    }),
   )
   publish(
     first,
-    scribe.grant(options(first, 'default', ada, adaGrant.id), (editors[0] as KeyPair).publicKey, 'editor', {
+    granting(options(first, 'default', ada, adaGrant.id), editors[0] as KeyPair, 'editor', {
       zones: ['eu'],
       kinds: ['*'],
     }),
   )
   publish(
     first,
-    scribe.grant(options(first, '*', alf, alfGrant.id), (editors[1] as KeyPair).publicKey, 'editor', {
+    granting(options(first, '*', alf, alfGrant.id), editors[1] as KeyPair, 'editor', {
       zones: ['eu', 'us'],
       kinds: ['site', 'upstream'],
+      hosts: ['www.alf.example'],
       quota: dice.pick([{ resources: 1 }, { fields: 3 }, { bytes: 120 }]),
     }),
   )
   publish(
     first,
-    scribe.grant(rootOptions(first, '*'), (editors[2] as KeyPair).publicKey, 'editor', {
+    granting(rootOptions(first, '*'), editors[2] as KeyPair, 'editor', {
       zones: ['*'],
       kinds: ['site'],
     }),
   )
   publish(
     first,
-    scribe.grant(options(first, 'default', ada, adaGrant.id), robot.publicKey, 'robot', {
+    granting(options(first, 'default', ada, adaGrant.id), robot, 'robot', {
       zones: ['eu'],
       kinds: ['upstream'],
       fields: ['$', 'endpoints/'],
@@ -430,7 +451,7 @@ export function generateHistory(seed: number, steps: number = FULL_STEPS): Gener
   const registrar = keyOf('registrar')
   const registrarGrant = publish(
     first,
-    scribe.grant(options(first, 'default', ada, adaGrant.id), registrar.publicKey, 'robot', {
+    granting(options(first, 'default', ada, adaGrant.id), registrar, 'robot', {
       zones: ['eu'],
       kinds: ['node'],
     }),
@@ -527,7 +548,7 @@ export function generateHistory(seed: number, steps: number = FULL_STEPS): Gener
     const as = isByAda ? options(view, 'default', ada, adaGrant.id) : byOwner('*', view)
     const subject = dice.pick(isByAda ? editors : [...editors, ada])
     const role = subject === ada ? 'admin' : 'editor'
-    publish(view, scribe.grant(as, subject.publicKey, role, { zones: [dice.pick(['eu', 'us'])], kinds: ['*'] }))
+    publish(view, granting(as, subject, role, { zones: [dice.pick(['eu', 'us'])], kinds: ['*'] }))
   }
   /** A registrar lets a host in, or takes one out that it let in. */
   const enrol = (view: View): void => {
@@ -536,7 +557,7 @@ export function generateHistory(seed: number, steps: number = FULL_STEPS): Gener
     if (made.length > 0 && dice.chance(0.3)) publish(view, scribe.revoke(as, `grant/${dice.pick(made).id}`))
     else {
       const scope = { zones: [dice.pick(['eu', 'eu.west'])], kinds: ['*'] }
-      publish(view, scribe.grant(as, keyOf(`host ${dice.below(4)}`).publicKey, 'node', scope))
+      publish(view, granting(as, keyOf(`host ${dice.below(4)}`), 'node', scope))
     }
   }
   /** Replaces a root set with the one that it named; now and then twice, with different words on what follows. */
@@ -653,6 +674,7 @@ function forge(
   const alfGrant = (view.grantsOf(alf.publicKey)[0] as Envelope<GrantBody>).id
   const registrarGrant = (view.grantsOf(registrar.publicKey)[0] as Envelope<GrantBody>).id
   const asRegistrar = { by: registrar, grant: registrarGrant, ws: 'default', ...first }
+  const inAlfs = { zones: ['eu'], kinds: ['site'] }
   const inEu = { zones: ['eu'], kinds: ['*'] }
   const touch = (path: string, field = 'root', deps: readonly string[] = []): ResourceEdit[] => [
     [path, deps, [['set', field, 1]]],
@@ -696,6 +718,33 @@ function forge(
       }),
     ],
     ['an editor who grants', scribe.grant(asEditor, stranger.publicKey, 'viewer', all)],
+    ['an editor who grants itself', scribe.grant(asEditor, editor.publicKey, 'editor', all)],
+    [
+      'an admin who grants itself more',
+      scribe.grant({ by: ada, grant: adaGrant, ws: 'default', ...first }, ada.publicKey, 'owner', all),
+    ],
+    [
+      'an edit of one zone that is granted and one that is not',
+      scribe.edit(asEditor, [...touch('default/eu/site/x'), ...touch('default/us/site/x')]),
+    ],
+    [
+      'an admin of some hosts who lets in others without',
+      scribe.grant({ by: alf, grant: alfGrant, ws: '*', ...first }, stranger.publicKey, 'editor', inAlfs),
+    ],
+    [
+      'an admin of some hosts who lets in others for more',
+      scribe.grant({ by: alf, grant: alfGrant, ws: '*', ...first }, stranger.publicKey, 'editor', {
+        ...inAlfs,
+        hosts: [dice.pick(['*', '*.example', 'example', 'evilalf.example'])],
+      }),
+    ],
+    [
+      'a quota for who may grant',
+      scribe.grant({ by: owner, grant: ownerGrant, ws: '*', ...first }, stranger.publicKey, 'admin', {
+        ...all,
+        quota: { resources: 1 },
+      }),
+    ],
     [
       'an admin who makes an admin',
       scribe.grant({ by: ada, grant: adaGrant, ws: 'default', ...first }, stranger.publicKey, 'admin', all),

@@ -37,6 +37,8 @@ export interface OracleView {
   readonly accepted: ReadonlySet<string>
   /** Accepted revocations that take away at least one envelope. */
   readonly effectiveRevocations: ReadonlySet<string>
+  /** Whether a key is one that a secret is for, by some grant that is in force. */
+  mayOpen(secret: string, subject: string): boolean
   resource(path: string): OracleResource
   readonly paths: readonly string[]
 }
@@ -125,12 +127,29 @@ export function judge(envelopes: readonly Envelope[], overwritesMax: number): Or
 
   const edits = signed.filter((envelope): envelope is Envelope<EditBody> => envelope.body.type === 'edit')
   const paths = [...new Set(edits.flatMap((edit) => edit.body.edits.map(([path]) => path)))].toSorted()
+  const inForce = signed.filter((envelope): envelope is Envelope<GrantBody> => {
+    if (envelope.body.type !== 'grant' || !accepted.has(envelope.id)) return false
+    const grant = envelope as Envelope<GrantBody>
+    const revocations = signed.filter((one): one is Envelope<RevokeBody> => one.body.type === 'revoke')
+    return !revocations.some((one) => accepted.has(one.id) && reaches(one, grant, rankOf(one)))
+  })
   return {
+    mayOpen: (secret, subject) => inForce.some(({ body }) => body.subject === subject && isForSecret(body, secret)),
     accepted,
     effectiveRevocations,
     paths,
     resource: (path) => materialise(path, edits, accepted, overwritesMax),
   }
+}
+
+/** Nodes get the secrets of the zones that they are in; others those that they may write. */
+function isForSecret({ role, ws, zones, kinds, fields }: GrantBody, secret: string): boolean {
+  const [workspace, zone] = secret.split('/') as [string, string]
+  if ((ws !== '*' && ws !== workspace) || role === 'viewer') return false
+  if (role === 'node') return zone === '*' || zones.some((one) => isInZone(one, zone))
+  if (!kinds.includes('*') && !kinds.includes('secret')) return false
+  if (role === 'robot' && fields !== undefined && !fields.includes('keys/')) return false
+  return zones.some((one) => isInZone(zone, one))
 }
 
 /** Whether everything in scope of the inner grant is in scope of the outer one. */
@@ -140,6 +159,14 @@ function isWithin(inner: GrantBody, outer: GrantBody): boolean {
     inner.zones.every((zone) => outer.zones.some((over) => isInZone(zone, over))) &&
     reachOf(inner).every((kind) => reachOf(outer).includes('*') || reachOf(outer).includes(kind))
   )
+}
+
+/** Whether a grant limits those who may edit by it as its giver is limited. */
+function isBound(given: GrantBody, { hosts }: GrantBody): boolean {
+  if (RANK[given.role] === 0 || hosts === undefined) return true
+  const isHeld = (inner: string): boolean =>
+    hosts.some((outer) => outer === '*' || outer === inner || (outer[0] === '*' && inner.endsWith(outer.slice(1))))
+  return given.hosts?.every(isHeld) ?? false
 }
 
 function isRegistrar({ role, kinds }: GrantBody): boolean {
@@ -166,7 +193,9 @@ function covers(grant: GrantBody, { body }: Signed): boolean {
       return body.type === 'revoke' || (body.type === 'grant' && body.role === 'node' && isWithin(body, grant))
     }
     if (RANK[grant.role] < RANK.admin) return false
-    return body.type !== 'grant' || (RANK[body.role] < RANK[grant.role] && isWithin(body, grant))
+    return (
+      body.type !== 'grant' || (RANK[body.role] < RANK[grant.role] && isWithin(body, grant) && isBound(body, grant))
+    )
   }
   if (RANK[grant.role] < RANK.editor) return false
   return body.edits.every(([path, , ops]) => {

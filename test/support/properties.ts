@@ -20,18 +20,23 @@ import type {
 } from '../../src/core/envelope.ts'
 import type { Chain } from '../../src/core/history.ts'
 import { overQuota } from '../../src/core/quota.ts'
+import { recipientsOf, sealingKeys } from '../../src/core/recipients.ts'
+import { open, seal } from '../../src/core/secrets.ts'
 import { MeshState } from '../../src/core/state.ts'
 import {
   CLASSES,
-  FULL_STEPS,
+  type Dice,
   diceFrom,
   editOf,
-  generateHistory,
-  received,
-  type Dice,
+  encryptionKeyOf,
+  everybody,
+  FULL_STEPS,
   type GeneratedHistory,
+  generateHistory,
   type HistoryClass,
+  received,
 } from './histories.ts'
+import { MeshError } from '../../src/errors.ts'
 import { judge, type OracleView } from './oracle.ts'
 
 /** How a history is brought into a state. */
@@ -127,6 +132,7 @@ export function checkHistory(history: GeneratedHistory): Checked {
   revocationTakesOnlyWhatIsIts(central, view)
   const wasAnswered = voidedRevocationGivesBack(history, central, view)
   lonelyFieldsSurvive(central, view)
+  secretsOpenForRecipientsAlone(central, view, dice)
   return { view, wasAnswered, excess: overQuota(central.resources(), (edit) => central.grantOf(edit)).size }
 }
 
@@ -368,6 +374,30 @@ function voidedRevocationGivesBack(
 function nextOf(state: MeshState, chain: Chain | undefined): number {
   const places = (chain?.heads ?? []).slice(0, 4).map((id) => (state.history.get(id) as Envelope<EditBody>).body.n)
   return 1 + Math.max(0, ...places)
+}
+
+const SECRETS = [
+  'default/eu/secret/a',
+  'default/eu.west/secret/b',
+  'default/us/secret/c',
+  'default/*/secret/d',
+  'shop/eu/secret/e',
+] as const
+
+/** Sealed as an operator would who knows this state: everybody tries to open it. */
+function secretsOpenForRecipientsAlone(state: MeshState, view: OracleView, dice: Dice): void {
+  const path = dice.pick(SECRETS)
+  const grants = [...state.history.subjects()].flatMap((key) => state.policy.activeGrants(key)).map(({ body }) => body)
+  const recipients = sealingKeys(recipientsOf(path, grants))
+  const text = Buffer.from(`${path} ${dice.next()}`)
+  const random = (bytes: number): Uint8Array => Uint8Array.from({ length: bytes }, () => dice.below(256))
+  const sealed = seal(text, { path, recipients, random })
+  for (const person of everybody()) {
+    const mayOpen = view.mayOpen(path, person.publicKey)
+    const read = (): Buffer => open(sealed, path, encryptionKeyOf(person))
+    if (mayOpen) assert.deepEqual(read(), text, `${path} opens for ${person.publicKey}`)
+    else assert.throws(read, MeshError, `${path} does not open for ${person.publicKey}`)
+  }
 }
 
 /** What one edit alone wrote is visible, whatever others wrote to other fields meanwhile. */
