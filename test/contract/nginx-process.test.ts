@@ -90,6 +90,8 @@ describe.each(['real', 'fake'] as const)('%s nginx', (kind) => {
     expect(await started.endpoint.connections()).toBe(0)
     started.nginx.signal(master, 'QUIT')
     await waitFor(async () => (await started.nginx.master()) === undefined, { what: 'nginx to stop' })
+    // The pid file goes before the process does.
+    await waitFor(() => !isAlive(master), { what: 'the process to end' })
     expect(() => started.nginx.signal(master, 'HUP')).toThrow(expect.objectContaining({ code: 'nginx_failed' }))
   })
 
@@ -197,3 +199,12 @@ describe('the real one alone', () => {
     await waitFor(isGone, { what: 'the socket to be removed' })
   })
 })
+
+function isAlive(pid: number): boolean {
+  try {
+    process.kill(pid, 0)
+    return true
+  } catch {
+    return false
+  }
+}

@@ -305,7 +305,7 @@ test.each(['the master', 'the master and its workers'])('kill -9 of %s: nginx co
 
   expect(await applier.ensureServing()).toEqual({ error: undefined, acted: true })
   expect((await host.get(port, 'a.test')).body).toBe('a\n')
-  expect(await host.workers()).toHaveLength(2)
+  await waitFor(async () => (await host.workers()).length === 2, { what: 'both new workers' })
   expect((await host.workers()).some((pid) => workers.includes(pid))).toBe(false)
   await waitFor(async () => (await host.processes()).length === 3, { what: 'the orphans to end' })
 })
