@@ -198,6 +198,9 @@ test('self-escalation', async () => {
   await refuse(attacker, everywhere, /zone \* is outside/, 'an admin of eu: an editor of all zones')
   const inAll = eu(adam).grant(mate, 'editor', { ...scope, ws: '*' })
   await refuse(attacker, inAll, /for workspace default, not \*/, 'an admin of one workspace: all workspaces')
+  const hedged = await hire('admin-6', 'admin', '--zone', 'eu', '--hosts', '*.adam.example')
+  const unbound = eu(hedged).grant(mate, 'editor', scope)
+  await refuse(attacker, unbound, /covers hosts \*\.adam\.example alone/, 'an admin of some hosts: an editor of all')
   const top = eu(adam).revoke(`grant/${ownerGrant()}`, [], { ws: 'default' })
   await refuse(attacker, top, rank, 'an admin: against the owner')
   const asRoot = new Author(meshId, owner, meshId).grant(mate, 'owner')
@@ -205,13 +208,13 @@ test('self-escalation', async () => {
   // Aimed at a key it is not refused, since the key may have lower grants as well; those of higher rank stay.
   const aimed = await submit(fleet(), paris(), adam.key, [adam.revoke(`key/${owner.publicKey}`, [], { ws: 'default' })])
   expect(aimed.status).toBe(202)
+  await applySite(fleet(), fleet().member('boston'), { name: 'owned' })
+  await served(NAMES, 'owned')
   const helper = newKey()
   const grant = adam.grant(helper.publicKey, 'editor', scope)
   const edit = new Author(meshId, helper, grant.id).site('helped', 'eu')
   expect((await submit(fleet(), paris(), adam.key, [grant, edit])).status, 'what an admin may').toBe(202)
   await served(EU, 'helped')
-  await applySite(fleet(), fleet().member('boston'), { name: 'owned' })
-  await served(NAMES, 'owned')
 })
 
 test('backdating after revocation', async () => {
