@@ -9,22 +9,27 @@ import { callerLack, isForCallers, noteFor } from './core/caller.ts'
 import { toWire } from './core/codec.ts'
 import type { ResourceState } from './core/document.ts'
 import {
+  LIMITS,
   signEnvelope,
   type EditBody,
   type Envelope,
   type GrantBody,
   type KeyPair,
+  type ResourceEdit,
   type Value,
 } from './core/envelope.ts'
 import { workspaceOf } from './core/names.ts'
-import { ABSENT, editsOf, pack, planDelete, planFields, type Change, type Current } from './core/plan.ts'
+import { ABSENT, editsOf, pack, planDelete, planFields, type Batch, type Change, type Current } from './core/plan.ts'
 import { MeshError } from './errors.ts'
 import type { Log } from './log.ts'
 import type { Clock } from './ports.ts'
 import type { Outcome, Replica } from './replica.ts'
 import { TokenBuckets } from './token-buckets.ts'
 
-/** Edits signed for one caller: a full bucket, and what comes back each minute. Half of what one author may, for there are others. */
+/**
+ * What one caller may ask for, signed in the end or not: a full bucket, and what comes back each minute. Half of what one author
+ * may, for there are others. What would change nothing is free.
+ */
 export const CALLER_LIMITS = { burst: 150, perMinute: 30 } as const
 
 /** What a caller asks for. */
@@ -91,6 +96,20 @@ export class EditKey {
   }
 
   /**
+   * Asks what can be known before anything is: whether the caller, and the key for them, may edit this resource at all.
+   * @throws MeshError `denied`, `rate_limited`, `unavailable`
+   */
+  admit(caller: string, path: string): void {
+    if (!this.#options.isSettled()) {
+      throw new MeshError('unavailable', 'this node has not caught up with the mesh yet, so it signs no edits', {
+        hint: 'Try again in a moment, or ask another node.',
+      })
+    }
+    this.#authorised([path, [], []], caller, '')
+    if (!this.#callers.has(caller)) throw overRate(caller)
+  }
+
+  /**
    * Makes one edit of one resource, after those that were asked for before.
    * @throws MeshError `denied`, `too_large`, `rate_limited`, `unavailable`, what `check` throws, or what the replica says.
    */
@@ -103,22 +122,16 @@ export class EditKey {
 
   async #write({ caller, path, fields, note, isDryRun, check }: PlainEdit): Promise<Written> {
     const { replica, clock, log } = this.#options
-    if (!this.#options.isSettled()) {
-      throw new MeshError('unavailable', 'this node has not caught up with the mesh yet, so it signs no edits', {
-        hint: 'Try again in a moment, or ask another node.',
-      })
-    }
+    this.admit(caller, path)
     const state = replica.state.resource(path)
     const current = state === undefined ? ABSENT : currentOf(state)
     const change = fields === undefined ? planDelete(path, current) : planFields(path, current, fields)
-    const draft = change.ops.length === 0 ? undefined : this.#authorised(change, caller, noteFor(caller, note))
+    const isKept = change.ops.length === 0
+    // Whatever comes of it, the work is the same.
+    if (!isKept && !this.#callers.take(caller)) throw overRate(caller)
+    const draft = isKept ? undefined : this.#authorised(oneEdit(change), caller, noteFor(caller, note))
     check(state)
     if (draft === undefined || isDryRun) return { change, outcome: undefined }
-    if (!this.#callers.take(caller)) {
-      throw new MeshError('rate_limited', `over ${CALLER_LIMITS.perMinute} edits a minute for the key ${caller}`, {
-        hint: 'Make them more slowly, or sign them yourself: meshctl apply.',
-      })
-    }
     const envelope = signEnvelope({ ...draft, ...this.#place(draft.ws), at: clock.now() }, [this.#options.key])
     const [outcome] = await replica.submit([toWire(envelope)], 'api')
     if (outcome?.outcome === 'refused') throw new MeshError(outcome.code, outcome.reason)
@@ -127,19 +140,12 @@ export class EditKey {
   }
 
   /** The edit under a grant of the key, when one of the caller's own grants would allow it, too. */
-  #authorised(change: Change, caller: string, note: string): EditBody {
+  #authorised(edit: ResourceEdit, caller: string, note: string): EditBody {
     const { replica, key, clock } = this.#options
-    const [batch, ...more] = pack([change])
-    if (batch === undefined || more.length > 0) {
-      throw new MeshError('too_large', `${change.path} changes in more places than one edit may`, {
-        field: 'spec',
-        hint: 'Change it in steps, or with meshctl apply, which makes several edits.',
-      })
-    }
     const { publicKey } = key
     const { policy, meshId = '' } = replica.state
     const grantsOf = (subject: string): Envelope<GrantBody>[] => policy.activeGrants(subject)
-    const draft = { type: 'edit', ws: workspaceOf(change.path), note, edits: editsOf(batch, new Map()) } as const
+    const draft = { type: 'edit', ws: workspaceOf(edit[0]), note, edits: [edit] } as const
     const bodyOf =
       (by: string) =>
       (grant: string): EditBody => ({ v: 1, mesh: meshId, by, grant, n: 1, prev: [], at: clock.now(), ...draft })
@@ -166,6 +172,27 @@ export class EditKey {
     const { n, prev } = placeAfter(heads.map((id) => ({ id, n: (history.get(id) as Envelope<EditBody>).body.n })))
     return { n: n + 1, prev: prev.toSorted() }
   }
+}
+
+/** @throws MeshError `too_large`, before anything is done with it that takes the longer the larger it is. */
+function oneEdit(change: Change): ResourceEdit {
+  const batches = change.ops.length > LIMITS.ops ? [] : pack([change])
+  const [edit] = batches.length === 1 ? editsOf(batches[0] as Batch, new Map()) : []
+  if (edit !== undefined) return edit
+  throw tooManyChanges(change.path)
+}
+
+export function tooManyChanges(path: string): MeshError {
+  return new MeshError('too_large', `${path} changes in more places than one edit may`, {
+    field: 'spec',
+    hint: 'Change it in steps, or with meshctl apply, which makes several edits.',
+  })
+}
+
+function overRate(caller: string): MeshError {
+  return new MeshError('rate_limited', `over ${CALLER_LIMITS.perMinute} edits a minute for the key ${caller}`, {
+    hint: 'Make them more slowly, or sign them yourself: meshctl apply.',
+  })
 }
 
 function currentOf({ exists, fields, heads, conflicts }: ResourceState): Current {

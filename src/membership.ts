@@ -6,15 +6,9 @@
 import type { Envelope, GrantBody } from './core/envelope.ts'
 import { zoneCovers } from './core/names.ts'
 import { mayGrantNodes } from './core/policy.ts'
+import type { Place } from './core/slice.ts'
 import type { MeshState } from './core/state.ts'
 import type { KnownPeer, PeerKey } from './ports.ts'
-
-/** Where a node stands. */
-export interface Place {
-  readonly zones: readonly string[]
-  /** `*` is all; none for a node without a grant. */
-  readonly workspaces: readonly string[]
-}
 
 export interface MembershipOptions {
   readonly state: MeshState
@@ -49,11 +43,11 @@ export class Membership {
     return this.#options.state.policy.isRevokedNode(key) ? 'revoked' : 'unknown'
   }
 
-  /** Whether a key may make nodes somewhere, so that its tickets are heard and its denials followed. */
-  mayGrantNodes(key: string): boolean {
+  /** Whether a key may make nodes of these zones, so that its tickets for them are heard and its denials followed. */
+  mayGrantNodes(key: string, zones: readonly string[]): boolean {
     const { policy } = this.#options.state
     if (policy.rootSet()?.body.roots.includes(key) === true) return true
-    return policy.activeGrants(key).some(({ body }) => mayGrantNodes(body))
+    return policy.activeGrants(key).some(({ body }) => mayGrantNodes(body, zones))
   }
 
   isListed(peer: PeerKey): boolean {
@@ -83,27 +77,33 @@ export class Membership {
 
   /** Whether this node had a grant and lost it: it serves on, and applies nothing new. */
   get isRevoked(): boolean {
-    return this.#options.state.policy.isRevokedNode(this.#options.own)
+    const { own } = this.#options
+    const standing = this.standingOf(own)
+    return standing === 'revoked' || (standing === 'unknown' && this.revocationsOf(own).length > 0)
   }
 
-  /** Where a node stands that says it is in these zones: its grants decide, its word can only narrow them. */
-  placeOf(key: PeerKey, claimed: readonly string[]): Place {
-    const grants = this.#nodeGrants(key)
-    const granted = grants.flatMap(({ body }) => body.zones)
-    return {
-      zones: claimed.filter((zone) => granted.some((outer) => zoneCovers(outer, zone))),
-      workspaces: [...new Set(grants.map(({ body }) => body.ws))].toSorted(),
-    }
+  /**
+   * Where a node stands that says it is in these zones, grant by grant: they decide, its word can only narrow them. None for a
+   * node without a grant.
+   */
+  placesOf(key: PeerKey, claimed: readonly string[]): Place[] {
+    const places = this.#nodeGrants(key).map(({ body }) => ({
+      workspace: body.ws,
+      zones: claimed.filter((zone) => body.zones.some((outer) => zoneCovers(outer, zone))),
+    }))
+    // A grant for zones that it is not in would still bring what its workspaces have in zone *.
+    const inhabited = places.filter(({ zones }) => zones.length > 0)
+    return inhabited.length > 0 ? inhabited : places
   }
 
-  /** Zones of this node: those of its grants, narrowed by the configuration. */
-  zones(): readonly string[] {
+  /** Where this node stands: by its grants, narrowed by the zones of the configuration. */
+  places(): Place[] {
     const { own, zones } = this.#options
-    return this.placeOf(own, zones.length === 0 ? this.#grantedZones() : zones).zones
+    return this.placesOf(own, zones.length === 0 ? this.#grantedZones() : zones)
   }
 
-  workspaces(): readonly string[] {
-    return this.placeOf(this.#options.own, []).workspaces
+  zones(): readonly string[] {
+    return [...new Set(this.places().flatMap(({ zones }) => zones))].toSorted()
   }
 
   /** What is wrong with this node's own place, for people. */

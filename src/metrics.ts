@@ -147,7 +147,7 @@ export function createMetrics(options: MetricsOptions = {}) {
     connectedPeers: plainGauge('connected_peers', 'Peers with an open connection.'),
     agreeingPeers: plainGauge(
       'agreeing_peers',
-      'Other granted nodes that held the same as this one within the last ten minutes.',
+      'Other granted nodes, but for those of registrars, that held the same as this one within the last ten minutes.',
     ),
     networkEvents: counter('network_events', 'Connections made, lost and refused; gossip by verdict; limits reached.', {
       event,
@@ -156,7 +156,7 @@ export function createMetrics(options: MetricsOptions = {}) {
     health: gauge('health', '1 for the state that /health shows, 0 for the others.', { status: health }),
     alarms: gauge(
       'alarms',
-      '1 while /health tells of it: edits withheld from this node, forks, a node’s key used twice.',
+      '1 while /health tells of it: edits withheld from this node, forks, its own key used twice.',
       {
         alarm,
       },

@@ -20,7 +20,7 @@ import { encryptionKey } from './core/secrets.ts'
 import { slice, targetOf, type SliceNode } from './core/slice.ts'
 import { EditKey } from './edit-key.ts'
 import { countApply, setGauges } from './gauges.ts'
-import { factsOf, healthOf, type Health } from './status/health.ts'
+import { factsOf, healthOf, isShort, type Health } from './status/health.ts'
 import { JoinRequests } from './joining/join.ts'
 import { MeshError } from './errors.ts'
 import type { Log } from './log.ts'
@@ -193,7 +193,6 @@ export class MeshNode implements Startable {
     this.#alarms = new Alarms({
       own: key.publicKey,
       clock,
-      membership: this.#membership,
       network,
       replica: this.replica,
       status: this.status,
@@ -279,7 +278,7 @@ export class MeshNode implements Startable {
     const receipt = this.#receipt
     if (receipt === undefined || receipt.applied === null || receipt.error !== null) return false
     const { state } = this.replica
-    if (receipt.applied !== receipt.desired || receipt.problemCount > 0 || !state.isFresh) return false
+    if (receipt.applied !== receipt.desired || isShort(receipt) || !state.isFresh) return false
     return receipt.target === targetOf(state.resources(), this.#place())
   }
 
@@ -298,6 +297,7 @@ export class MeshNode implements Startable {
         ...Object.values(this.#alarms.complaints()).flat(),
         ...(this.#editKey?.complaints() ?? []),
       ],
+      notes: this.status.notes(),
       others: this.#membership.grantedNodes().size - 1,
       connections: network.connected.length,
       isStarting: !this.#hasConnected && clock.monotonic() - this.#startedMs < FIRST_CONNECTION_MS,
@@ -516,7 +516,7 @@ export class MeshNode implements Startable {
   /** Which resources are for this node. */
   #place(): SliceNode {
     const { labels } = this.#config.mesh
-    return { zones: this.#membership.zones(), workspaces: this.#membership.workspaces(), labels }
+    return { places: this.#membership.places(), labels }
   }
 
   #describe(): OwnStatus | undefined {

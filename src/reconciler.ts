@@ -5,7 +5,7 @@
  */
 
 import type { Problem, Slice } from './core/slice.ts'
-import { settingsOf, sitesKey } from './core/slice.ts'
+import { isBeyondGrant, settingsOf, sitesKey } from './core/slice.ts'
 import { backoffMs } from './backoff.ts'
 import type { Log } from './log.ts'
 import type { Addresses } from './nginx/applying/addresses.ts'
@@ -38,7 +38,7 @@ export interface Receipt {
   /** What stands in the way now; null when nothing does. */
   readonly error: ApplyError | null
   readonly problems: readonly Problem[]
-  /** Of which `problems` and `isolated` may show only the first. */
+  /** Of which `problems` and `isolated` may show only the first; what is beyond an author's grant is shown last. */
   readonly problemCount: number
   /** Resources whose last good text serves, or that are left out, and why. */
   readonly isolated: ApplyResult['isolated']
@@ -280,7 +280,7 @@ export class Reconciler implements Startable {
     const capabilities = this.#capabilities ?? (await this.#options.nginx.capabilities())
     const input = { slice, capabilities, host: layout, addresses }
     const { units, problems } = render(input)
-    this.#problems = problems
+    this.#problems = problems.toSorted((a, b) => Number(isBeyondGrant(a)) - Number(isBeyondGrant(b)))
     // Where a clash took a whole site away, it is dropped like one that was deleted.
     const rendered = new Set(units.map(({ path }) => path))
     const clashed = problems.filter(({ path, code }) => code === 'clash' && !rendered.has(path))

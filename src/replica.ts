@@ -46,6 +46,11 @@ interface Refusal {
 export const REPLICA_LIMITS = {
   /** Submissions waiting for the writer; beyond it new ones are refused as `unavailable`. */
   queuedEnvelopes: 20_000,
+  /**
+   * Bytes of those and of what is being written; beyond it new ones are refused as `unavailable`, and peers bring them again.
+   * One submission alone is taken whatever its size, which is bounded where it comes from.
+   */
+  queuedBytes: 32 * 1024 * 1024,
   /** Envelopes written in one batch, with one fsync. */
   batch: 512,
   /** Envelopes parsed before others get their turn: some 10 ms. */
@@ -95,6 +100,7 @@ export class Replica implements Startable {
   readonly #onMissing = new Set<MissingListener>()
   readonly #overQuota = new Set<string>()
   #meshId: string | undefined
+  #queuedBytes = 0
   #corrupt = 0
   #writing: Promise<void> | undefined
   #lastWriteError: MeshError | undefined
@@ -123,7 +129,9 @@ export class Replica implements Startable {
   async stop(): Promise<void> {
     if (this.#isStopped) return
     this.#isStopped = true
-    for (const job of this.#queue.splice(0)) job.fail(new MeshError('unavailable', 'this node is stopping'))
+    const unwritten = this.#queue.splice(0)
+    this.#queuedBytes -= sizeOf(unwritten)
+    for (const job of unwritten) job.fail(new MeshError('unavailable', 'this node is stopping'))
     await this.#writing
     await this.#options.store.stop()
   }
@@ -159,6 +167,11 @@ export class Replica implements Startable {
   /** Submissions that wait for the writer. */
   get queuedCount(): number {
     return this.#queue.length
+  }
+
+  /** Their bytes, with those that are being written. */
+  get queuedBytes(): number {
+    return this.#queuedBytes
   }
 
   /** Authors whose envelopes are refused because they fill their share of the store. */
@@ -222,7 +235,7 @@ export class Replica implements Startable {
    * @throws MeshError `store_unwritable` when nothing can be written, `unavailable` when the queue is full.
    */
   async submit(wires: readonly WireEnvelope[], source: Source, peer?: PeerKey): Promise<Outcome[]> {
-    this.#checkRoom(wires.length)
+    this.#checkRoom(wires)
     const parsed: (Envelope | Outcome)[] = []
     let isSpoilt = false
     for (const [index, wire] of wires.entries()) {
@@ -232,15 +245,17 @@ export class Replica implements Startable {
       isSpoilt ||= peer !== undefined && 'outcome' in one && one.outcome === 'refused' && one.faulty
       parsed.push(one)
     }
-    this.#checkRoom(wires.length)
+    this.#checkRoom(wires)
     const outcomes = parsed.map((one) => this.#enqueue(one, source, peer))
     this.#write()
     return await Promise.all(outcomes)
   }
 
-  #checkRoom(count: number): void {
+  #checkRoom(wires: readonly WireEnvelope[]): void {
     if (this.#isStopped) throw new MeshError('unavailable', 'this node is stopping')
-    if (this.#queue.length + count > REPLICA_LIMITS.queuedEnvelopes) {
+    const bytes = wires.reduce((sum, wire) => sum + Buffer.byteLength(wire.bytes), this.#queuedBytes)
+    const isTooLarge = this.#queuedBytes > 0 && bytes > REPLICA_LIMITS.queuedBytes
+    if (isTooLarge || this.#queue.length + wires.length > REPLICA_LIMITS.queuedEnvelopes) {
       throw new MeshError('unavailable', 'too many edits are waiting to be written', { hint: 'Try again in a moment.' })
     }
   }
@@ -251,8 +266,13 @@ export class Replica implements Startable {
       return Promise.resolve(parsed)
     }
     const { promise, resolve, reject } = Promise.withResolvers<Outcome>()
-    this.#queue.push({ envelope: parsed, source, peer, settle: resolve, fail: reject })
+    this.#push({ envelope: parsed, source, peer, settle: resolve, fail: reject })
     return promise
+  }
+
+  #push(job: Job): void {
+    this.#queue.push(job)
+    this.#queuedBytes += job.envelope.size
   }
 
   /** The part that needs no ancestors: known before, form, signatures, rate. */
@@ -287,7 +307,9 @@ export class Replica implements Startable {
   async #drain(): Promise<void> {
     while (this.#queue.length > 0) {
       // One writer: a batch must be durable before the next is judged.
-      await this.#writeBatch(this.#queue.splice(0, REPLICA_LIMITS.batch))
+      const batch = this.#queue.splice(0, REPLICA_LIMITS.batch)
+      await this.#writeBatch(batch)
+      this.#queuedBytes -= sizeOf(batch)
     }
   }
 
@@ -482,7 +504,7 @@ export class Replica implements Startable {
     // One that cannot be written is let go: it is no longer waiting, and sync brings it again.
     const ignore = (): void => undefined
     for (const { envelope, peer, tag } of ready) {
-      this.#queue.push({ envelope, source: tag, peer, settle: ignore, fail: ignore })
+      this.#push({ envelope, source: tag, peer, settle: ignore, fail: ignore })
     }
   }
 
@@ -528,6 +550,10 @@ class Staged implements Lookup {
   bytesOf(author: string): number {
     return this.#bytesOf.get(author) ?? 0
   }
+}
+
+function sizeOf(jobs: readonly Job[]): number {
+  return jobs.reduce((sum, { envelope }) => sum + envelope.size, 0)
 }
 
 function deny(reason: string, faulty: boolean): Refusal {

@@ -10,7 +10,7 @@ import type { Replica } from './replica.ts'
 
 export interface SettlingOptions {
   readonly replica: Pick<Replica, 'state' | 'corruptRecords'>
-  readonly membership: Pick<Membership, 'isAlone' | 'isRevoked' | 'workspaces'>
+  readonly membership: Pick<Membership, 'isAlone' | 'isRevoked' | 'places'>
   readonly store: Store
   readonly log: Log
   /** Called once the node has settled. */
@@ -78,7 +78,7 @@ export class Settling {
       return 'the store knew no resource at start, yet sites are served: was it lost? They stay until a peer of nodes[] has refilled it'
     }
     if (!this.#isSettled) return 'nothing is applied before the first complete exchange with a peer'
-    const isStranger = membership.workspaces().length === 0
+    const isStranger = membership.places().length === 0
     return isStranger && served > 0
       ? 'this node has no grant: what it serves stays as it is until it has one'
       : undefined

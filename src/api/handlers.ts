@@ -9,7 +9,7 @@ import type { Envelope } from '../core/envelope.ts'
 import type { Chain } from '../core/history.ts'
 import { isResourcePath, isWorkspace, parseResourcePath, workspaceOf, type ResourceName } from '../core/names.ts'
 import { kindOf } from '../core/resources/index.ts'
-import { targetOf } from '../core/slice.ts'
+import { targetOf, type Place } from '../core/slice.ts'
 import { forkedChains } from '../status/forks.ts'
 import type { PeerView } from '../status/status.ts'
 import { mayReadPath, workspaceOfBody } from './access.ts'
@@ -124,10 +124,10 @@ export const listReceipts: Handler = async (c, context) => {
   await context.replica.fresh()
   const targetOf = targets(context)
   const itemOf = (node: PeerView): schemas.NodeReceipt => {
-    const { key, name, self, state, ageMs, zones, ungrantedZones, workspaces, health } = peerView(context, node)
+    const { key, name, self, state, ageMs, zones, ungrantedZones, places, health } = peerView(context, node)
     const receipt = views.receiptView(node.record?.receipt ?? null, c.get('reader'))
-    const target = node.record === undefined ? null : targetOf(zones, workspaces)
-    return { key, name, self, state, ageMs, zones, ungrantedZones, workspaces, health, target, receipt }
+    const target = node.record === undefined ? null : targetOf(places)
+    return { key, name, self, state, ageMs, zones, ungrantedZones, places, health, target, receipt }
   }
   return c.json(views.pageOf(allNodes(context), paging(c), itemOf))
 }
@@ -152,18 +152,18 @@ function allNodes({ status, info, receipt, health, replica }: RouteContext): Pee
 }
 
 function peerView({ info, membership }: RouteContext, node: PeerView): schemas.PeerItem {
-  const place = membership.placeOf(node.key, node.record?.zones ?? [])
-  return views.peerView(node, place, node.key === info().key)
+  const places = membership.placesOf(node.key, node.record?.zones ?? [])
+  return views.peerView(node, places, node.key === info().key)
 }
 
 /** The target of a node that stands there, from the state that this node has: the one rule that the node itself follows. */
-function targets({ replica }: RouteContext): (zones: readonly string[], workspaces: readonly string[]) => string {
+function targets({ replica }: RouteContext): (places: readonly Place[]) => string {
   const resources = replica.state.resources()
   const known = new Map<string, string>()
-  return (zones, workspaces) => {
-    const place = JSON.stringify([zones, workspaces])
-    const target = known.get(place) ?? targetOf(resources, { zones, workspaces, labels: {} })
-    known.set(place, target)
+  return (places) => {
+    const all = JSON.stringify(places)
+    const target = known.get(all) ?? targetOf(resources, { places, labels: {} })
+    known.set(all, target)
     return target
   }
 }

@@ -23,12 +23,19 @@ export function tagsIn(header: string | undefined): string[] {
 
 /**
  * @param state undefined when no edit ever touched the resource.
- * @throws MeshError `precondition_required` when a write says nothing of what it rests on, `precondition_failed` when it is wrong.
+ * @throws MeshError `precondition_required` when a write says nothing of what it rests on, `precondition_failed` when it is wrong,
+ * `input_invalid` when it names what it does not rest on: that would let it overwrite whatever else there is.
  */
 export function checkPreconditions(c: ApiContext, path: string, state: ResourceState | undefined): void {
   const exists = state?.exists === true
   const match = c.req.header('if-match')
   const noneMatch = c.req.header('if-none-match')
+  if (noneMatch !== undefined && noneMatch.trim() !== '*') {
+    throw new MeshError('input_invalid', 'If-None-Match of an edit takes * alone', {
+      field: 'if-none-match',
+      hint: 'Send If-None-Match: * to create, or If-Match with the ETag that GET answers to change.',
+    })
+  }
   if (exists && match === undefined && noneMatch === undefined) {
     throw new MeshError('precondition_required', `${path} exists: say which state of it you have seen`, {
       field: 'if-match',
@@ -49,8 +56,7 @@ export function checkPreconditions(c: ApiContext, path: string, state: ResourceS
       hint: exists ? 'GET it again, and repeat your change on what it is now.' : 'To create it send If-None-Match: *',
     })
   }
-  const others = tagsIn(noneMatch)
-  if (noneMatch !== undefined && exists && (noneMatch.trim() === '*' || others.includes(etagOf(state)))) {
+  if (noneMatch !== undefined && exists) {
     throw new MeshError('precondition_failed', `${path} exists`, {
       field: 'if-none-match',
       hint: 'GET it, and send If-Match with its ETag.',

@@ -44,7 +44,7 @@ export interface NodeInfo {
 export interface RouteContext {
   readonly replica: Replica
   readonly status: StatusTable
-  readonly membership: Pick<Membership, 'placeOf'>
+  readonly membership: Pick<Membership, 'placesOf'>
   readonly joins: Pick<JoinRequests, 'pending' | 'reject'>
   readonly receipt: () => Receipt | undefined
   readonly health: () => Health
@@ -52,7 +52,7 @@ export interface RouteContext {
   /** False for a node whose grant was revoked: what it took in would spread no further. */
   readonly mayTakeEdits: () => boolean
   /** Undefined when this node signs no edits. */
-  readonly editKey: Pick<EditKey, 'write'> | undefined
+  readonly editKey: Pick<EditKey, 'admit' | 'write'> | undefined
   readonly metrics: Metrics
   readonly info: () => NodeInfo
   readonly events: EventStream

@@ -131,7 +131,9 @@ export const PEER = z.object({
   addresses: z.array(z.string()),
   zones: z.array(z.string()).describe('as it says, as far as its grants cover them'),
   ungrantedZones: z.array(z.string()).describe('what else it says; counts for nothing'),
-  workspaces: z.array(z.string()).describe('of its grants; * is all, none for a node without a grant'),
+  places: z
+    .array(z.object({ workspace: z.string(), zones: z.array(z.string()) }))
+    .describe('these zones by each of its grants, and the workspace for which it gives them: * is all'),
   labels: z.record(z.string(), z.string()),
   digest: z.string().nullable().describe('of all envelopes that the node holds'),
   leaving: z.boolean(),
@@ -147,7 +149,7 @@ export const NODE_RECEIPT = PEER.pick({
   ageMs: true,
   zones: true,
   ungrantedZones: true,
-  workspaces: true,
+  places: true,
   health: true,
 }).extend({
   target: hash.nullable().describe('the target that the answering node expects this node to take up; null if unknown'),
@@ -272,6 +274,10 @@ export const PENDING = z.object({
     expires: time,
     text: z.string().describe('as the host showed it'),
   }),
+  sig: z
+    .string()
+    .max(128)
+    .describe('of the host, over the text of the ticket, enc, name and zones; who approves checks it'),
 })
 export const PENDING_PAGE = pageOf(PENDING)
 

@@ -286,7 +286,8 @@ export class ApiServer implements Startable {
   }
 
   #announcePeer({ node, zones: claimed, health, receipt, leaving }: StatusRecord): void {
-    const { zones } = this.#options.membership.placeOf(node, claimed)
+    const places = this.#options.membership.placesOf(node, claimed)
+    const zones = claimed.filter((zone) => places.some((place) => place.zones.includes(zone)))
     this.#events.send('peer', (reader) => ({
       key: node,
       zones,

@@ -15,6 +15,8 @@ import { outcomeView } from './views.ts'
 export const SUBMISSION_LIMITS = {
   /** Of a request; beyond it 413. */
   bodyBytes: 1024 * 1024,
+  /** Of one that is too large, read and thrown away before the answer: who is still writing would not get it. */
+  discardedBytes: 4 * 1024 * 1024,
   /** Envelopes of one request; beyond it 400. */
   envelopes: 256,
 } as const
@@ -77,23 +79,27 @@ async function adoptGenesis(replica: Replica, first: WireEnvelope | undefined): 
 }
 
 /** @throws MeshError `too_large` beyond the limit; the connection is then of no further use. */
-export async function readBody(request: Request): Promise<string> {
-  const { bodyBytes } = SUBMISSION_LIMITS
+export async function readBody(
+  request: Request,
+  bodyBytes: number = SUBMISSION_LIMITS.bodyBytes,
+  hint = `Send fewer envelopes at once; each may have ${LIMITS.bodyBytes} bytes.`,
+): Promise<string> {
+  const { discardedBytes } = SUBMISSION_LIMITS
   const announced = Number(request.headers.get('content-length') ?? 0)
   const chunks: Uint8Array[] = []
   let size = announced
-  if (size <= bodyBytes && request.body !== null) {
+  if (size <= discardedBytes && request.body !== null) {
     size = 0
     for await (const chunk of request.body) {
       size += chunk.length
-      if (size > bodyBytes) break
-      chunks.push(chunk)
+      if (size <= bodyBytes) chunks.push(chunk)
+      else if (size > discardedBytes) break
     }
   }
   if (size > bodyBytes) {
     throw new MeshError('too_large', `the request is over ${bodyBytes} bytes`, {
       field: 'body',
-      hint: `Send fewer envelopes at once; each may have ${LIMITS.bodyBytes} bytes.`,
+      hint,
     })
   }
   return Buffer.concat(chunks).toString('utf8')

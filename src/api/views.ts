@@ -11,8 +11,8 @@ import { parseResourcePath, type ResourceName } from '../core/names.ts'
 import { documentOf, KINDS } from '../core/resources/index.ts'
 import type { Written } from '../edit-key.ts'
 import type { PendingRequest } from '../joining/join.ts'
+import type { Place } from '../core/slice.ts'
 import type { MeshState } from '../core/state.ts'
-import type { Place } from '../membership.ts'
 import type { Receipt } from '../reconciler.ts'
 import type { Outcome } from '../replica.ts'
 import type { PeerView } from '../status/status.ts'
@@ -62,9 +62,11 @@ export function resourceView(state: ResourceState): ResourceView {
 /** Another node, as its last status record and this node's connections tell. Of its place, only what policy grants counts. */
 export function peerView(
   { key, name, state, ageMs, connected, record }: PeerView,
-  { zones, workspaces }: Place,
+  places: readonly Place[],
   self: boolean,
 ): PeerItem {
+  const claimed = record?.zones ?? []
+  const isGranted = (zone: string): boolean => places.some(({ zones }) => zones.includes(zone))
   return {
     key,
     name: name ?? null,
@@ -74,9 +76,9 @@ export function peerView(
     connected,
     version: record?.version ?? null,
     addresses: [...(record?.addresses ?? [])],
-    zones: [...zones],
-    ungrantedZones: (record?.zones ?? []).filter((zone) => !zones.includes(zone)),
-    workspaces: [...workspaces],
+    zones: claimed.filter(isGranted),
+    ungrantedZones: claimed.filter((zone) => !isGranted(zone)),
+    places: places.map(({ workspace, zones }) => ({ workspace, zones: [...zones] })),
     labels: { ...record?.labels },
     digest: record?.digest ?? null,
     leaving: record?.leaving ?? false,
@@ -164,7 +166,7 @@ export function grantView({ id, body }: Envelope<GrantBody>): GrantView {
 }
 
 export function pendingView(request: PendingRequest) {
-  const { id, key, enc, name, zones, labels, version, address, ageMs, ticket, ticketText } = request
+  const { id, key, enc, name, zones, labels, version, address, ageMs, ticket, ticketText, sig } = request
   const { by, expires } = ticket
   return {
     id,
@@ -177,6 +179,7 @@ export function pendingView(request: PendingRequest) {
     address,
     ageMs: Math.round(ageMs),
     ticket: { by, zones: [...ticket.zones], name: ticket.name ?? null, expires, text: ticketText },
+    sig,
   } satisfies PendingView
 }
 

@@ -5,10 +5,11 @@
 
 import { CALLER_NOTE_BYTES } from '../core/caller.ts'
 import type { ResourceState } from '../core/document.ts'
-import type { Value } from '../core/envelope.ts'
+import { LIMITS, type Value } from '../core/envelope.ts'
 import { parseResourcePath, type ResourceName } from '../core/names.ts'
 import { wantedOf } from '../core/plan.ts'
 import { isTree } from '../core/resources/kind.ts'
+import { tooManyChanges } from '../edit-key.ts'
 import { MeshError } from '../errors.ts'
 import { mayReadPath } from './access.ts'
 import { invalid, notFound, resourceIn } from './parameters.ts'
@@ -17,11 +18,19 @@ import type { ApiContext, Handler, RouteContext } from './route.ts'
 import { checkTakesEdits, parseJson, mediaTypeFault, readBody } from './submit.ts'
 import { writtenView } from './views.ts'
 
+/** Of the document of a PUT; beyond it 413. Twice what one edit holds, for JSON says it in more words. */
+export const PLAIN_EDIT_BYTES = 2 * LIMITS.bodyBytes
+
 export const putResource: Handler = async (c, context) => {
   const ask = admit(c, context)
   const fault = mediaTypeFault(c)
   if (fault !== undefined) return fault
-  return await write(c, context, ask, fieldsIn(parseJson(await readBody(c.req.raw)), ask.path))
+  const body = await readBody(c.req.raw, PLAIN_EDIT_BYTES, 'Make several resources of it, or use meshctl apply.')
+  const document = parseJson(body)
+  // Each is a field, and a change unless it is there already. To find that out takes long, where there are thousands.
+  const held = context.replica.state.resource(ask.path)?.fields.size ?? 0
+  if (scalarsIn(document) > held + LIMITS.ops + HEAD_SCALARS) throw tooManyChanges(ask.path)
+  return await write(c, context, ask, fieldsIn(document, ask.path))
 }
 
 export const deleteResource: Handler = async (c, context) => await write(c, context, admit(c, context), undefined)
@@ -34,7 +43,7 @@ interface Ask {
   readonly isDryRun: boolean
 }
 
-/** What can be said before the body is read. */
+/** What can be said before the body is read; whoever may not edit there costs no more than this. */
 function admit(c: ApiContext, { editKey, mayTakeEdits }: RouteContext): Ask {
   const reader = c.get('reader')
   const path = resourceIn(c)
@@ -50,6 +59,7 @@ function admit(c: ApiContext, { editKey, mayTakeEdits }: RouteContext): Ask {
   if (Buffer.byteLength(note) > CALLER_NOTE_BYTES) throw invalid('note', note, `is over ${CALLER_NOTE_BYTES} bytes`)
   const dryRun = c.req.query('dry_run') ?? 'false'
   if (dryRun !== 'true' && dryRun !== 'false') throw invalid('dry_run', dryRun, 'must be true or false')
+  editKey.admit(caller, path)
   return { path, caller, editKey, note, isDryRun: dryRun === 'true' }
 }
 
@@ -81,6 +91,22 @@ async function write(
   const headers = etag === undefined ? {} : { etag }
   const isCreated = written.change.action === 'create' && written.outcome !== undefined
   return c.json(writtenView(written), isCreated ? 201 : 200, headers)
+}
+
+/** apiVersion, kind, and the three of the place. */
+const HEAD_SCALARS = 5
+
+/** How many values a document has that are no lists, at any depth. */
+function scalarsIn(document: unknown): number {
+  let count = 0
+  const open = [document]
+  for (let tree = open.pop(); tree !== undefined; tree = open.pop()) {
+    for (const child of isTree(tree) ? Object.values(tree) : []) {
+      if (isTree(child)) open.push(child)
+      else count += 1
+    }
+  }
+  return count
 }
 
 const PLACE = ['name', 'workspace', 'zone'] as const

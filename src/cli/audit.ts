@@ -10,9 +10,10 @@ import { planOps, type Change, type Current } from '../core/plan.ts'
 import { denial } from '../core/policy.ts'
 import { recipientsIn } from '../core/secrets.ts'
 import { MeshError } from '../errors.ts'
-import { HISTORY_MAX, notTyped } from './authority.ts'
+import { notTyped } from './authority.ts'
 import { grantBody } from './author.ts'
 import { usage, type Verb } from './cli.ts'
+import { HISTORY_MAX } from './held.ts'
 import { resolveId } from './ids.ts'
 import { authorNames, structured, timeText, whatOf } from './observe.ts'
 import { readCurrents, showPlan, write } from './resources.ts'
@@ -42,7 +43,9 @@ export const whoCanVerb: Verb = {
     if (!isFieldPath(field)) throw usage(`--field ${field} is not a field path`, 'Write it like routes/root/path.')
     const client = await cli.client()
     const grants = await client.grants()
-    const opens = verb === 'read' && name.kind === 'secret' ? await openersOf(await client.resource(path)) : undefined
+    const isSecret = verb === 'read' && name.kind === 'secret'
+    const secret = isSecret ? await client.resource(path) : undefined
+    const opens = isSecret ? openersOf(secret) : undefined
     const found = grants.filter((grant) => {
       if (verb === 'edit') return mayEdit(grant, path, field)
       return opens === undefined ? covers(grant.workspace, name.workspace) : opens.has(grant.enc ?? '')
@@ -56,12 +59,20 @@ export const whoCanVerb: Verb = {
       grant.zones.join(','),
       grant.kinds.join(','),
       grant.fields?.join(',') ?? '*',
+      grant.hosts?.join(',') ?? '*',
+      quotaText(grant.quota),
     ])
-    cli.out(
-      structured(cli, found) ?? table(['WHO', 'KEY', 'ROLE', 'GRANT', 'WORKSPACE', 'ZONES', 'KINDS', 'FIELDS'], rows),
-    )
+    const heads = ['WHO', 'KEY', 'ROLE', 'GRANT', 'WORKSPACE', 'ZONES', 'KINDS', 'FIELDS', 'HOSTS', 'QUOTA']
+    const isAbsent = isSecret && secret?.exists !== true
+    const none = isAbsent ? `there is no secret ${plain(path)}\n` : 'nobody\n'
+    cli.out(structured(cli, found) ?? (rows.length === 0 ? none : table(heads, rows)))
     return undefined
   },
+}
+
+function quotaText(quota: GrantView['quota']): string {
+  const limits = Object.entries(quota ?? {}).map(([what, most]) => `${what}=${most}`)
+  return limits.length === 0 ? '-' : limits.join(',')
 }
 
 /** By the rule of the nodes themselves. */
@@ -77,7 +88,7 @@ function covers(granted: string, workspace: string): boolean {
   return granted === '*' || granted === workspace
 }
 
-async function openersOf(view: ResourceView | undefined): Promise<ReadonlySet<string>> {
+function openersOf(view: ResourceView | undefined): ReadonlySet<string> {
   if (view === undefined) return new Set()
   return new Set(recipientsIn(new Map(Object.entries(view.fields) as [string, Value][])))
 }
@@ -132,7 +143,8 @@ export const orphansVerb: Verb = {
   usage: ['orphans'],
   details: [
     'Their authors did nothing wrong: whoever let them in was revoked with all that came after a theft. Look at each, and adopt what is good.',
-    'One that was adopted is listed no more. With -o wide the ids are whole, as adopt takes them.',
+    'Those that somebody adopted come last, with who did it in which edit: look at that too, as any editor of the resource may say so.',
+    'With -o wide the ids are whole, as adopt takes them.',
   ].join('\n'),
   options: {},
   examples: ['meshctl orphans'],
@@ -146,15 +158,22 @@ export const orphansVerb: Verb = {
       HISTORY_MAX,
       (edit) => edit.type === 'edit' && (isOrphan(edit) || isAdoption(edit)),
     )
-    const adopted = new Set(some.filter(isAdoption).map(({ note }) => note.slice(ADOPTS.length, ADOPTS.length + 64)))
-    const orphans = some.filter((edit) => isOrphan(edit) && !adopted.has(edit.id))
-    const names = await authorNames(client, orphans)
+    const adoptions = some.filter(isAdoption)
+    const orphans = some
+      .filter(isOrphan)
+      .map((edit) => ({ ...edit, adopted: adoptions.find((other) => isAdoptionOf(other, edit)) ?? null }))
+      .toSorted((a, b) => Number(a.adopted !== null) - Number(b.adopted !== null))
+      .map(({ adopted, ...edit }) => ({ ...edit, adopted: adopted && { by: adopted.by, edit: adopted.id } }))
+    const names = await authorNames(client, some)
+    const who = (key: string | null): string => (key === null ? '-' : (names.get(key) ?? short(key)))
     const rows = orphans.map((edit) => [
       timeText(edit.at),
       cli.format === 'wide' ? edit.id : short(edit.id),
-      edit.by === null ? '-' : (names.get(edit.by) ?? short(edit.by)),
+      who(edit.by),
       whatOf(edit),
-      edit.verdict.message ?? '',
+      edit.adopted === null
+        ? (edit.verdict.message ?? '')
+        : `adopted by ${who(edit.adopted.by)} in ${short(edit.adopted.edit)}`,
     ])
     cli.out(
       structured(cli, orphans) ??
@@ -162,6 +181,12 @@ export const orphansVerb: Verb = {
     )
     return undefined
   },
+}
+
+/** Whether it says so, and changed what the orphan did and nothing else. It may have left out what was so already. */
+function isAdoptionOf({ note, resources }: EditView, orphan: EditView): boolean {
+  const isNamed = note.slice(ADOPTS.length, ADOPTS.length + 64) === orphan.id
+  return isNamed && resources.length > 0 && resources.every((path) => orphan.resources.includes(path))
 }
 
 export const adoptVerb: Verb = {

@@ -32,6 +32,8 @@ export interface Sent {
 export interface AuthorOptions {
   readonly key: KeyPair
   readonly client: ApiClient
+  /** Of the mesh that is signed for. */
+  readonly genesis: Envelope<GenesisBody>
   readonly chain: ChainFile
   readonly now: () => number
   /** Waits between tries when the node takes no more for the moment. */
@@ -50,24 +52,16 @@ export class Author {
   readonly #root: RootSetView
   readonly #places = new Map<string, Place>()
 
-  private constructor(
-    options: AuthorOptions,
-    genesis: Envelope<GenesisBody>,
-    grants: readonly GrantView[],
-    root: RootSetView,
-  ) {
+  private constructor(options: AuthorOptions, grants: readonly GrantView[], root: RootSetView) {
     this.#options = options
-    this.#genesis = genesis
+    this.#genesis = options.genesis
     this.#grants = grants
     this.#root = root
   }
 
   static async create(options: AuthorOptions): Promise<Author> {
-    const { id, envelope } = await options.client.genesis()
-    const body = parseBody(envelope.bytes) as GenesisBody
-    const genesis: Envelope<GenesisBody> = { id, ...envelope, body, size: Buffer.byteLength(envelope.bytes) }
     const { client, key } = options
-    return new Author(options, genesis, await client.grants(key.publicKey), await client.roots())
+    return new Author(options, await client.grants(key.publicKey), await client.roots())
   }
 
   get publicKey(): string {

@@ -1,9 +1,7 @@
-/** The verbs that change who may do what, and the one that hands over signed envelopes: grant, revoke, push. */
+/** The verbs that change who may do what, one key at a time: grant and revoke; and what a revocation makes void. */
 
-import { readFile } from 'node:fs/promises'
 import { isForCallers } from '../core/caller.ts'
-import { wireFromJson } from '../core/codec.ts'
-import { isHex, LIMITS, ROLES, type GrantBody, type Role, type WireEnvelope } from '../core/envelope.ts'
+import { isHex, ROLES, type GrantBody, type Role } from '../core/envelope.ts'
 import { isFieldPath, isName, isZone } from '../core/names.ts'
 import { isRegistrar } from '../core/policy.ts'
 import { nearest } from '../core/resources/fields.ts'
@@ -11,9 +9,9 @@ import { KINDS, kindOf } from '../core/resources/index.ts'
 import { MeshError } from '../errors.ts'
 import { isIdPrefix } from '../api/ids.ts'
 import type { EditView, GrantView } from '../api/schemas.ts'
-import type { Sent } from './author.ts'
 import { usage, type Args, type Cli, type Verb } from './cli.ts'
 import type { ApiClient } from './client.ts'
+import { commonWorkspace, HISTORY_MAX, historyOf, signRevocation, tellMissing, tracesIn } from './held.ts'
 import { ambiguous, resolveId } from './ids.ts'
 import { keyWithEnc } from './keys.ts'
 import { timeText, whatOf } from './observe.ts'
@@ -70,7 +68,7 @@ export const grantVerb: Verb = {
   async run(cli, args) {
     const [roleName, keyText] = args.expect('ROLE', 'KEY') as [string, string]
     const role = roleOf(roleName)
-    const zones = zonesOf(args, role)
+    const zones = grantedZones(args, role)
     const kinds = kindsOf(args, role)
     const fields = args.items('fields')
     const wrongField = fields.find((field) => !isFieldPath(field.replace(/\/$/, '')))
@@ -121,14 +119,6 @@ export const grantVerb: Verb = {
   },
 }
 
-/** Whether other roots have to sign an act before it counts. */
-export function tellMissing(cli: Cli, { id, missing }: Sent): boolean {
-  if (missing === 0) return false
-  const signatures = missing === 1 ? '1 more root has' : `${missing} more roots have`
-  cli.note(`signed by one root; it counts when ${signatures} signed it: meshctl cosign ${id} -k KEY`)
-  return true
-}
-
 function roleOf(text: string): Role {
   const role = ROLES.find((known) => known === text)
   if (role !== undefined) return role
@@ -139,10 +129,16 @@ function roleOf(text: string): Role {
   )
 }
 
-function zonesOf(args: Args, role: Role): string[] {
-  const zones = args.items('zone')
+function grantedZones(args: Args, role: Role): string[] {
+  const zones = zonesOf(args)
   if (zones.length === 0 && role === 'owner') return ['*']
   if (zones.length === 0) throw usage('--zone is missing', 'Name zones such as eu.west, or --zone "*" for all.')
+  return zones
+}
+
+/** Of `--zone`, none when it is not given. @throws MeshError `usage` for what is no zone. */
+export function zonesOf(args: Args): string[] {
+  const zones = args.items('zone')
   const wrong = zones.find((zone) => !isZone(zone))
   if (wrong !== undefined) throw usage(`--zone ${wrong} is not a zone`, 'Write it like eu.west, or * for all.')
   return zones
@@ -212,9 +208,7 @@ export const revokeVerb: Verb = {
       if (!args.flag('dry-run')) throw notTyped('revoke', text, id, args)
     }
     const ws = cli.workspace ?? commonWorkspace(grants)
-    const history = (await client.edits({ author: subject }, HISTORY_MAX)).filter(
-      (edit) => ws === '*' || edit.workspace === ws,
-    )
+    const history = await historyOf(client, { key: subject, ws }, await tracesIn(client))
     const kept = keptBy(history, args.text('since'))
     const voided = await voidedBy(
       client,
@@ -228,18 +222,8 @@ export const revokeVerb: Verb = {
       cli.note('dry run: nothing was changed')
       return undefined
     }
-    const keep = headsOf(kept)
-    if (keep.length > LIMITS.keep) {
-      throw new MeshError(
-        'too_large',
-        `the key has ${keep.length} heads, and a revocation keeps at most ${LIMITS.keep}`,
-        {
-          hint: 'Revoke its grants one by one, workspace by workspace (-w).',
-        },
-      )
-    }
     const sent = await cli.withAuthor((author) =>
-      author.send({ type: 'revoke', ws, note: noteOf(args), target, keep }, grants),
+      signRevocation(author, { target, ws, of: grants, note: noteOf(args) }, kept),
     )
     cli.out(`${sent.id}\n`)
     if (tellMissing(cli, sent)) return undefined
@@ -249,8 +233,6 @@ export const revokeVerb: Verb = {
     return undefined
   },
 }
-
-export const HISTORY_MAX = 1_000_000
 
 async function targetOf(
   client: ApiClient,
@@ -272,23 +254,23 @@ function grantWords({ id, role, zones, workspace }: GrantView): string {
 
 /** The node chose these digits: they are signed only when the person has seen and repeated them. */
 export function notTyped(verb: string, text: string, id: string, args: Args): MeshError {
+  return usage(
+    `only this node says what ${text} is, and it may be wrong or lie: nothing was signed`,
+    `Compare all digits with your own records. If it is what you mean: ${commandOf(verb, [id], args)}`,
+  )
+}
+
+/** A command to repeat, with the options of this one. */
+export function commandOf(verb: string, words: readonly string[], args: Args): string {
   const options = ['api', 'key', 'workspace', 'since', 'note'].flatMap((name) =>
     args.list(name).flatMap((value) => [`--${name}`, shellWord(value)]),
   )
-  return usage(
-    `only this node says what ${text} is, and it may be wrong or lie: nothing was signed`,
-    `Compare all digits with your own records. If it is what you mean: ${[`meshctl ${verb}`, id, ...options].join(' ')}`,
-  )
+  return [`meshctl ${verb}`, ...words, ...options].join(' ')
 }
 
 /** A word that a shell reads as it is. */
 function shellWord(text: string): string {
   return /^[\w@%+=:,./-]+$/.test(text) ? text : `'${text.replaceAll("'", String.raw`'\''`)}'`
-}
-
-function commonWorkspace(grants: readonly GrantView[]): string {
-  const workspaces = new Set(grants.map(({ workspace }) => workspace))
-  return workspaces.size === 1 ? (grants[0] as GrantView).workspace : '*'
 }
 
 /** What stays accepted of a key's history, which is in the order in which this node took it in. */
@@ -312,15 +294,6 @@ export function keptBy(history: readonly EditView[], since: string | undefined):
   }
   const first = history.findIndex(({ at }) => at >= time)
   return first === -1 ? history : history.slice(0, first)
-}
-
-/** Those that none of the others follows, sorted. */
-export function headsOf(edits: readonly EditView[]): string[] {
-  const followed = new Set(edits.flatMap(({ prev }) => prev))
-  return edits
-    .filter(({ id }) => !followed.has(id))
-    .map(({ id }) => id)
-    .toSorted()
 }
 
 /** Accepted envelopes that rest on the given grants and are not kept, and all that was done under grants among them. */
@@ -348,78 +321,4 @@ export function showVoided(cli: Cli, voided: readonly EditView[]): void {
   }
   const rows = voided.map((edit) => [timeText(edit.at), short(edit.id), short(edit.by ?? ''), whatOf(edit), edit.note])
   cli.host.stderr.write(`becomes void:\n${table(['CLAIMED TIME', 'EDIT', 'BY', 'WHAT', 'NOTE'], rows)}`)
-}
-
-// ---------------------------------------------------------------------------------------------- push
-
-export const pushVerb: Verb = {
-  name: 'push',
-  summary: 'hand signed envelopes to a node, such as the genesis of init',
-  usage: ['push FILE'],
-  details: 'FILE holds {"envelopes": [...]}, as meshctl init writes it. Signatures make it safe to push to any node.',
-  options: {},
-  examples: ['meshctl push mesh/genesis.json'],
-  async run(cli, args) {
-    const [file] = args.expect('FILE') as [string]
-    const client = await cli.client()
-    const counts = new Map<string, number>()
-    for (const some of portions((await readEnvelopes(cli.path(file), file)).envelopes)) {
-      const outcomes = await client.submit(some)
-      for (const { outcome } of outcomes) counts.set(outcome, (counts.get(outcome) ?? 0) + 1)
-      const refused = outcomes.find(({ outcome }) => outcome === 'refused')
-      if (refused !== undefined) {
-        throw new MeshError(
-          'denied',
-          `refused ${short(refused.id ?? '(unreadable)')}: ${plain(refused.reason ?? '')}`,
-          {
-            hint: 'What came before it in the file was taken.',
-          },
-        )
-      }
-    }
-    cli.note([...counts].map(([outcome, n]) => `${n} ${outcome}`).join(', '))
-    return undefined
-  },
-}
-
-/** Envelopes in a file, and the state hash that it says they give. Checks their form alone. */
-export async function readEnvelopes(
-  path: string,
-  name: string,
-): Promise<{ envelopes: WireEnvelope[]; stateHash: string | undefined }> {
-  let value: unknown
-  try {
-    value = JSON.parse(await readFile(path, 'utf8'))
-  } catch (error) {
-    throw new MeshError('input_invalid', `cannot read ${name}: ${(error as Error).message}`, { field: 'FILE' }, error)
-  }
-  const { envelopes, stateHash } = (typeof value === 'object' && value !== null ? value : {}) as Record<string, unknown>
-  if (!Array.isArray(envelopes) || envelopes.length === 0) {
-    throw new MeshError('input_invalid', `${name} holds no envelopes`, {
-      field: 'envelopes',
-      hint: 'It must be {"envelopes": [...]}.',
-    })
-  }
-  return {
-    envelopes: envelopes.map((envelope, index) => wireFromJson(envelope, `envelopes[${index}]`)),
-    stateHash: typeof stateHash === 'string' ? stateHash : undefined,
-  }
-}
-
-/** What one request holds, with room for the JSON around it. */
-const PORTION = { envelopes: 256, bytes: 768 * 1024 } as const
-
-function portions(envelopes: readonly WireEnvelope[]): WireEnvelope[][] {
-  const result: WireEnvelope[][] = []
-  let bytes = 0
-  for (const envelope of envelopes) {
-    const size = Buffer.byteLength(JSON.stringify(envelope))
-    const open = result.at(-1)
-    if (open === undefined || open.length === PORTION.envelopes || bytes + size > PORTION.bytes) {
-      result.push([envelope])
-      bytes = 0
-    } else open.push(envelope)
-    bytes += size
-  }
-  return result
 }

@@ -1,6 +1,7 @@
 /**
  * What meshctl remembers of one operator key: its latest envelopes in each workspace of each mesh. So that a node which
- * lags behind gets the ancestors of an edit, and the key does not sign twice in one place. Used by author.ts alone.
+ * lags behind gets the ancestors of an edit, and the key does not sign twice in one place; and with it the meshes that the key
+ * works in. Used by author.ts and own-mesh.ts.
  */
 
 import { mkdir, open, readFile, realpath, rename } from 'node:fs/promises'
@@ -66,6 +67,17 @@ export class ChainFile {
     })
   }
 
+  /** The meshes that the key works in, and whether it has signed there. */
+  get meshes(): ReadonlyMap<string, boolean> {
+    return meshesOf(this.#chains)
+  }
+
+  /** Records a mesh before anything is signed in it. Durable when it resolves. */
+  async enter(mesh: string): Promise<void> {
+    this.#chains.set(`${mesh}/*`, this.#chains.get(`${mesh}/*`) ?? [])
+    await this.#save()
+  }
+
   /** Remembers an envelope. Durable when it resolves: to be awaited before the envelope is sent. */
   async remember(mesh: string, workspace: string, { bytes, sigs }: WireEnvelope): Promise<void> {
     const kept = [...(this.#chains.get(`${mesh}/${workspace}`) ?? []), { bytes, sigs }].slice(
@@ -112,6 +124,20 @@ export class ChainFile {
       )
     }
   }
+}
+
+/** The meshes of a chain file, as `ChainFile.meshes`. Waits for nobody: the file is replaced whole. @throws as `open`. */
+export async function meshesIn(path: string): Promise<ReadonlyMap<string, boolean>> {
+  return meshesOf(await load(path))
+}
+
+function meshesOf(chains: ReadonlyMap<string, readonly WireEnvelope[]>): Map<string, boolean> {
+  const meshes = new Map<string, boolean>()
+  for (const [name, wires] of chains) {
+    const [mesh = ''] = name.split('/')
+    meshes.set(mesh, meshes.get(mesh) === true || wires.length > 0)
+  }
+  return meshes
 }
 
 async function load(path: string): Promise<Map<string, WireEnvelope[]>> {

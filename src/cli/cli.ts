@@ -7,12 +7,13 @@ import { access, readFile } from 'node:fs/promises'
 import { homedir } from 'node:os'
 import { join, resolve } from 'node:path'
 import { loadKey } from '../adapters/identity.ts'
-import { isHex, type KeyPair } from '../core/envelope.ts'
+import { isHex, parseEnvelope, type Envelope, type GenesisBody, type KeyPair } from '../core/envelope.ts'
 import { MeshError } from '../errors.ts'
 import { Author } from './author.ts'
 import { ChainFile } from './chain-file.ts'
 import { ApiClient } from './client.ts'
 import type { CliHost } from './host.ts'
+import { OwnMesh, otherMesh } from './own-mesh.ts'
 import { paint, type Paint } from './terminal.ts'
 import { fingerprintOf, isPinned, parsePins, type Trust } from './trust.ts'
 
@@ -96,11 +97,20 @@ export class Cli {
   readonly args: Args
   readonly paint: Paint
   readonly format: Format
+  readonly #ownMesh: OwnMesh
   #client: ApiClient | undefined
+  #genesis: Promise<Envelope<GenesisBody>> | undefined
 
   constructor(host: CliHost, args: Args) {
     this.host = host
     this.args = args
+    this.#ownMesh = new OwnMesh({
+      named: () => this.mesh,
+      chainFile: () => this.#chainFile(),
+      clock: host.clock,
+      signal: host.signal,
+      notice: (text) => this.note(text),
+    })
     this.paint = paint(isColoured(host, args))
     const format = args.text('output') ?? 'table'
     if (!FORMATS.includes(format as Format)) throw usage(`-o takes ${FORMATS.join(', ')}, not ${format}`)
@@ -137,7 +147,7 @@ export class Cli {
       this.host.signal,
       {
         key: () => this.#readerKey(),
-        mesh: this.mesh,
+        confirm: (mesh) => this.#ownMesh.confirm(mesh),
         now: () => this.host.clock.now(),
       },
       trust,
@@ -145,7 +155,38 @@ export class Cli {
     return this.#client
   }
 
-  /** The mesh that tokens are for, when the operator has said so. @throws MeshError `usage`. */
+  /**
+   * The genesis of the asked node: one and the same for all that this command proves, signs and seals.
+   * @throws MeshError `denied` when it is not of the mesh that --mesh names
+   */
+  async genesis(): Promise<Envelope<GenesisBody>> {
+    this.#genesis ??= this.#readGenesis()
+    return await this.#genesis
+  }
+
+  async #readGenesis(): Promise<Envelope<GenesisBody>> {
+    const { id, envelope } = await (await this.client()).genesis()
+    const genesis = parseEnvelope(envelope, id) as Envelope<GenesisBody>
+    const { mesh } = this
+    if (mesh !== undefined && mesh !== genesis.id) throw otherMesh(genesis.id, mesh)
+    return genesis
+  }
+
+  /** To be awaited before the key signs for this mesh. @throws MeshError `denied`, `usage`: see own-mesh.ts. */
+  async confirmMesh(mesh: string): Promise<void> {
+    await this.#ownMesh.confirm(mesh)
+  }
+
+  /** To be awaited before anything is sealed or opened with the key. @throws MeshError `denied`, `usage`: see own-mesh.ts. */
+  async confirmMeshSurely(): Promise<void> {
+    const client = await this.client()
+    // Before anything that takes a token.
+    const mesh = await client.mesh()
+    if (mesh !== null) await this.#ownMesh.confirmSurely(mesh)
+    await this.#ownMesh.confirmSurely((await this.genesis()).id)
+  }
+
+  /** The mesh of this command, when the operator has said it. @throws MeshError `usage`. */
   get mesh(): string | undefined {
     const mesh = this.args.text('mesh') ?? (this.host.env['NXMESH_MESH_ID'] || undefined)
     const isMeshId: boolean = mesh === undefined || isHex(mesh, 64)
@@ -231,11 +272,14 @@ export class Cli {
   async withAuthor<T>(task: (author: Author) => Promise<T>): Promise<T> {
     const key = await this.key()
     const { clock, signal } = this.host
-    const chain = await ChainFile.open(await this.#chainFile(key), clock, signal)
+    const genesis = await this.genesis()
+    await this.#ownMesh.confirm(genesis.id)
+    const chain = await ChainFile.open(await this.#chainFile(), clock, signal)
     try {
       const author = await Author.create({
         key,
         client: await this.client(),
+        genesis,
         chain,
         now: () => clock.now(),
         sleep: (ms) => clock.sleep(ms, signal),
@@ -248,12 +292,14 @@ export class Cli {
   }
 
   /** Beside the key; for a key from the environment, in the user's state directory. */
-  async #chainFile(key: KeyPair): Promise<string> {
+  async #chainFile(): Promise<string> {
     const file = await this.keyFile()
+    // A file that holds no key leaves none beside it.
+    const { publicKey } = await this.key()
     if (file !== undefined) return `${file}.chain.json`
     const { env } = this.host
     const state = env['XDG_STATE_HOME'] ?? join(env['HOME'] ?? homedir(), '.local', 'state')
-    return join(state, 'nxmesh', `${key.publicKey}.chain.json`)
+    return join(state, 'nxmesh', `${publicKey}.chain.json`)
   }
 }
 

@@ -42,8 +42,8 @@ interface Answer {
 export interface Identity {
   /** The reader's key. @throws MeshError when there is none. */
   readonly key: () => Promise<KeyPair>
-  /** Mesh id; undefined: what the node says of itself. */
-  readonly mesh: string | undefined
+  /** Asked about the mesh of a node before a token is signed for it. @throws MeshError when it is not the one that is meant. */
+  readonly confirm: (mesh: string) => Promise<void>
   /** ms since the epoch. */
   readonly now: () => number
 }
@@ -58,7 +58,6 @@ export class ApiClient {
   readonly #signal: AbortSignal
   readonly #identity: Identity
   readonly #trust: Trust
-  /** By address: nodes of one list may belong to several meshes. */
   readonly #tokens = new Map<ApiAddress, Token>()
   /** What is left to try; the first is the one in use. */
   #addresses: readonly ApiAddress[]
@@ -253,12 +252,14 @@ export class ApiClient {
   /** None for a socket. @throws what `send` throws, and MeshError when no token can be made. */
   async #tokenFor(address: ApiAddress): Promise<string | undefined> {
     if (address.startsWith('unix:')) return undefined
-    const { key, mesh, now } = this.#identity
+    const { key, confirm, now } = this.#identity
     const known = this.#tokens.get(address)
     if (known !== undefined && now() < known.staleAt) return known.text
-    const audience = mesh ?? (await this.#meshAt(address))
+    const audience = await this.#meshAt(address)
+    const reader = await key()
+    await confirm(audience)
     const { tokenLifetime, tokenMargin } = CLIENT_LIMITS
-    const text = signToken(await key(), audience, now(), tokenLifetime)
+    const text = signToken(reader, audience, now(), tokenLifetime)
     this.#tokens.set(address, { text, staleAt: now() + (tokenLifetime - tokenMargin) * 1000 })
     return text
   }

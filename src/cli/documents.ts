@@ -148,18 +148,23 @@ export function documentsOf({ name, text }: Source): Unread[] {
   return documents.flatMap((document, index): Unread[] => {
     const from = `${name}:${index + 1}`
     const [error] = document.errors
-    if (error !== undefined) return [{ from, read: () => fail(`is not YAML: ${error.message.split('\n')[0]}`) }]
+    if (error !== undefined) return [{ from, read: () => fail(`is not YAML: ${reasonOf(error)}`) }]
     let value: unknown
     try {
       value = document.toJS({ maxAliasCount: 100 })
     } catch (cause) {
-      return [{ from, read: () => fail(`is not YAML that can be used: ${(cause as Error).message}`) }]
+      return [{ from, read: () => fail(`is not YAML that can be used: ${reasonOf(cause as Error)}`) }]
     }
     if (value === null || value === undefined) return []
     if (Array.isArray(value))
       return value.map((item, position) => ({ from: `${from}[${position}]`, read: () => item as unknown }))
     return [{ from, read: () => value }]
   })
+}
+
+function reasonOf({ message }: Error): string {
+  const [first = ''] = message.split('\n')
+  return first.startsWith('Maximum call stack size exceeded') ? 'it is nested too deep' : first
 }
 
 function noResource(): MeshError {

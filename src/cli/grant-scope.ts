@@ -3,21 +3,15 @@
  * change many grants at once.
  */
 
-import type { GrantView } from '../api/schemas.ts'
 import { canonical } from '../core/canonical.ts'
 import type { GrantBody } from '../core/envelope.ts'
+import { zoneCovers } from '../core/names.ts'
 import { short } from './terminal.ts'
 
 const SAYS = ['ws', 'subject', 'role', 'zones', 'kinds', 'fields', 'hosts', 'quota', 'enc', 'name'] as const
 
 /** What a grant says, whoever signed it when. */
 export type GrantScope = Pick<GrantBody, (typeof SAYS)[number]>
-
-/** A grant in force, by its signed bytes. */
-export interface Held {
-  readonly view: GrantView
-  readonly says: GrantScope
-}
 
 export function scopeOf(body: GrantScope): GrantScope {
   return Object.fromEntries(SAYS.flatMap((name) => (body[name] === undefined ? [] : [[name, body[name]]]))) as never
@@ -26,6 +20,21 @@ export function scopeOf(body: GrantScope): GrantScope {
 /** Equal for grants that say the same. */
 export function scopeText(scope: GrantScope): string {
   return canonical(scopeOf(scope))
+}
+
+/** Whether who has the one grant can be let into every secret that another one opened to them. */
+export function opensAsMuch(grant: GrantScope, other: GrantScope): boolean {
+  if (other.role === 'viewer') return true
+  if (grant.role === 'viewer' || (grant.ws !== '*' && grant.ws !== other.ws)) return false
+  const isNode = other.role === 'node'
+  if ((grant.role === 'node') !== isNode) return false
+  // A node reads what is for its zone and the zones above it, whoever edits what is for theirs and those below.
+  if (isNode) return other.zones.every((zone) => grant.zones.some((own) => zoneCovers(zone, own)))
+  return (
+    other.zones.every((zone) => grant.zones.some((own) => zoneCovers(own, zone))) &&
+    (grant.kinds.includes('*') || other.kinds.every((kind) => grant.kinds.includes(kind))) &&
+    (grant.role !== 'robot' || grant.fields === undefined || canonical(grant.fields) === canonical(other.fields ?? []))
+  )
 }
 
 /** `editor ana (8139770ea87d) of zones eu in workspace shop, kinds site` */

@@ -34,16 +34,12 @@ export function recipientGrant(view: GrantView): RecipientGrant {
 
 /**
  * The grants behind these views, from their signed envelopes.
- * @throws MeshError `denied` when one does not follow from the genesis of the mesh, or of the one that --mesh names
+ * @throws MeshError `denied` when one does not follow from the genesis of the mesh, or that is not the one of --mesh
  */
 export async function provenGrants(cli: Cli, views: readonly GrantView[]): Promise<Envelope<GrantBody>[]> {
   const client = await cli.client()
-  const { id } = await client.genesis()
-  if (cli.mesh !== undefined && id !== cli.mesh) {
-    throw new MeshError('denied', `the node is of mesh ${id}, not of ${cli.mesh}`)
-  }
-  const { clock, signal } = cli.host
-  const chain = new AuthorityChain(client, id, () => clock.sleep(RATE_RETRY_MS, signal))
+  const { id } = await cli.genesis()
+  const chain = new AuthorityChain(id, (edit) => patiently(cli, () => client.edit(edit)))
   const proven: Envelope<GrantBody>[] = []
   for (let start = 0; start < views.length; start += AT_ONCE) {
     const some = views.slice(start, start + AT_ONCE).map((view) => chain.authority(view.id))
@@ -55,16 +51,27 @@ export async function provenGrants(cli: Cli, views: readonly GrantView[]): Promi
   return proven
 }
 
+/** Asks again when the node says that it was asked too often: it lets one key ask only so often, and a mesh may have thousands of grants. */
+export async function patiently<T>({ host }: Cli, ask: () => Promise<T>): Promise<T> {
+  for (let tries = 1; ; tries += 1) {
+    try {
+      return await ask()
+    } catch (error) {
+      const isLimited = error instanceof MeshError && error.code === 'rate_limited'
+      if (!isLimited || tries > RATE_RETRIES) throw error
+      await host.clock.sleep(RATE_RETRY_MS, host.signal)
+    }
+  }
+}
+
 class AuthorityChain {
-  readonly #client: ApiClient
   readonly #mesh: string
-  readonly #pause: () => Promise<void>
+  readonly #fetch: ApiClient['edit']
   readonly #known = new Map<string, Promise<Envelope<Authorising>>>()
 
-  constructor(client: ApiClient, mesh: string, pause: () => Promise<void>) {
-    this.#client = client
+  constructor(mesh: string, fetch: ApiClient['edit']) {
     this.#mesh = mesh
-    this.#pause = pause
+    this.#fetch = fetch
   }
 
   /** A grant or root set, and with it all that it rests on. Ids are hashes, so this ends. */
@@ -72,19 +79,6 @@ class AuthorityChain {
     const known = this.#known.get(id) ?? this.#prove(id)
     this.#known.set(id, known)
     return known
-  }
-
-  /** A node lets one key ask only so often; a mesh may have thousands of grants. */
-  async #fetch(id: string): ReturnType<ApiClient['edit']> {
-    for (let tries = 1; ; tries += 1) {
-      try {
-        return await this.#client.edit(id)
-      } catch (error) {
-        const isLimited = error instanceof MeshError && error.code === 'rate_limited'
-        if (!isLimited || tries > RATE_RETRIES) throw error
-        await this.#pause()
-      }
-    }
   }
 
   async #prove(id: string): Promise<Envelope<Authorising>> {

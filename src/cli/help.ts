@@ -21,7 +21,7 @@ export const GLOBAL_OPTIONS: OptionSpecs = {
     type: 'string',
     value: 'ID',
     description:
-      'mesh that tokens for TCP are for (NXMESH_MESH_ID; default: that of the ticket of --pin, else what the node says)',
+      'mesh that is meant; nothing is signed for another (NXMESH_MESH_ID; default: that of the ticket of --pin, else the one that the key works in)',
   },
   ca: {
     type: 'string',

@@ -1,17 +1,19 @@
 /** The verbs that bring a new host in: invite, pending, approve, deny. */
 
 import { randomBytes } from 'node:crypto'
-import type { PeerItem, PendingView } from '../api/schemas.ts'
+import type { GrantView, PeerItem, PendingView } from '../api/schemas.ts'
 import { parseBody, type GenesisBody, type Role } from '../core/envelope.ts'
-import { isName, isZone, zoneCovers } from '../core/names.ts'
+import { isName, zoneCovers } from '../core/names.ts'
 import { mayGrantNodes } from '../core/policy.ts'
-import { parseTicket, signTicket, ticketFault, TICKET_LIMITS, type TicketContent } from '../core/ticket.ts'
+import { isAskedBy, parseTicket, signTicket, ticketFault, TICKET_LIMITS, type TicketContent } from '../core/ticket.ts'
 import { asMeshError, MeshError } from '../errors.ts'
 import { signRejection } from '../joining/join.ts'
 import { fingerprint } from '../joining/joiner.ts'
-import { tellMissing } from './authority.ts'
+import { tellMissing } from './held.ts'
+import { zonesOf } from './authority.ts'
 import { durationMs, usage, type Args, type Cli, type Verb } from './cli.ts'
 import type { ApiClient } from './client.ts'
+import { provenGrants } from './granted.ts'
 import { ambiguous } from './ids.ts'
 import { noteOf } from './resources.ts'
 import { plain, span, table, toJson, toYaml } from './terminal.ts'
@@ -19,6 +21,7 @@ import { plain, span, table, toJson, toYaml } from './terminal.ts'
 const DEFAULT_TTL = '1h'
 /** Beside the asked node. */
 const OTHERS_MAX = TICKET_LIMITS.nodes - 1
+const LOOPBACK = /^(127\.|\[::1\]|localhost:)/
 const ADDRESS = /^(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):\d{1,5}$/
 /** How often approve --watch looks: a new host waits this long at most. */
 const WATCH_MS = 5_000
@@ -56,13 +59,15 @@ export const inviteVerb: Verb = {
     const { meshId, networkId } = await client.node()
     if (meshId === null)
       throw new MeshError('unavailable', 'this node has no mesh yet', { hint: 'Ask another with --api.' })
-    await checkInviter(client, key.publicKey)
+    await cli.confirmMesh(meshId)
+    await checkInviter(client, key.publicKey, zones)
     const expires = cli.host.clock.now() + ttlMs
+    const nodes = nodesIn(await client.peers())
     const ticket = signTicket(
       {
         mesh: meshId,
         network: networkId,
-        nodes: nodesIn(await client.peers()),
+        nodes,
         zones,
         ...(name === undefined ? {} : { name }),
         expires,
@@ -74,19 +79,29 @@ export const inviteVerb: Verb = {
     cli.note(
       `a ticket for zones ${zones.join(', ')}, until ${new Date(expires).toISOString()}; on the new host: mesh-node join TICKET`,
     )
+    if (nodes.every(({ addresses }) => addresses.every((address) => LOOPBACK.test(address)))) {
+      cli.note(
+        'this ticket names only loopback addresses: a host elsewhere cannot use it; set mesh.advertise on the nodes',
+      )
+    }
     return undefined
   },
 }
 
 /** Nodes refuse tickets of others, so such a ticket would only disappoint. */
-async function checkInviter(client: ApiClient, key: string): Promise<void> {
+async function checkInviter(client: ApiClient, key: string, zones: readonly string[]): Promise<void> {
   const grants = await client.grants(key)
-  if (grants.some(({ role, kinds }) => mayGrantNodes({ role: role as Role, kinds }))) return
+  if (grants.some((grant) => mayLetIn(grant, zones))) return
   const { envelope } = await client.genesis()
   if ((parseBody(envelope.bytes) as GenesisBody).roots.includes(key)) return
-  throw new MeshError('denied', 'a ticket of this key would be refused: it may not grant nodes', {
+  const scope = zones.join(', ')
+  throw new MeshError('denied', `a ticket of this key would be refused: it may not grant nodes of zones ${scope}`, {
     hint: 'Use the key of an admin, an owner or a registrar with -k.',
   })
+}
+
+function mayLetIn({ role, kinds, zones: granted }: GrantView, zones: readonly string[]): boolean {
+  return mayGrantNodes({ role: role as Role, kinds, zones: granted }, zones)
 }
 
 /** The asked node first, then those that it hears from. */
@@ -178,8 +193,8 @@ export const approveVerb: Verb = {
   summary: 'let a waiting host in, as a node of its zones',
   usage: ['approve FINGERPRINT [--zone ZONE...] [--name NAME]', 'approve --all [--watch]'],
   details: [
-    'Signs the grant of a node, with the encryption key that the host has proven. Compare the fingerprint with the one that',
-    'the host prints. Zones and name are those of the ticket, unless you give others.',
+    'Signs the grant of a node. Compare the fingerprint with the one that the host prints: its encryption key and its ticket',
+    'are checked against that, whatever the asked node says. Zones and name are those of the ticket, unless you give others.',
     'With --all, every waiting host is let in whose ticket your own key signed: whoever holds such a ticket gets in, until it',
     'expires. --watch goes on until Ctrl-C. For machines that come and go, give this to a registrar: a robot granted for nodes',
     'alone, in few zones (meshctl grant robot KEY --kinds node --zone eu.auto -w "*"), asking a node that you trust.',
@@ -199,8 +214,15 @@ export const approveVerb: Verb = {
     if (args.flag('watch')) throw usage('--watch goes with --all')
     const request = await waiting(cli, args)
     const given = zonesOf(args)
-    const zones = given.length > 0 ? given : request.ticket.zones
-    const name = nameOf(args) ?? request.ticket.name ?? undefined
+    const ticket = parseTicket(request.ticket.text)
+    checkAsking(request)
+    const fault = ticketFault(ticket, await hereOf(cli))
+    if (fault !== undefined) throw new MeshError('denied', fault, { hint: 'Make a new one: meshctl invite.' })
+    const inviter = await inviterOf(cli, ticket)
+    if (given.length === 0 && inviter === undefined) throw unknownInviter(ticket)
+    cli.note(plain(`invited  ${fingerprint(ticket.by)} (${inviter ?? 'unknown'})`))
+    const zones = given.length > 0 ? given : ticket.zones
+    const name = nameOf(args) ?? ticket.name
     const namesake = await namesakeOf(cli, request, name)
     if (namesake !== undefined) {
       throw new MeshError('conflict', `${name} is the name of another key, ${namesake}`, {
@@ -217,6 +239,40 @@ async function namesakeOf(cli: Cli, { key }: PendingView, name: string | undefin
   if (name === undefined) return undefined
   const grants = await (await cli.client()).grants()
   return grants.find((grant) => grant.name === name && grant.subject !== key)?.subject
+}
+
+/** @throws MeshError `denied` when the host did not ask for this: the asked node may make up or change what it shows. */
+function checkAsking({ key, enc, name, zones, sig, ticket }: PendingView): void {
+  if (isAskedBy(key, { ticket: ticket.text, enc, name, zones }, sig)) return
+  throw new MeshError(
+    'denied',
+    `the request of ${fingerprint(key)} is not signed by that key: the asked node changed it`,
+    {
+      hint: 'Ask another node of the ticket with --api; this one may be broken into.',
+    },
+  )
+}
+
+/** What the ticket has to be for. */
+async function hereOf(cli: Cli) {
+  const { meshId, networkId } = await (await cli.client()).node()
+  return { mesh: cli.mesh ?? meshId ?? undefined, network: networkId, now: cli.host.clock.now() }
+}
+
+/** Name or role of the signer of a ticket that it could have let in by itself; undefined when no proven grant says so. */
+async function inviterOf(cli: Cli, { by, zones }: TicketContent): Promise<string | undefined> {
+  const views = (await (await cli.client()).grants(by)).filter((view) => mayLetIn(view, zones))
+  const proven = (await provenGrants(cli, views)).find(({ body }) => body.subject === by && mayGrantNodes(body, zones))
+  return proven && (proven.body.name ?? proven.body.role)
+}
+
+function unknownInviter({ by, zones }: TicketContent): MeshError {
+  const scope = zones.join(', ')
+  return new MeshError(
+    'denied',
+    `the ticket is by ${fingerprint(by)}, which cannot be shown to be able to grant nodes of zones ${scope}`,
+    { hint: 'If the host is the right one, name its zones yourself: --zone ZONE' },
+  )
 }
 
 interface Wish {
@@ -278,8 +334,7 @@ async function approveAll(cli: Cli, args: Args): Promise<undefined> {
  */
 async function approveWaiting(cli: Cli, args: Args, failed: readonly string[]): Promise<string[]> {
   const client = await cli.client()
-  const { meshId, networkId } = await client.node()
-  const here = { mesh: meshId ?? undefined, network: networkId, now: cli.host.clock.now() }
+  const here = await hereOf(cli)
   const { publicKey } = await cli.key()
   const waiting = await client.pending()
   const stillFailed = waiting.map(({ id }) => id).filter((id) => failed.includes(id))
@@ -288,6 +343,7 @@ async function approveWaiting(cli: Cli, args: Args, failed: readonly string[]): 
     if (stillFailed.includes(request.id) || ticket?.by !== publicKey || ticketFault(ticket, here) !== undefined)
       continue
     try {
+      checkAsking(request)
       // Many hosts may come with one ticket.
       const isTaken = (await namesakeOf(cli, request, ticket.name)) !== undefined
       const name = isTaken ? `${ticket.name}-${request.key.slice(0, 8)}` : ticket.name
@@ -322,17 +378,11 @@ export const denyVerb: Verb = {
     const request = await waiting(cli, args)
     const client = await cli.client()
     const { meshId } = await client.node()
+    if (meshId !== null) await cli.confirmMesh(meshId)
     await client.reject(signRejection(meshId ?? '', request.id, await cli.key()))
     cli.note(`denied: ${fingerprint(request.key)}`)
     return undefined
   },
-}
-
-function zonesOf(args: Args): string[] {
-  const zones = args.items('zone')
-  const wrong = zones.find((zone) => !isZone(zone))
-  if (wrong !== undefined) throw usage(`--zone ${wrong} is not a zone`, 'Write it like eu.west, or * for all.')
-  return zones
 }
 
 function nameOf(args: Args): string | undefined {

@@ -10,7 +10,8 @@ import { isName, isZone } from '../core/names.ts'
 import { encryptionKey } from '../core/secrets.ts'
 import { MeshError } from '../errors.ts'
 import { ChainFile } from './chain-file.ts'
-import { usage, type Args, type Cli, type Verb } from './cli.ts'
+import { usage, type Args, type Verb } from './cli.ts'
+import type { CliHost } from './host.ts'
 import { writeNewFile } from './new-file.ts'
 import { toJson, toYaml } from './terminal.ts'
 
@@ -177,16 +178,17 @@ export async function makeDirectory(directory: string): Promise<void> {
   }
 }
 
-/** Without this the first edit by the key, sent to a node that lags, could take a place that is taken. */
+/** Without this the key would work in whatever mesh it is shown first, and its first edit, sent to a node that lags, could take a place that is taken. */
 export async function rememberAll(
-  cli: Cli,
+  { host }: { readonly host: Pick<CliHost, 'clock' | 'signal'> },
   keyFile: string,
   publicKey: string,
   envelopes: readonly Envelope[],
 ): Promise<void> {
-  const chain = await ChainFile.open(`${keyFile}.chain.json`, cli.host.clock, cli.host.signal)
+  const chain = await ChainFile.open(`${keyFile}.chain.json`, host.clock, host.signal)
   try {
     const mesh = (envelopes[0] as Envelope).id
+    await chain.enter(mesh)
     for (const envelope of envelopes) {
       const { body } = envelope
       if (body.type !== 'genesis' && body.by === publicKey) await chain.remember(mesh, body.ws, toWire(envelope))

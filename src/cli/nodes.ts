@@ -3,9 +3,8 @@
 import type { GrantView } from '../api/schemas.ts'
 import { isHex } from '../core/envelope.ts'
 import { MeshError } from '../errors.ts'
-import { tellMissing } from './authority.ts'
 import { Args, usage, type Cli, type Verb } from './cli.ts'
-import { heldGrants, takeAway, workspaceOf } from './held.ts'
+import { commonWorkspace, heldGrants, takeAway, tellMissing, tracesIn } from './held.ts'
 import { ambiguous } from './ids.ts'
 import { peersVerb } from './observe.ts'
 import { noteOf } from './resources.ts'
@@ -32,7 +31,6 @@ export const nodeVerb: Verb = {
 }
 
 async function remove(cli: Cli, text: string, note: string): Promise<undefined> {
-  const client = await cli.client()
   const key = isHex(text, 64) ? text : await keyNamed(cli, text)
   const grants = (await heldGrants(cli, ({ subject }) => subject === key)).map(({ view }) => view)
   const nodes = grants.filter(({ role }) => role === 'node')
@@ -44,13 +42,14 @@ async function remove(cli: Cli, text: string, note: string): Promise<undefined> 
   // Of a key that is a node and nothing else, grants that this node has not heard of go too.
   const revoked: { target: string; of: GrantView[]; ws: string }[] =
     nodes.length === grants.length
-      ? [{ target: `key/${key}`, of: nodes, ws: workspaceOf(nodes) }]
+      ? [{ target: `key/${key}`, of: nodes, ws: commonWorkspace(nodes) }]
       : nodes.map((grant) => ({ target: `grant/${grant.id}`, of: [grant], ws: grant.workspace }))
   await tellExposed(cli, nodes)
+  const traces = await tracesIn(await cli.client())
   let counts = true
   await cli.withAuthor(async (author) => {
     for (const taking of revoked) {
-      const sent = await takeAway(client, author, { ...taking, note })
+      const sent = await takeAway(cli, author, { ...taking, note }, traces)
       cli.out(`${sent.id}\n`)
       counts = !tellMissing(cli, sent) && counts
     }

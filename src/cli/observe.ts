@@ -48,7 +48,7 @@ function statusRow(node: NodeReceipt, progress: Progress, { green, yellow, red, 
   const word =
     progress.state === 'pending'
       ? `pending: ${progress.phase}`
-      : { applied: 'applied', failed: 'failed', silent: '-' }[progress.state]
+      : { applied: appliedWord(progress), failed: 'failed', silent: '-' }[progress.state]
   return [
     nameOf(node) + (node.self ? ' (here)' : ''),
     node.zones.join(',') || '-',
@@ -61,12 +61,17 @@ function statusRow(node: NodeReceipt, progress: Progress, { green, yellow, red, 
   ]
 }
 
+function appliedWord(progress: Progress): string {
+  const leftOut = progress.state === 'applied' ? progress.leftOut : 0
+  return leftOut === 0 ? 'applied' : `applied, ${leftOut} left out`
+}
+
 function generation(digest: string | null | undefined): string {
   return digest === null || digest === undefined ? '-' : digest.slice(0, 8)
 }
 
 function troubles(node: NodeReceipt, progress: Progress, { red, yellow }: Paint): string {
-  const reasons = progress.state === 'failed' ? progress.reasons.map((reason) => quoted(reason)).join('') : ''
+  const reasons = 'reasons' in progress ? progress.reasons.map((reason) => quoted(reason)).join('') : ''
   const health = (node.health?.reasons ?? [])
     // The reader is at it.
     .map((reason) => reason.replace(/; see meshctl status$/, ''))
@@ -74,7 +79,7 @@ function troubles(node: NodeReceipt, progress: Progress, { red, yellow }: Paint)
   const claims = node.ungrantedZones.join(', ')
   const others = claims === '' ? health : [...health, `claims zones ${claims} beyond its grant; they do not count`]
   if (reasons === '' && others.length === 0) return ''
-  const colour = reasons === '' ? yellow : red
+  const colour = progress.state === 'failed' ? red : yellow
   return `${colour(plain(nameOf(node)))}:\n${reasons}${others.map((reason) => quoted(reason)).join('')}`
 }
 
@@ -282,10 +287,12 @@ export const logVerb: Verb = {
     const names = await authorNames(client, edits)
     cli.out(
       structured(cli, edits) ??
-        table(
-          LOG_HEADERS,
-          edits.map((edit) => logRow(edit, names, cli.paint)),
-        ),
+        (edits.length === 0
+          ? 'no such edits\n'
+          : table(
+              LOG_HEADERS,
+              edits.map((edit) => logRow(edit, names, cli.paint)),
+            )),
     )
     if (cli.format !== 'table') return undefined
     const forked = await client.forkedChains(filter.author)

@@ -14,18 +14,19 @@ import { MeshError } from '../errors.ts'
 import { usage, type Args, type Cli, type Verb } from './cli.ts'
 import { scopeWords } from './grant-scope.ts'
 import { createRootKeys, INIT_FILES, makeDirectory, nameOption, quorumOf, rememberAll, writeGenesis } from './keys.ts'
-import { plain } from './terminal.ts'
+import { plain, short } from './terminal.ts'
 import { download, notAsSaid, recompute } from './verify.ts'
 
 export const refoundVerb: Verb = {
   name: 'refound',
   summary: 'found a new mesh with the hosts, people and resources of this one',
-  usage: ['refound [--dir mesh-2] [--name NAME] [--roots N --threshold M] [--without KEYS] [--dry-run]'],
+  usage: ['refound [--dir mesh-2] [--name NAME] [--roots N --threshold M] [--with KEYS] [--without KEYS] [--dry-run]'],
   details: [
     'For a mesh whose root keys are lost with the next ones, or stolen so that two successors are signed. Reads everything from one',
     'node that is in sync, checks every signature, and writes genesis.json with new keys into a new directory, as init does.',
-    'Who had a role still has it, but for owners: the new owner is the only one, and grants others. Every resource is an edit of the',
-    'new owner. What no node had in force stays behind, and the history does. Secrets stay sealed for whom they were.',
+    'Who had a role still has it, but for owners: the new owner is the only one, and grants others. Whom the roots made something else',
+    'stays behind with all that those granted, unless --with names them: a thief of the root keys may have made them. Every resource',
+    'is an edit of the new owner. What no node had in force stays behind, and the history does. Secrets stay sealed for whom they were.',
   ].join('\n'),
   options: {
     dir: { type: 'string', value: 'DIR', description: 'where to write (default mesh-2)' },
@@ -33,6 +34,12 @@ export const refoundVerb: Verb = {
     'owner-name': { type: 'string', value: 'NAME', description: 'name of the owner in lists (default owner)' },
     roots: { type: 'string', value: 'N', description: 'how many recovery keys (default 1)' },
     threshold: { type: 'string', value: 'M', description: 'how many of them it takes (default 1)' },
+    with: {
+      type: 'string',
+      multiple: true,
+      value: 'KEYS',
+      description: 'public keys that roots granted something, and that keep it',
+    },
     without: {
       type: 'string',
       multiple: true,
@@ -47,7 +54,8 @@ export const refoundVerb: Verb = {
   ],
   async run(cli, args) {
     args.expect()
-    const without = withoutOf(args)
+    const without = keysOf(args, 'without')
+    const trusted = keysOf(args, 'with')
     const quorum = quorumOf(args)
     const ownerName = nameOption(args, 'owner-name', 'owner')
     const { wires } = await download(await cli.client())
@@ -55,7 +63,7 @@ export const refoundVerb: Verb = {
     if (faults.length > 0) throw notAsSaid(faults)
     const { genesis } = state.history
     if (genesis === undefined) throw new MeshError('not_found', 'the node has no mesh')
-    const estate = estateOf(state, without)
+    const estate = estateOf(state, without, trusted)
     tell(cli, estate)
     if (args.flag('dry-run')) {
       cli.note('dry run: nothing was written')
@@ -67,11 +75,11 @@ export const refoundVerb: Verb = {
   },
 }
 
-function withoutOf(args: Args): Set<string> {
-  const keys = args.items('without')
+function keysOf(args: Args, option: 'with' | 'without'): Set<string> {
+  const keys = args.items(option)
   const isKey = (key: string): boolean => isHex(key, 64)
   const wrong = keys.find((key) => !isKey(key))
-  if (wrong !== undefined) throw usage(`--without takes public keys of 64 hex digits, not ${wrong.slice(0, 80)}`)
+  if (wrong !== undefined) throw usage(`--${option} takes public keys of 64 hex digits, not ${wrong.slice(0, 80)}`)
   return new Set(keys)
 }
 
@@ -126,11 +134,18 @@ function lastOfEach(envelopes: readonly Envelope[]): Envelope[] {
 
 // ---------------------------------------------------------------------------------------------- telling
 
-function tell(cli: Cli, { grants, owners, resources, left }: Estate): void {
-  for (const grant of grants) cli.note(`takes over: ${plain(scopeWords(grant))}`)
+function tell(cli: Cli, { grants, owners, byRoots, resources, left }: Estate): void {
+  // Also the owner who granted it may be one whom a thief made.
+  const names = new Map([...grants, ...owners].map(({ subject, name }) => [subject, name]))
+  const signer = ({ by }: GrantBody): string => `granted by ${plain(names.get(by) ?? 'key')} (${short(by)})`
+  for (const grant of grants) cli.note(`takes over: ${plain(scopeWords(grant))}; ${signer(grant)}`)
   const secrets = resources.filter(({ path }) => parseResourcePath(path)?.kind === 'secret')
   cli.note(`takes over: ${resources.length} resources, of which ${secrets.length} are secrets`)
-  for (const owner of owners) cli.note(`left behind: ${plain(scopeWords(owner))}`)
+  for (const owner of owners) cli.note(`left behind: ${plain(scopeWords(owner))}; ${signer(owner)}`)
+  for (const grant of byRoots) {
+    const words = `left behind: ${plain(scopeWords(grant))}; ${signer(grant)}`
+    cli.note(`${words}: by roots, or under what they granted; to take it over: --with ${grant.subject}`)
+  }
   for (const [path, why] of left) cli.note(`left behind: ${plain(path)}: ${plain(why)}`)
 }
 

@@ -20,12 +20,14 @@ import {
   type WireEnvelope,
 } from '../core/envelope.ts'
 import { MeshError } from '../errors.ts'
-import { headsOf, HISTORY_MAX, keptBy, readEnvelopes, showVoided, tellMissing, voidedBy } from './authority.ts'
+import { keptBy, showVoided, voidedBy } from './authority.ts'
 import { usage, type Args, type Cli, type Verb } from './cli.ts'
 import type { ApiClient } from './client.ts'
+import { headsOf, historyOf, tellMissing, tracesIn } from './held.ts'
 import { resolveId } from './ids.ts'
 import { noteOf } from './resources.ts'
 import { writeNewFile } from './new-file.ts'
+import { readEnvelopes } from './push.ts'
 import { plain, short, toJson, toYaml } from './terminal.ts'
 
 // ---------------------------------------------------------------------------------------------- root
@@ -157,8 +159,9 @@ async function keptOf(
   const keep: string[] = []
   const voided: EditView[] = []
   let isMet = since === undefined || !isIdPrefix(since)
+  const traces = await tracesIn(client)
   for (const root of roots) {
-    const history = await client.edits({ author: root }, HISTORY_MAX)
+    const history = await historyOf(client, { key: root, ws: '*' }, traces)
     // The act of one key ends nothing of the others'.
     const isElsewhere = since !== undefined && isIdPrefix(since) && !history.some((edit) => edit.id.startsWith(since))
     const kept = keptBy(history, isElsewhere ? undefined : since)
@@ -252,6 +255,7 @@ async function cosignStored(cli: Cli, args: Args, text: string): Promise<void> {
       `Compare what is above with those who made it. If it is what you mean: meshctl cosign ${id}`,
     )
   }
+  await cli.confirmMesh(act.body.mesh)
   const set = await client.roots()
   const signed = sign(act, await cli.key(), act.body.type === 'rootset' ? act.body.roots : set.roots)
   if (signed === undefined) return cli.note('this key has signed it before')

@@ -8,11 +8,20 @@ import type { GrantView } from '../api/schemas.ts'
 import { isHex, type Value } from '../core/envelope.ts'
 import { everSealedFor, recipientsIn } from '../core/secrets.ts'
 import { MeshError } from '../errors.ts'
-import { tellMissing } from './authority.ts'
+import { commandOf } from './authority.ts'
 import { durationMs, usage, type Args, type Cli, type Verb } from './cli.ts'
 import type { ApiClient } from './client.ts'
 import { scopeText, scopeWords, type GrantScope } from './grant-scope.ts'
-import { heldGrants, signInTurn, takeAway, workspaceOf } from './held.ts'
+import {
+  commonWorkspace,
+  heldGrants,
+  historyOf,
+  signInTurn,
+  takeAway,
+  tellKept,
+  tellMissing,
+  tracesIn,
+} from './held.ts'
 import { keyWithEnc } from './keys.ts'
 import { noteOf } from './resources.ts'
 import { plain, short } from './terminal.ts'
@@ -22,22 +31,26 @@ const POLL_MS = 500
 export const rotateVerb: Verb = {
   name: 'rotate',
   summary: 'put a new key in the place of a host’s or a person’s',
-  usage: ['rotate OLD-KEY NEW-KEY[:ENC] [--dry-run]', 'rotate --finish OLD-KEY [NEW-KEY] [--force] [--dry-run]'],
+  usage: [
+    'rotate OLD-KEY NEW-KEY[:ENC] [--yes | --dry-run]',
+    'rotate --finish OLD-KEY [NEW-KEY] [--force] [--dry-run]',
+  ],
   details: [
-    'First gives the new key what the old one was granted, grant by grant. From then on both count: the host or the person changes',
-    'over, without haste. --finish then revokes the old key and keeps what it did, once the new key is in use: a node reports under',
+    'First gives the new key what the old one was granted, grant by grant. That nothing took a grant away is the asked node’s word: so',
+    'it prints them, and signs with --yes. From then on both count: the host or the person changes over, without haste. --finish then revokes the old key and keeps what it did, once the new key is in use: a node reports under',
     'it and is in sync, a person has signed something with it, and it opens the secrets that the old one opens.',
     'Keys are typed in full; meshctl policy show has those in force. A key that was stolen is not rotated: see meshctl help revoke.',
   ].join('\n'),
   options: {
     finish: { type: 'boolean', description: 'end the old key' },
+    yes: { type: 'boolean', description: 'give the new key the grants that were printed before' },
     force: { type: 'boolean', description: 'with --finish: also when the new key does not seem to be in use' },
     timeout: { type: 'string', value: 'TIME', description: 'with --finish: how long to wait for a node (default 60s)' },
     'dry-run': { type: 'boolean', description: 'show what would be signed, and sign nothing' },
     note: { type: 'string', value: 'TEXT', description: 'why; kept in the history' },
   },
   examples: [
-    'meshctl -k owner.key rotate 3b6a27bcceb6a42d62a3a8d02a6f0d73653215771de243a63ac048a18b59da29 "$(meshctl key show -k node-2.key -o wide)"',
+    'meshctl -k owner.key rotate 3b6a27bcceb6a42d62a3a8d02a6f0d73653215771de243a63ac048a18b59da29 "$(meshctl key show -k node-2.key -o wide)" --yes',
     'meshctl -k owner.key rotate --finish 3b6a27bcceb6a42d62a3a8d02a6f0d73653215771de243a63ac048a18b59da29',
   ],
   async run(cli, args) {
@@ -46,6 +59,7 @@ export const rotateVerb: Verb = {
     if (old === undefined || rest.length > 0 || (next === undefined && !isFinish))
       throw usage('rotate takes OLD-KEY and NEW-KEY:ENC, or --finish and OLD-KEY')
     if (args.flag('force') && !isFinish) throw usage('--force goes with --finish')
+    if (args.flag('yes') && isFinish) throw usage('--yes goes without --finish')
     const isWhole: boolean = isHex(old, 64)
     if (!isWhole) {
       throw usage(
@@ -80,6 +94,7 @@ async function begin(cli: Cli, args: Args, old: string, { key, enc }: NewKey): P
     .filter((grant) => !present.has(scopeText(grant)))
   for (const grant of grants) cli.note(`grant ${plain(scopeWords(grant))}`)
   if (args.flag('dry-run')) return cli.note('dry run: nothing was signed')
+  if (grants.length > 0 && !args.flag('yes')) throw notConfirmed(old, enc === undefined ? key : `${key}:${enc}`, args)
   const note = noteOf(args)
   const counts = await cli.withAuthor(async (author) => {
     // All or none, as far as that can be known before.
@@ -104,6 +119,14 @@ async function begin(cli: Cli, args: Args, old: string, { key, enc }: NewKey): P
     enc,
   )
   return cli.note(`when the new key is in use: meshctl rotate --finish ${old} ${key}`)
+}
+
+/** A grant that was taken away looks like any other when the node does not show its revocation. */
+function notConfirmed(old: string, next: string, args: Args): MeshError {
+  return usage(
+    'only this node says that nothing took these grants away, and it may be wrong or lie: nothing was signed',
+    `Compare them with your own records. If the new key is to have them: ${commandOf('rotate', [old, next], args)} --yes`,
+  )
 }
 
 const ON_THE_HOST = `on the host, nginx serving on all the while:
@@ -153,9 +176,13 @@ async function finish(cli: Cli, args: Args, old: string, named: string | undefin
     cli.note(plain(fault))
   }
   cli.note(`${short(old)} ends, ${short(key)} stays: ${plain(own.map(({ role, name }) => name ?? role).join(', '))}`)
-  if (args.flag('dry-run')) return cli.note('dry run: nothing was signed')
-  const taking = { target: `key/${old}`, ws: workspaceOf(own), of: own, note: noteOf(args) }
-  const sent = await cli.withAuthor(async (author) => await takeAway(client, author, taking))
+  const taking = { target: `key/${old}`, ws: commonWorkspace(own), of: own, note: noteOf(args) }
+  const traces = await tracesIn(client)
+  if (args.flag('dry-run')) {
+    tellKept(cli, old, await historyOf(client, { key: old, ws: taking.ws }, traces))
+    return cli.note('dry run: nothing was signed')
+  }
+  const sent = await cli.withAuthor(async (author) => await takeAway(cli, author, taking, traces))
   cli.out(`${sent.id}\n`)
   if (!tellMissing(cli, sent)) cli.note('finished: the old key counts no more, and what it did stays')
   return undefined
@@ -217,7 +244,7 @@ async function idleNode(cli: Cli, client: ApiClient, key: string, timeoutMs: num
   /** Of the others, as they say it. Edits may go on, so that two are rarely equal at one moment. */
   const digests = new Set<string>()
   for (;;) {
-    const [peers, receipts] = [await client.peers(), await client.receipts()]
+    const [peers, receipts] = await Promise.all([client.peers(), client.receipts()])
     for (const { key: other, digest } of peers)
       if (other !== key && digest !== null && digest !== '') digests.add(digest)
     const peer = peers.find((each) => each.key === key)

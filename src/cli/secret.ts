@@ -6,10 +6,10 @@
 import { randomBytes } from 'node:crypto'
 import { readFile } from 'node:fs/promises'
 import type { GrantView, ResourceView } from '../api/schemas.ts'
-import type { Op, Value } from '../core/envelope.ts'
+import { parseBody, type Op, type Value } from '../core/envelope.ts'
 import { isName, isZone, resourcePath } from '../core/names.ts'
 import { depsOf, type Change, type Current } from '../core/plan.ts'
-import { recipientsOf, sealingKeys, type Recipient } from '../core/recipients.ts'
+import { recipientsOf, sealingKeys, type Recipient, type RecipientGrant } from '../core/recipients.ts'
 import {
   encryptionKey,
   everSealedFor,
@@ -26,7 +26,7 @@ import {
 } from '../core/secrets.ts'
 import { MeshError } from '../errors.ts'
 import { usage, type Args, type Cli, type Verb } from './cli.ts'
-import { provenGrants, recipientGrant } from './granted.ts'
+import { patiently, provenGrants, recipientGrant } from './granted.ts'
 import { findPath, readCurrents, write } from './resources.ts'
 import { writeNewFile } from './new-file.ts'
 import { plain, short, table, toJson, toYaml } from './terminal.ts'
@@ -58,6 +58,7 @@ export const secretVerb: Verb = {
     'grants tell an enc key. The text comes from FILE, byte by byte, from standard input, or from a prompt that does not show it.',
     'get prints it, with the key of -k; a node’s key will do on its host. rotate puts another text in its place: after a host is lost.',
     'reseal lets those open it who came later, and lets go of those who may not any more; who could read it still knows it.',
+    'What seals names for whom, and who is new. All but ls must know the mesh for sure: by --mesh, or since the key has signed in it.',
   ].join('\n'),
   options: {
     filename: {
@@ -95,7 +96,7 @@ export const secretVerb: Verb = {
 // ---------------------------------------------------------------------------------------------- the actions
 
 async function setSecret(cli: Cli, args: Args, name: string | undefined): Promise<void> {
-  const path = cli.zone === undefined ? await existing(cli, name) : newPath(cli, name)
+  const path = cli.zone === undefined ? await existing(cli, name) : await newPath(cli, name)
   await withText(await readText(cli, args), (text) => writeSealed(cli, args, path, text))
 }
 
@@ -122,21 +123,27 @@ async function rotateSecret(cli: Cli, args: Args, name: string | undefined): Pro
 async function reseal(cli: Cli, args: Args, name: string | undefined): Promise<void> {
   const isAll = args.flag('all')
   if (isAll === (name !== undefined)) throw usage('secret reseal takes a NAME, or --all')
+  await cli.confirmMeshSurely()
   const paths = isAll ? (await secretsOf(cli)).map(({ path }) => path) : [await existing(cli, name)]
   const own = await ownKey(cli)
   const recipients = await provenRecipients(cli, paths)
   const closed = new Set<string>()
+  const newcomers = new Map<string, ProvenRecipient[]>()
   await write(cli, args, async () => {
     const currents = await currentsOf(cli, paths)
     return paths.map((path, index) => {
       const current = currents[index] as Current
-      const keys = sealingKeys(recipients.get(path) as Recipient[])
-      const change = planReseal(path, current, keys, own)
-      if (change !== undefined) return change
-      closed.add(path)
-      return { path, action: 'keep', ops: [], deps: [], before: current.fields }
+      const those = recipients.get(path) as ProvenRecipient[]
+      const change = planReseal(path, current, sealingKeys(those), own)
+      if (change === undefined) {
+        closed.add(path)
+        return { path, action: 'keep', ops: [], deps: [], before: current.fields }
+      }
+      newcomers.set(path, those.filter(isNewTo(current.fields)))
+      return change
     })
   })
+  for (const [path, some] of newcomers) if (some.length > 0) tellRecipients(cli, path, some, () => true)
   if (closed.size > 0) {
     throw new MeshError(
       'denied',
@@ -198,13 +205,21 @@ function access(view: ResourceView, grants: readonly ReturnType<typeof recipient
 
 // ---------------------------------------------------------------------------------------------- after a host is lost
 
-/** Tells what a key that is revoked could read, with the commands that make it worthless. Nothing for one that received none. */
+/** Of one secret; one with more is taken for readable. */
+const HISTORY_MAX = 10_000
+const HISTORY_PAGE = 200
+
+/**
+ * Tells what keys that are revoked could ever read, with the commands that make it worthless. Nothing for those that received
+ * none.
+ * @param grants those that are taken away
+ */
 export async function tellExposed(cli: Cli, grants: readonly Pick<GrantView, 'enc'>[]): Promise<void> {
-  const keys = grants.flatMap(({ enc }) => enc ?? [])
-  if (keys.length === 0) return
+  const keys = new Set(grants.flatMap(({ enc }) => enc ?? []))
+  if (keys.size === 0) return
   const secrets = await (await cli.client()).resources({ kind: 'secret' })
-  // Also where only an older version was: nothing says that its text was another.
-  const exposed = secrets.filter((view) => everSealedFor(fieldsOf(view)).some((key) => keys.includes(key)))
+  const exposed: ResourceView[] = []
+  for (const view of secrets) if (await wasSealedFor(cli, view, keys)) exposed.push(view)
   if (exposed.length === 0) return
   cli.note('this key could read these secrets, and whoever has it knows them; rotate each:')
   for (const { workspace, zone, name } of exposed) {
@@ -212,10 +227,37 @@ export async function tellExposed(cli: Cli, grants: readonly Pick<GrantView, 'en
   }
 }
 
+/**
+ * Whether any version was ever sealed for one of the keys. Resealing takes a key off the secret, and not what it opens out of
+ * its holder's hands; that an older version had another text, nothing says.
+ */
+async function wasSealedFor(cli: Cli, view: ResourceView, keys: ReadonlySet<string>): Promise<boolean> {
+  const isAmong = (fields: Fields): boolean => everSealedFor(fields).some((key) => keys.has(key))
+  if (recipientsIn(fieldsOf(view)).some((key) => keys.has(key))) return true
+  const client = await cli.client()
+  let after: string | undefined
+  for (let seen = 0; seen < HISTORY_MAX; seen += HISTORY_PAGE) {
+    const page = { resource: view.path, bytes: '1', limit: String(HISTORY_PAGE), after }
+    const { data, next } = await patiently(cli, () => client.editsPage(page))
+    if (data.some(({ envelope }) => envelope !== undefined && isAmong(fieldsSetIn(envelope.bytes, view.path))))
+      return true
+    if (next === null) return false
+    after = next
+  }
+  return true
+}
+
+function fieldsSetIn(bytes: string, path: string): Fields {
+  const body = parseBody(bytes)
+  const edits = body.type === 'edit' ? body.edits.filter(([each]) => each === path) : []
+  const sets = edits.flatMap(([, , ops]) => ops).filter((op) => op[0] === 'set')
+  return new Map(sets.map(([, field, value]) => [field, value]))
+}
+
 // ---------------------------------------------------------------------------------------------- sealing
 
 async function writeSealed(cli: Cli, args: Args, path: string, text: Uint8Array): Promise<void> {
-  const recipients = (await provenRecipients(cli, [path])).get(path) as Recipient[]
+  const recipients = (await provenRecipients(cli, [path])).get(path) as ProvenRecipient[]
   const keys = sealingKeys(recipients)
   if (keys.length === 0) {
     throw new MeshError('denied', `nobody could open ${path}: no grant that covers it tells an enc key`, {
@@ -223,7 +265,14 @@ async function writeSealed(cli: Cli, args: Args, path: string, text: Uint8Array)
     })
   }
   const sealed = seal(text, { path, recipients: keys, random })
-  await write(cli, args, async () => [planSealing(path, ((await currentsOf(cli, [path])) as [Current])[0], sealed)])
+  let isNew: (recipient: Recipient) => boolean = () => false
+  await write(cli, args, async () => {
+    const [current] = (await currentsOf(cli, [path])) as [Current]
+    if (versionIn(current.fields) !== undefined) isNew = isNewTo(current.fields)
+    return [planSealing(path, current, sealed)]
+  })
+  const sealedFor = recipients.filter(({ enc }) => enc !== undefined)
+  tellRecipients(cli, path, sealedFor, isNew)
   const without = recipients.filter(({ enc }) => enc === undefined)
   for (const { name, subject, role } of without) {
     cli.note(`${role} ${plain(name ?? short(subject))} cannot open it: its grant tells no enc key`)
@@ -282,13 +331,47 @@ function changeOf(path: string, current: Current, ops: readonly Op[]): Change {
   return { path, action, ops, deps: depsOf(current), before: current.fields }
 }
 
-async function provenRecipients(cli: Cli, paths: readonly string[]): Promise<Map<string, Recipient[]>> {
+interface ProvenRecipient extends Recipient {
+  /** Of its grants that cover the secret. */
+  readonly zones: readonly string[]
+}
+
+async function provenRecipients(cli: Cli, paths: readonly string[]): Promise<Map<string, ProvenRecipient[]>> {
   const client = await cli.client()
   const views = await client.grants()
+  const isFor = (path: string, grant: RecipientGrant): boolean => recipientsOf(path, [grant]).length > 0
   // Only what is sealed for has to be proven.
-  const relevant = views.filter((view) => paths.some((path) => recipientsOf(path, [recipientGrant(view)]).length > 0))
+  const relevant = views.filter((view) => paths.some((path) => isFor(path, recipientGrant(view))))
   const grants = (await provenGrants(cli, relevant)).map(({ body }) => body)
-  return new Map(paths.map((path) => [path, recipientsOf(path, grants)]))
+  const zonesFor = (path: string, key: string): string[] =>
+    grants.filter((grant) => grant.subject === key && isFor(path, grant)).flatMap(({ zones }) => zones)
+  return new Map(
+    paths.map((path) => [
+      path,
+      recipientsOf(path, grants).map((one) => ({ ...one, zones: [...new Set(zonesFor(path, one.subject))] })),
+    ]),
+  )
+}
+
+/** Whether the present version is closed to somebody. */
+function isNewTo(fields: Fields): (recipient: Recipient) => boolean {
+  const present = new Set(recipientsIn(fields))
+  return ({ enc }) => enc !== undefined && !present.has(enc)
+}
+
+/** For whom it is now sealed: a node that hides a revocation cannot hide the name that should not be there. */
+function tellRecipients(
+  cli: Cli,
+  path: string,
+  recipients: readonly ProvenRecipient[],
+  isNew: (recipient: Recipient) => boolean,
+): void {
+  cli.note(`${path} is sealed for:`)
+  for (const one of recipients) {
+    const { subject, name, role, zones } = one
+    const who = name === undefined ? short(subject) : `${name} (${short(subject)})`
+    cli.note(plain(`  ${isNew(one) ? 'new: ' : ''}${who}, ${role} of ${zones.join(', ')}`))
+  }
 }
 
 async function ownKey(cli: Cli): Promise<EncryptionKey> {
@@ -307,16 +390,18 @@ function opened(fields: Fields, path: string, own: EncryptionKey): Buffer | unde
 
 async function existing(cli: Cli, name: string | undefined): Promise<string> {
   if (name === undefined) throw usage('the NAME of the secret is missing', 'See what there is: meshctl secret ls')
+  await cli.confirmMeshSurely()
   return await findPath(cli, 'secret', name)
 }
 
-function newPath(cli: Cli, name: string | undefined): string {
+async function newPath(cli: Cli, name: string | undefined): Promise<string> {
   const { workspace = 'default', zone = '' } = cli
   if (name === undefined) throw usage('the NAME of the secret is missing')
   if (!isName(name))
     throw usage('a secret is called by lower-case letters, digits and -', 'Give the text with -f FILE.')
   if (!isName(workspace)) throw usage(`-w ${workspace} is not a workspace`)
   if (!isZone(zone)) throw usage(`-z ${zone} is not a zone`, 'Write it like eu.west, or * for all.')
+  await cli.confirmMeshSurely()
   return resourcePath({ workspace, zone, kind: 'secret', name })
 }
 

@@ -14,7 +14,7 @@ export const tokenVerb: Verb = {
   usage: ['token [--ttl 10m] [--edit NODE_KEY] [--mesh ID] [-k FILE]'],
   details: [
     'A JSON Web Token (EdDSA) signed with the key of -k. It opens what the grants of that key open, on every node of the mesh,',
-    'until it ends: it cannot be taken back, except by revoking the key. Without --mesh the asked node says which mesh it is for.',
+    'until it ends: it cannot be taken back, except by revoking the key. Without --mesh it is for the mesh that the key works in.',
     'It is for reading. With --edit the one node of that key may also sign plain edits (PUT, DELETE) for you, with its http_edit_key.',
   ].join('\n'),
   options: {
@@ -49,6 +49,7 @@ export const tokenVerb: Verb = {
         hint: 'Name the mesh: --mesh ID',
       })
     }
+    await cli.confirmMesh(mesh)
     const now = cli.host.clock.now()
     const token = signToken(key, mesh, now, seconds, edit)
     const shown = { token, key: key.publicKey, mesh, expires: new Date(now + seconds * 1000).toISOString() }

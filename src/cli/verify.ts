@@ -9,10 +9,10 @@ import { parseEnvelope, type Envelope, type WireEnvelope } from '../core/envelop
 import type { ResourceState } from '../core/document.ts'
 import { MeshState } from '../core/state.ts'
 import { asMeshError, MeshError } from '../errors.ts'
-import { readEnvelopes } from './authority.ts'
 import { usage, type Cli, type Verb } from './cli.ts'
 import type { ApiClient } from './client.ts'
 import { writeNewFile } from './new-file.ts'
+import { readEnvelopes } from './push.ts'
 import { plain, toJson, toYaml } from './terminal.ts'
 
 /** Envelopes asked for at once: of the largest, 13 MB. */
@@ -34,7 +34,7 @@ interface Downloaded {
 export const exportVerb: Verb = {
   name: 'export',
   summary: 'write every envelope of a node into a file that anyone can verify',
-  usage: ['export FILE'],
+  usage: ['export FILE', 'export --resource PATH FILE'],
   details: [
     'FILE is new, and holds {"envelopes": [...]} in causal order, with all signatures: meshctl verify FILE needs nothing else.',
     'It holds what the node holds, secrets sealed, and is written for its owner alone.',

@@ -4,14 +4,16 @@
  */
 
 import type { NodeReceipt } from '../api/schemas.ts'
-import { parseResourcePath, zoneCovers, type ResourceName } from '../core/names.ts'
+import { parseResourcePath, type ResourceName } from '../core/names.ts'
+import { isBeyondGrant, isPlacedFor } from '../core/slice.ts'
 import { MeshError } from '../errors.ts'
 import type { Cli } from './cli.ts'
 import { plain, quoted, short, span } from './terminal.ts'
 
 /** How a node stands to the target that it should take up. */
 export type Progress =
-  | { readonly state: 'applied' }
+  /** What is beyond its author's grant is no failure of the node, except to its author, who waits for it. */
+  | { readonly state: 'applied'; readonly leftOut: number; readonly reasons: readonly string[] }
   | { readonly state: 'pending'; readonly phase: string }
   /** It has tried this very target, and something stands in the way. */
   | { readonly state: 'failed'; readonly reasons: readonly string[] }
@@ -23,8 +25,9 @@ export function progressOf({ receipt, target }: NodeReceipt, paths?: ReadonlySet
   if (receipt === null) return { state: 'silent' }
   if (target === null || receipt.target !== target) return { state: 'pending', phase: 'not taken up yet' }
   const own = (path: string): boolean => paths === undefined || paths.has(path)
+  const beyond = paths === undefined ? receipt.problems.filter(isBeyondGrant) : []
   const reasons = [
-    ...receipt.problems.filter(({ path }) => own(path)).map((problem) => `${problem.path}: ${withHint(problem)}`),
+    ...receipt.problems.filter((problem) => own(problem.path) && !beyond.includes(problem)).map(worded),
     ...receipt.isolated
       .filter(({ path, why }) => own(path) && why !== 'untried')
       .map(({ path, reason, serves }) => `${path}: ${reason}${served(serves)}`),
@@ -34,23 +37,35 @@ export function progressOf({ receipt, target }: NodeReceipt, paths?: ReadonlySet
     return { state: 'pending', phase: 'not tried yet' }
   const { error, applied, desired, outcome, phase, isolated, problems, problemCount, withheld } = receipt
   const hidden = problemCount - problems.length - isolated.length - withheld
-  if (hidden > 0) {
+  // These come last, so that what is not shown is of their kind.
+  const leftOut = beyond.length === 0 ? 0 : beyond.length + hidden
+  const asApplied = { state: 'applied', leftOut, reasons: beyond.map(worded) } as const
+  if (hidden > 0 && leftOut === 0) {
     return {
       state: 'failed',
       reasons: [`${hidden} more problems than the receipt shows: cannot tell whether this is one`],
     }
   }
-  if (applied !== null && applied === desired && error === null) return { state: 'applied' }
+  if (applied !== null && applied === desired && error === null) return asApplied
   // What others broke on this node is their failure: the rest of the target is applied.
   const isProven = outcome === 'applied' || outcome === 'unchanged'
   const isAppliedElse = isolated.length + withheld > 0 && isProven && paths !== undefined
-  if (isAppliedElse) return { state: 'applied' }
+  if (isAppliedElse) return asApplied
   const isWaitingForMesh = outcome === 'held' && phase === 'hold'
   if (error === null || isWaitingForMesh) return { state: 'pending', phase }
   return { state: 'failed', reasons: [withHint(error)] }
 }
 
-function withHint({ message, hint }: { readonly message: string; readonly hint?: string | undefined }): string {
+function worded(problem: Worded & { readonly path: string }): string {
+  return `${problem.path}: ${withHint(problem)}`
+}
+
+interface Worded {
+  readonly message: string
+  readonly hint?: string | undefined
+}
+
+function withHint({ message, hint }: Worded): string {
   return hint === undefined ? message : `${message} (${hint})`
 }
 
@@ -61,10 +76,8 @@ function served(serves: string | undefined): string {
 }
 
 /** Whether a resource applies to a node that stands there. Its place is what policy grants it, not what it says. */
-export function concerns(path: string, { zones, workspaces }: Pick<NodeReceipt, 'zones' | 'workspaces'>): boolean {
-  const { workspace, zone } = parseResourcePath(path) as ResourceName
-  if (!workspaces.includes('*') && !workspaces.includes(workspace)) return false
-  return zone === '*' || zones.some((inner) => zoneCovers(zone, inner))
+function concerns(path: string, { places }: Pick<NodeReceipt, 'places'>): boolean {
+  return isPlacedFor(parseResourcePath(path) as ResourceName, places)
 }
 
 export function nameOf({ name, key }: Pick<NodeReceipt, 'name' | 'key'>): string {

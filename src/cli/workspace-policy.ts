@@ -14,7 +14,8 @@ import { API_VERSION, KINDS, kindOf } from '../core/resources/index.ts'
 import { isTree, type Tree } from '../core/resources/kind.ts'
 import { check, type FieldFault } from '../core/resources/validate.ts'
 import { asMeshError, MeshError } from '../errors.ts'
-import { scopeText, type GrantScope, type Held } from './grant-scope.ts'
+import { scopeText, type GrantScope } from './grant-scope.ts'
+import type { Held } from './held.ts'
 
 export const POLICY_KIND = 'WorkspacePolicy'
 

@@ -6,7 +6,7 @@
 
 import * as Automerge from '@automerge/automerge'
 import { canonical, sha256 } from './canonical.ts'
-import { byPrecedence, EXISTENCE, type Change, type ResourceState } from './document.ts'
+import { byPrecedence, EXISTENCE, type Change, type FieldWrite, type ResourceState } from './document.ts'
 import type { Value } from './envelope.ts'
 
 const CHUNK_TYPE_OFFSET = 8
@@ -20,26 +20,45 @@ export function automergeFile(changes: readonly Change[]): Uint8Array {
   return withBackend(changes, (backend) => backend.save())
 }
 
-/** Fields of which Automerge, which computes for itself what stands, has other writes than the resource; none when they agree. */
+/**
+ * Fields of which Automerge, which computes for itself what stands, has other writes than the resource, shown or lost; none
+ * when they agree.
+ */
 export function disagreements(changes: readonly Change[], resource: ResourceState): string[] {
   // Whoever deletes the resource means all that they see of it, which in the document is `$` alone.
-  const hidden = deletedBy(changes)
-  for (const { edit, field } of resource.lost) hidden.add(`${edit} ${field}`)
+  const deleted = deletedBy(changes)
   return withBackend(changes, (backend) => {
-    const standing = (field: string): string[] =>
+    const standing = (field: string): { readonly edit: string; readonly text: string }[] =>
       (backend.getAll('_root', field) as [type: string, text: string, opId: string][])
         .map(([, text, opId]) => ({ text, counter: Number(opId.split('@')[0]), edit: opId.split('@')[1] as string }))
-        .filter(({ edit }) => !hidden.has(edit) && !hidden.has(`${edit} ${field}`))
         .toSorted(byPrecedence)
-        .map(({ text, edit }) => `${edit} ${text}`)
-    const exists = (backend.getAll('_root', EXISTENCE) as unknown[]).length > 0
-    const names = new Set([...backend.keys('_root'), ...resource.fields.keys()])
+        .map(({ text, edit }) => ({ edit, text: `${edit} ${text}` }))
+    const live = standing(EXISTENCE).map(({ edit }) => edit)
+    const counted = withDescendants(changes, live)
+    const differs = (field: string): boolean => {
+      const writes = standing(field)
+      const shown = writes.filter(({ edit }) => counted.has(edit))
+      const lost = writes.filter(({ edit }) => !counted.has(edit) && !deleted.has(edit))
+      const same = (found: typeof writes, told: readonly string[]): boolean =>
+        found.map(({ text }) => text).join() === told.join()
+      return !same(shown, shownOf(resource, field)) || !same(lost, lostOf(resource, field))
+    }
+    const names = new Set([
+      ...backend.keys('_root'),
+      ...resource.fields.keys(),
+      ...resource.lost.map(({ field }) => field),
+    ])
     names.delete(EXISTENCE)
-    const differing = [...names]
-      .toSorted()
-      .filter((field) => standing(field).join() !== shownOf(resource, field).join())
-    return exists === resource.exists ? differing : [EXISTENCE, ...differing]
+    const differing = [...names].toSorted().filter(differs)
+    return live.length > 0 === resource.exists ? differing : [EXISTENCE, ...differing]
   })
+}
+
+/** The given changes, and all after them. */
+function withDescendants(changes: readonly Change[], from: readonly string[]): Set<string> {
+  const found = new Set(from)
+  for (const { id, parents } of changes) if (parents.some((parent) => found.has(parent))) found.add(id)
+  return found
 }
 
 /** Ids of the changes that delete the resource, and of all before them. */
@@ -53,11 +72,18 @@ function deletedBy(changes: readonly Change[]): Set<string> {
 }
 
 function shownOf({ fields, writers, conflicts }: ResourceState, field: string): string[] {
-  const shown = (edit: string, value: Value): string => `${edit} ${canonical(value)}`
   const writes = conflicts.get(field)
-  if (writes !== undefined) return writes.map(({ edit, value }) => shown(edit, value))
+  if (writes !== undefined) return writes.map(textOf)
   const edit = writers.get(field)
-  return edit === undefined ? [] : [shown(edit, fields.get(field) as Value)]
+  return edit === undefined ? [] : [textOf({ edit, value: fields.get(field) as Value })]
+}
+
+function lostOf({ lost }: ResourceState, field: string): string[] {
+  return lost.filter((write) => write.field === field).map(textOf)
+}
+
+function textOf({ edit, value }: Pick<FieldWrite, 'edit' | 'value'>): string {
+  return `${edit} ${canonical(value)}`
 }
 
 type Backend = ReturnType<typeof Automerge.getBackend>

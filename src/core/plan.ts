@@ -80,7 +80,9 @@ export function planFields(path: string, current: Current, wanted: ReadonlyMap<s
 /** Exactly these operations on a resource. */
 export function planOps(path: string, current: Current, ops: readonly Op[]): Change {
   const action = !current.exists ? 'create' : ops.length === 0 ? 'keep' : 'update'
-  return { path, action, ops: byField(ops), deps: depsOf(current), before: current.fields }
+  // A piece that comes before `$` would be lost: nothing is there yet, and names may sort before it.
+  const sorted = byField(ops).toSorted((a, b) => Number(b[1] === '$') - Number(a[1] === '$'))
+  return { path, action, ops: sorted, deps: depsOf(current), before: current.fields }
 }
 
 export function planDelete(path: string, current: Current): Change {

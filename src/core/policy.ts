@@ -79,9 +79,13 @@ export function isRegistrar({ role, kinds }: Pick<GrantBody, 'role' | 'kinds'>):
   return role === 'robot' && kinds.includes(NODE_KIND)
 }
 
-/** Whether a grant is one under which nodes may be granted somewhere. */
-export function mayGrantNodes(grant: Pick<GrantBody, 'role' | 'kinds'>): boolean {
-  return RANKS[grant.role] >= GRANTING_RANK || isRegistrar(grant)
+/** Whether a grant is one under which nodes of these zones may be granted; of none: somewhere. */
+export function mayGrantNodes(
+  grant: Pick<GrantBody, 'role' | 'kinds' | 'zones'>,
+  zones: readonly string[] = [],
+): boolean {
+  if (RANKS[grant.role] < GRANTING_RANK && !isRegistrar(grant)) return false
+  return zones.every((inner) => grant.zones.some((outer) => zoneCovers(outer, inner)))
 }
 
 /** What the author of an envelope signed in workspace `ws` reaches: that workspace, however wide the exercised grant is. */
@@ -249,10 +253,21 @@ export class Policy {
     return current
   }
 
-  /** Whether a key had a grant as a node and has lost all of them. */
+  /**
+   * Whether a key had a grant as a node and has lost all of them. What a registrar gave and took back does not count: it would
+   * lock out hosts that others want in.
+   */
   isRevokedNode(subject: string): boolean {
-    const roles = this.#history.grantsOf(subject).map((id) => (this.#history.get(id) as Envelope<GrantBody>).body.role)
-    return roles.includes('node') && !this.activeGrants(subject).some((grant) => grant.body.role === 'node')
+    const grants = this.#history.grantsOf(subject).map((id) => this.#history.get(id) as Envelope<GrantBody>)
+    const counts = (grant: Envelope<GrantBody>): boolean =>
+      !this.#isByRegistrar(grant) || this.revocationsOf(grant).some((revocation) => !this.#isByRegistrar(revocation))
+    const isLost = grants.some((grant) => grant.body.role === 'node' && counts(grant))
+    return isLost && !this.activeGrants(subject).some((grant) => grant.body.role === 'node')
+  }
+
+  #isByRegistrar({ body }: Envelope<GrantBody | RevokeBody>): boolean {
+    const exercised = this.#history.get(body.grant)?.body
+    return exercised?.type === 'grant' && isRegistrar(exercised)
   }
 
   /** Accepted revocations that take the given grant away, whatever they keep. */

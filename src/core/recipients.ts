@@ -3,7 +3,7 @@
  * escrow). A pure function of its path and the grants in force; seals nothing. Called by meshctl.
  */
 
-import type { GrantBody } from './envelope.ts'
+import { ROLES, type GrantBody } from './envelope.ts'
 import { parseResourcePath, zoneCovers, type ResourceName } from './names.ts'
 import { canReceive, KEYS_PREFIX } from './secrets.ts'
 
@@ -21,20 +21,30 @@ export interface Recipient {
 }
 
 /**
- * Everybody whom the secret at this path is for, by subject.
- * @param grants those in force
+ * Everybody whom the secret at this path is for, by subject, once for each key that a grant of theirs tells: whoever may grant a
+ * node could else put a key of their own in the place of the owner's.
+ * @param grants those in force, in any order
  */
 export function recipientsOf(path: string, grants: readonly RecipientGrant[]): Recipient[] {
   const name = parseResourcePath(path)
   if (name === undefined) return []
-  const found = new Map<string, Recipient>()
-  for (const grant of grants.filter((each) => isFor(name, each))) {
-    const { subject, role } = grant
-    const enc = grant.enc !== undefined && canReceive(grant.enc) ? grant.enc : undefined
-    const known = found.get(subject)
-    found.set(subject, { subject, role, name: known?.name ?? grant.name, enc: known?.enc ?? enc })
-  }
-  return [...found.values()].toSorted((a, b) => (a.subject < b.subject ? -1 : 1))
+  const relevant = grants.filter((each) => isFor(name, each)).toSorted((a, b) => (rankText(a) < rankText(b) ? -1 : 1))
+  return [...Map.groupBy(relevant, ({ subject }) => subject).values()].flatMap(recipientsAmong)
+}
+
+/** @param own the grants of one subject, those of the highest role first. */
+function recipientsAmong(own: readonly RecipientGrant[]): Recipient[] {
+  const [{ subject, role }] = own as [RecipientGrant]
+  const name = own.find((grant) => grant.name !== undefined)?.name
+  const fit = own.filter(({ enc }) => enc !== undefined && canReceive(enc))
+  const tellers = [...Map.groupBy(fit, ({ enc }) => enc).values()].map(([first]) => first as RecipientGrant)
+  if (tellers.length === 0) return [{ subject, role, name, enc: undefined }]
+  return tellers.map((teller) => ({ subject, role: teller.role, name, enc: teller.enc }))
+}
+
+/** Sorts by subject and falling role, and by the rest so that the order of the grants does not matter. */
+function rankText({ subject, role, name = '', enc = '' }: RecipientGrant): string {
+  return [subject, ROLES.length - ROLES.indexOf(role), name, enc].join(' ')
 }
 
 /** The keys to seal for, sorted, each once. */

@@ -21,11 +21,12 @@ import type { MeshState } from './state.ts'
 
 /** What a new mesh takes over. */
 export interface Estate {
-  /** All but owners: those that the roots made, whoever had the root keys. */
   readonly grants: readonly GrantBody[]
   /** Oldest first, as clashes between them are decided. */
   readonly resources: readonly Carried[]
   readonly owners: readonly GrantBody[]
+  /** Left behind, too: whoever had the root keys may have made them, and all that was granted under them. */
+  readonly byRoots: readonly GrantBody[]
   /** What stays behind, as it is in force on no node, with why. */
   readonly left: ReadonlyMap<string, string>
 }
@@ -37,11 +38,25 @@ export interface Carried {
   readonly at: number
 }
 
-/** @param without keys that are granted nothing in the new mesh. */
-export function estateOf(state: MeshState, without: ReadonlySet<string> = new Set()): Estate {
+/**
+ * @param without keys that are granted nothing in the new mesh.
+ * @param trusted keys that are granted what they have, with all that they granted, though roots and no owner made them.
+ */
+export function estateOf(
+  state: MeshState,
+  without: ReadonlySet<string> = new Set(),
+  trusted: ReadonlySet<string> = new Set(),
+): Estate {
   const subjects = [...state.history.subjects()].filter((key) => !without.has(key))
   const active = subjects.flatMap((key) => state.policy.activeGrants(key))
-  const grants = [...new Map(active.map(({ body }) => [sayingOf(body), body])).values()]
+  const isByOwner = (grant: Envelope<GrantBody>): boolean => {
+    const { body } = grant
+    if (body.role === 'owner' || trusted.has(body.subject)) return true
+    const under = state.history.get(body.grant) as Envelope
+    return under.body.type === 'grant' && isByOwner(under as Envelope<GrantBody>)
+  }
+  const grants = distinct(active.filter(isByOwner))
+  const carried = new Set(grants.map(sayingOf))
   const existing = state.resources()
   const grantOf = (edit: string): Envelope<GrantBody> | undefined => state.grantOf(edit)
   const left = new Map(overQuota(existing, grantOf))
@@ -57,6 +72,7 @@ export function estateOf(state: MeshState, without: ReadonlySet<string> = new Se
   return {
     grants: grants.filter(({ role }) => role !== 'owner'),
     owners: grants.filter(({ role }) => role === 'owner'),
+    byRoots: distinct(active.filter((grant) => !isByOwner(grant) && !carried.has(sayingOf(grant.body)))),
     resources,
     left,
   }
@@ -93,6 +109,10 @@ export function refoundMesh(
     }
   }
   return envelopes
+}
+
+function distinct(grants: readonly Envelope<GrantBody>[]): GrantBody[] {
+  return [...new Map(grants.map(({ body }) => [sayingOf(body), body])).values()]
 }
 
 /** Equal for grants that say the same: they differ in who signed them when. */

@@ -1,6 +1,6 @@
 /**
  * A node's slice: the resources of its zones and their ancestors that mean something, and why the others do not. A
- * pure function of the accepted state and the node's zones, workspaces and labels. Called by the reconciler.
+ * pure function of the accepted state and the node's places and labels. Called by the reconciler.
  */
 
 import { sha256 } from './canonical.ts'
@@ -44,6 +44,11 @@ export interface Problem {
   readonly hint?: string
 }
 
+/** Whether a resource is left out by a limit of its author's grant: on every node alike, and nothing is wrong with any. */
+export function isBeyondGrant({ code }: { readonly code: string }): boolean {
+  return code === 'quota' || code === 'host_not_granted'
+}
+
 export interface Slice {
   /** Sorted by path. */
   readonly resources: readonly SliceResource[]
@@ -53,11 +58,16 @@ export interface Slice {
   readonly target: string
 }
 
-export interface SliceNode {
-  /** None: only resources of `*` apply. */
-  readonly zones: readonly string[]
+/** Where a node stands by one of its grants. What one grant gives in a zone, another gives for other workspaces elsewhere. */
+export interface Place {
   /** `*` is all. */
-  readonly workspaces: readonly string[]
+  readonly workspace: string
+  /** None: only resources of zone `*` apply. */
+  readonly zones: readonly string[]
+}
+
+export interface SliceNode {
+  readonly places: readonly Place[]
   readonly labels: Readonly<Record<string, string>>
 }
 
@@ -95,9 +105,18 @@ export function targetOf(resources: Iterable<ResourceState>, node: SliceNode): s
 function applies(state: ResourceState, node: SliceNode): boolean {
   if (!state.exists || state.created === undefined) return false
   const name = parseResourcePath(state.path)
-  if (name === undefined) return false
-  if (!node.workspaces.includes('*') && !node.workspaces.includes(name.workspace)) return false
-  return name.zone === '*' || node.zones.some((zone) => zoneCovers(name.zone, zone))
+  return name !== undefined && isPlacedFor(name, node.places)
+}
+
+/** Whether a resource is for a node that stands there, whatever its labels. */
+export function isPlacedFor(
+  { workspace, zone }: Pick<ResourceName, 'workspace' | 'zone'>,
+  places: readonly Place[],
+): boolean {
+  return places.some((place) => {
+    if (place.workspace !== '*' && place.workspace !== workspace) return false
+    return zone === '*' || place.zones.some((inner) => zoneCovers(zone, inner))
+  })
 }
 
 function interpret(state: ResourceState): SliceResource | Problem {

@@ -1,7 +1,7 @@
 /**
  * Join tickets: one line of text that tells a new host where its mesh is and which keys to trust, signed by who invites it.
- * A ticket grants nothing: whoever holds one may ask, and somebody approves. Also how a host proves that it holds its X25519
- * key. Pure; made by meshctl, read by mesh-node at both ends.
+ * A ticket grants nothing: whoever holds one may ask, and somebody approves. Also how a host signs what it asks for, and proves
+ * that it holds its X25519 key. Pure; made by meshctl, read by mesh-node at both ends.
  */
 
 import { createHmac, timingSafeEqual } from 'node:crypto'
@@ -25,6 +25,7 @@ export const TICKET_LIMITS = {
 const VERSION = 'nxmesh1'
 const CHECKSUM_DIGITS = 8
 const SIG_DOMAIN = 'nxmesh/v1/ticket\0'
+const ASKING_DOMAIN = 'nxmesh/v1/join\0'
 const PROOF_DOMAIN = 'nxmesh/v1/join-proof\0'
 
 const key = z.string().regex(/^[0-9a-f]{64}$/)
@@ -109,6 +110,24 @@ export function ticketFault(
   return undefined
 }
 
+/** What a host asks for. The ticket, as text, says of which mesh. */
+export interface Asking {
+  readonly ticket: string
+  /** Its X25519 public key. */
+  readonly enc: string
+  readonly name: string | null
+  readonly zones: readonly string[]
+}
+
+/** The host's signature: with it who approves, knowing no more than the host's key, need not believe the asked node. */
+export function signAsking(asking: Asking, host: KeyPair): string {
+  return host.sign(askingInput(asking))
+}
+
+export function isAskedBy(key: string, asking: Asking, sig: string): boolean {
+  return verifySignature(key, askingInput(asking), sig)
+}
+
 /** Who proves what to whom: what a proof is bound to. */
 export interface Proving {
   /** The prover's Ed25519 key, which the connection has proven. */
@@ -143,6 +162,10 @@ export function isProof(proof: string, ephemeral: EncryptionKey, proving: Provin
 
 function signingInput(content: TicketContent): Uint8Array {
   return Buffer.from(SIG_DOMAIN + canonical(content as Json))
+}
+
+function askingInput({ ticket, enc, name, zones }: Asking): Uint8Array {
+  return Buffer.from(ASKING_DOMAIN + canonical({ ticket, enc, name, zones }))
 }
 
 function checksum(text: string): string {

@@ -17,7 +17,9 @@ export const JOIN_LIMITS = {
   /** Ids in one request. */
   ids: 32,
   /** Requests to join that a node keeps; a further one is told to try later. */
-  pending: 64,
+  pending: 128,
+  /** Of these, with tickets by one key: who may invite to few zones must not keep out whom others invite. */
+  pendingOfInviter: 64,
   /** Of these, with one ticket: one that got about must not keep out everybody else. */
   pendingOfTicket: 32,
   pendingMs: 3_600_000,
@@ -36,6 +38,8 @@ export const JOIN_REQUEST = z.strictObject({
   name: z.string().refine(isName).nullable(),
   /** Of the configuration; empty: those of the ticket. */
   zones: z.array(z.string().refine(isZone)).max(TICKET_LIMITS.zones),
+  /** The asker's over ticket, enc, name and zones, for who approves. */
+  sig: z.string().regex(/^[0-9a-f]{128}$/),
   labels: z.record(z.string().max(63), z.string().max(63)),
   version: z.string().max(64),
 })

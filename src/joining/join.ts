@@ -11,7 +11,7 @@ import { encodedSize, toWire } from '../core/codec.ts'
 import { verifySignature, type Envelope, type KeyPair, type WireEnvelope } from '../core/envelope.ts'
 import type { MeshState } from '../core/state.ts'
 import { encryptionKey, type EncryptionKey } from '../core/secrets.ts'
-import { isProof, parseTicket, ticketFault, type TicketContent } from '../core/ticket.ts'
+import { isAskedBy, isProof, parseTicket, ticketFault, type TicketContent } from '../core/ticket.ts'
 import { asMeshError, MeshError } from '../errors.ts'
 import { encodeJoin, JOIN_LIMITS, parseJoinMessage, type JoinAnswer, type JoinMessage } from './join-messages.ts'
 import type { Log } from '../log.ts'
@@ -22,6 +22,8 @@ import type { Clock, Guest, GuestTalk, PeerKey } from '../ports.ts'
 const ANCESTORS_MAX = 50_000
 /** Envelopes that one answer is picked from; more than fit into it. */
 const ANSWERED_MAX = 2_000
+/** Of the zones of a ticket, in an answer. */
+const QUOTED_MAX = 150
 const REJECTION_DOMAIN = 'nxmesh/v1/reject\0'
 
 /** Somebody who waits to be let in. */
@@ -39,6 +41,8 @@ export interface PendingRequest {
   readonly ticket: TicketContent
   /** The ticket as it was shown: whoever approves by it checks it again. */
   readonly ticketText: string
+  /** The host's over what it asks for: as `isAskedBy` checks it. */
+  readonly sig: string
   /** ms since it first asked. */
   readonly ageMs: number
 }
@@ -97,9 +101,9 @@ export class JoinRequests {
       throw new MeshError('not_found', 'no host waits here with this request', { hint: 'See: meshctl pending' })
     }
     const isSigned = verifySignature(by, rejectionInput(state.meshId ?? '', request), sig)
-    if (!isSigned || !membership.mayGrantNodes(by)) {
-      throw new MeshError('denied', 'who denies a host must be able to grant one', {
-        hint: 'Use the key of an admin or owner with -k.',
+    if (!isSigned || !membership.mayGrantNodes(by, asked.ticket.zones)) {
+      throw new MeshError('denied', 'who denies a host must be able to grant one of the zones that it was invited to', {
+        hint: 'Use the key of an admin or owner of these zones with -k.',
       })
     }
     this.#pending.delete(asked.key)
@@ -136,18 +140,16 @@ export class JoinRequests {
 
   #standing(key: PeerKey): JoinAnswer {
     const { membership } = this.#options
-    const standing = membership.standingOf(key)
+    const known = membership.standingOf(key)
+    const standing = known === 'unknown' && this.#pending.has(key) ? 'pending' : known
     const reasons = this.#reasonsFor(key)
-    if (reasons.length > 0) return { standing, envelopes: fit(reasons).map(toWire) }
-    return { standing: standing === 'unknown' && this.#pending.has(key) ? 'pending' : standing }
+    return reasons.length === 0 ? { standing } : { standing, envelopes: fit(reasons).map(toWire) }
   }
 
   /** Why a key is no node any more, or is one again. */
   #reasonsFor(key: PeerKey): Envelope[] {
     const { membership } = this.#options
-    const standing = membership.standingOf(key)
-    if (standing === 'unknown') return []
-    return standing === 'revoked' ? membership.revocationsOf(key) : membership.restorationsOf(key)
+    return membership.standingOf(key) === 'node' ? membership.restorationsOf(key) : membership.revocationsOf(key)
   }
 
   /** The last one is kept: a key that learns its revocation asks many times. */
@@ -188,16 +190,23 @@ export class JoinRequests {
     }
     const fault = ticketFault(ticket, { mesh: state.meshId, network: networkId, now: clock.now() })
     if (fault !== undefined) return { refused: fault }
-    if (!membership.mayGrantNodes(ticket.by)) {
-      return { refused: 'the ticket is by a key that may not grant nodes, as far as this node knows' }
+    if (!membership.mayGrantNodes(ticket.by, ticket.zones)) {
+      const zones = ticket.zones.join(', ').slice(0, QUOTED_MAX)
+      return { refused: `the ticket is by a key that may not grant nodes of zones ${zones}, as far as this node knows` }
     }
-    const { enc, proof, name, zones, labels, version } = message
+    // A registrar's ticket is good for many hosts; the one that it took out is not to come back by itself.
+    const isTakenOut = membership.revocationsOf(key).some(({ body }) => body.type === 'revoke' && body.by === ticket.by)
+    if (isTakenOut) return { ...standing, standing: 'revoked' }
+    const { enc, proof, name, zones, labels, version, sig } = message
+    if (!isAskedBy(key, { ticket: message.ticket, enc, name, zones }, sig)) {
+      return { refused: 'the request is not signed by this host' }
+    }
     const proving = { prover: key, verifier: own, enc, challenge: ephemeral?.publicKey ?? '' }
     if (ephemeral === undefined || !isProof(proof, ephemeral, proving)) {
       return { refused: 'the X25519 key was not proven' }
     }
     if (this.#denied.get(key) === ticket.nonce) return { standing: 'denied' }
-    return this.#keep({ key, enc, name, zones, labels, version, address, ticket, ticketText: message.ticket })
+    return this.#keep({ key, enc, name, zones, labels, version, address, ticket, ticketText: message.ticket, sig })
   }
 
   /** A repeated request takes the place of the earlier one. */
@@ -206,9 +215,13 @@ export class JoinRequests {
     this.#prune()
     const before = this.#pending.get(request.key)
     if (before === undefined) {
-      const { nonce } = request.ticket
-      const alike = [...this.#pending.values()].filter(({ ticket }) => ticket.nonce === nonce).length
-      if (this.#pending.size >= JOIN_LIMITS.pending || alike >= JOIN_LIMITS.pendingOfTicket) {
+      const { nonce, by } = request.ticket
+      const alike = [...this.#pending.values()].filter(({ ticket }) => ticket.by === by)
+      const isFull =
+        this.#pending.size >= JOIN_LIMITS.pending ||
+        alike.length >= JOIN_LIMITS.pendingOfInviter ||
+        alike.filter(({ ticket }) => ticket.nonce === nonce).length >= JOIN_LIMITS.pendingOfTicket
+      if (isFull) {
         return { refused: 'too many hosts are waiting already', again: true }
       }
       log.info('a host asks to join', { key: request.key, address: request.address })

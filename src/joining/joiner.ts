@@ -8,7 +8,7 @@ import { backoffMs } from '../backoff.ts'
 import { namedBy } from '../core/admission.ts'
 import { envelopeId, parseBody, type KeyPair } from '../core/envelope.ts'
 import { encryptionKey } from '../core/secrets.ts'
-import { parseTicket, proofOf } from '../core/ticket.ts'
+import { parseTicket, proofOf, signAsking } from '../core/ticket.ts'
 import { asMeshError, MeshError } from '../errors.ts'
 import {
   encodeJoin,
@@ -121,13 +121,12 @@ async function apply(visit: Visit, peer: KnownPeer, application: Application): P
   const { challenge, ...other } = await say(visit, { ask: 'challenge' })
   if (challenge === undefined) return other
   const proving = { prover: key.publicKey, verifier: peer.key, enc: own.publicKey, challenge }
+  const asking = { ticket, enc: own.publicKey, name: parseTicket(ticket).name ?? null, zones: [...zones] }
   return await say(visit, {
     ask: 'join',
-    ticket,
-    enc: own.publicKey,
+    ...asking,
     proof: proofOf(own, proving),
-    name: parseTicket(ticket).name ?? null,
-    zones: [...zones],
+    sig: signAsking(asking, key),
     labels: { ...labels },
     version,
   })

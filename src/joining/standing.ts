@@ -57,7 +57,7 @@ export class Standing {
       try {
         const standing = await learnStanding(visit, replica)
         const found = { peer: peer.key, standing: standing ?? 'no answer' }
-        if (standing === 'revoked' && !wasRevoked) log.warn('a peer says that this node was revoked, and why', found)
+        if (!wasRevoked && isRevoked()) log.warn('a peer says that this node was revoked, and why', found)
         else log.debug('a peer was asked what this node is', found)
       } finally {
         await visit.close()

@@ -1,24 +1,41 @@
 /**
  * Whether this node sees what the mesh sees: how many of the other granted nodes have held the same envelopes lately, by the
  * digests in the status records that they sign. Peers can withhold edits and records; they cannot make an honest node agree
- * with a stale view. For people alone: decides nothing. Fed and asked by node.ts.
+ * with a stale view. Half of the others is enough: with this node that is more than half, so one side of a partition at most
+ * is content, and one node that is down alarms no mesh of three; as many colluders hide a stale view. For people alone:
+ * decides nothing. Fed and asked by alarms.ts.
  */
 
+import type { Envelope, GrantBody } from '../core/envelope.ts'
+import { isRegistrar } from '../core/policy.ts'
+import type { MeshState } from '../core/state.ts'
 import type { Clock, PeerKey } from '../ports.ts'
-import type { StatusRecord } from './status-record.ts'
+import { claimsNow, type StatusRecord } from './status-record.ts'
 
 export const AGREEMENT_TIMES = {
   /** Older agreement is none. Forty records: among so many one matches, even where edits are always on their way. */
   lostAfterMs: 10 * 60_000,
-  /** A record whose claimed time is this far from ours is no word of now: peers may hand out old ones, one by one. */
-  clockSkewMs: 5 * 60_000,
 } as const
+
+/**
+ * The granted nodes whose word counts: all but those that only a registrar let in. That is a key on some machine, and whoever
+ * steals it can make up any number of hosts, which agree with anything, or are never heard of.
+ */
+export function witnessesOf({ history, policy }: MeshState): PeerKey[] {
+  const isOfRegistrar = ({ body }: Envelope<GrantBody>): boolean => {
+    const exercised = history.get(body.grant)?.body
+    return exercised?.type === 'grant' && isRegistrar(exercised)
+  }
+  return [...history.subjects()].filter((key) =>
+    policy.activeGrants(key).some((grant) => grant.body.role === 'node' && !isOfRegistrar(grant)),
+  )
+}
 
 export interface AgreementOptions {
   readonly own: PeerKey
   readonly clock: Clock
-  /** The nodes that policy grants. */
-  readonly granted: () => ReadonlyMap<PeerKey, unknown>
+  /** The nodes whose word counts; this one may be among them. */
+  readonly witnesses: () => readonly PeerKey[]
   /** Digest of all that this node holds. */
   readonly digest: () => string
   /** Whether this node holds what a peer held once; before, there is nothing to agree on. */
@@ -33,7 +50,7 @@ interface Heard {
   skewedMs: number
 }
 
-/** Of the other granted nodes. */
+/** Of the other nodes whose word counts. */
 export interface AgreementView {
   /** Held the same as this one within the last minutes. */
   readonly agreeing: number
@@ -61,7 +78,7 @@ export class Agreement {
     const heard = this.#heard.get(node)
     if (heard === undefined) return
     const now = clock.monotonic()
-    if (Math.abs(at - clock.now()) > AGREEMENT_TIMES.clockSkewMs) return void (heard.skewedMs = now)
+    if (!claimsNow(at, clock)) return void (heard.skewedMs = now)
     heard.heardMs = now
     if (digest === this.#options.digest()) heard.agreedMs = now
   }
@@ -96,10 +113,10 @@ export class Agreement {
     ]
   }
 
-  /** Keeps the granted nodes, and none else; one that is new here has its time to be heard of. */
+  /** Keeps those whose word counts, and none else; one that is new here has its time to be heard of. */
   #follow(now: number): void {
-    const { own, granted, isSettled } = this.#options
-    const nodes = isSettled() ? [...granted().keys()].filter((node) => node !== own) : []
+    const { own, witnesses, isSettled } = this.#options
+    const nodes = isSettled() ? witnesses().filter((node) => node !== own) : []
     this.#heard = new Map(
       nodes.map((node) => [node, this.#heard.get(node) ?? { heardMs: now, agreedMs: now, skewedMs: -Infinity }]),
     )

@@ -3,9 +3,8 @@
  * that two processes use (key-sharing.ts). Gathers what these say for health and metrics; decides nothing. Built by node.ts.
  */
 
-import { Agreement } from './agreement.ts'
+import { Agreement, witnessesOf } from './agreement.ts'
 import { forkComplaints, forkersIn, type Forker } from './forks.ts'
-import type { Membership } from '../membership.ts'
 import type { Alarm } from '../metrics.ts'
 import type { Clock, Network, PeerKey } from '../ports.ts'
 import type { Replica } from '../replica.ts'
@@ -16,7 +15,6 @@ import type { Sync } from '../sync/sync.ts'
 export interface AlarmsOptions {
   readonly own: PeerKey
   readonly clock: Clock
-  readonly membership: Pick<Membership, 'grantedNodes'>
   readonly network: Pick<Network, 'connected'>
   readonly replica: Pick<Replica, 'state'>
   readonly status: Pick<StatusTable, 'complaints'>
@@ -29,12 +27,12 @@ export class Alarms {
   readonly #agreement: Agreement
 
   constructor(options: AlarmsOptions) {
-    const { own, clock, membership, sync, isSettled } = options
+    const { own, clock, replica, sync, isSettled } = options
     this.#options = options
     this.#agreement = new Agreement({
       own,
       clock,
-      granted: () => membership.grantedNodes(),
+      witnesses: () => witnessesOf(replica.state),
       digest: () => sync.digest(),
       isSettled,
     })
@@ -45,7 +43,7 @@ export class Alarms {
     this.#agreement.hear(record)
   }
 
-  /** What is told of each; nothing where all is well. */
+  /** What is told of each, as this node's own trouble; nothing where all is well. */
   complaints(): Readonly<Record<Alarm, readonly string[]>> {
     const { network, status } = this.#options
     return {
@@ -60,7 +58,7 @@ export class Alarms {
     return forkersIn(this.#options.replica.state)
   }
 
-  /** Other nodes that held the same as this one lately. */
+  /** Other nodes whose word counts that held the same as this one lately. */
   get agreeing(): number {
     return this.#agreement.view().agreeing
   }

@@ -3,6 +3,7 @@
  * Error is for what stops traffic or writing; one bad edit must not take a zone out of a load balancer.
  */
 
+import { isBeyondGrant } from '../core/slice.ts'
 import type { Receipt } from '../reconciler.ts'
 
 export type HealthStatus = 'Running' | 'Degraded' | 'Error' | 'Unknown'
@@ -11,7 +12,7 @@ export interface Health {
   readonly status: HealthStatus
   /** One sentence: the most serious reason, or that all is well. */
   readonly msg: string
-  /** All reasons, most serious first; empty when Running. */
+  /** All reasons, most serious first, and what is to be noted last; the latter alone when Running. */
   readonly reasons: readonly string[]
 }
 
@@ -22,13 +23,15 @@ export interface HealthFacts {
   readonly warnings: readonly string[]
   /** What has not happened yet, so that nothing can be said: first sync, first apply. */
   readonly pending: readonly string[]
+  /** What people should know, and what says nothing of this node. */
+  readonly notes: readonly string[]
 }
 
-export function healthOf({ errors, warnings, pending }: HealthFacts): Health {
+export function healthOf({ errors, warnings, pending, notes }: HealthFacts): Health {
   const reasons = [...errors, ...warnings, ...pending]
   const status =
     errors.length > 0 ? 'Error' : warnings.length > 0 ? 'Degraded' : pending.length > 0 ? 'Unknown' : 'Running'
-  return { status, msg: reasons[0] ?? 'all is well', reasons }
+  return { status, msg: reasons[0] ?? 'all is well', reasons: [...reasons, ...notes] }
 }
 
 /** What is known of a node that its health depends on. */
@@ -42,6 +45,8 @@ export interface NodeFacts {
   readonly hasLostStore: boolean
   /** What is wrong with its place in the mesh. */
   readonly complaints: readonly string[]
+  /** What others seem to do wrong. */
+  readonly notes: readonly string[]
   /** Other nodes that policy grants, and connections with any. */
   readonly others: number
   readonly connections: number
@@ -59,27 +64,32 @@ export function factsOf(node: NodeFacts): HealthFacts {
   const errors: string[] = []
   const warnings: string[] = [...node.complaints]
   const pending: string[] = []
+  const notes: string[] = [...node.notes]
   if (writeError !== undefined) errors.push(`the store cannot be written: ${writeError}`)
   if (!node.hasMesh) pending.push('no mesh yet: waiting for a peer that has the genesis')
   else if (!node.isSettled) pending.push('the first complete exchange with a peer is still to come')
   if (corruptRecords > 0)
     warnings.push(`damaged records of the store were left out, and peers refill them: ${corruptRecords}`)
-  for (const author of authorsOverQuota)
-    warnings.push(`author ${author} has filled its share of the store; its edits are not taken`)
+  // Whose key it is, the log says: health is open to all.
+  if (authorsOverQuota.length > 0)
+    warnings.push(
+      `authors have filled their share of the store, and no more is taken of them: ${authorsOverQuota.length}`,
+    )
   if (others > 0 && node.connections === 0) {
     const place = node.isStarting ? pending : warnings
     place.push(`no connection with any other node (${others} known); edits made here wait`)
   }
   if (node.receipt === undefined) pending.push('nginx has not been looked at yet')
-  else if (node.receipt !== null) nginxFacts(node, node.receipt, { errors, warnings, pending })
-  return { errors, warnings, pending }
+  else if (node.receipt !== null) nginxFacts(node, node.receipt, { errors, warnings, pending, notes })
+  return { errors, warnings, pending, notes }
 }
 
 function nginxFacts(
   { isSettled, hasLostStore, closedToWorkers }: NodeFacts,
-  { nginx, error, outcome, problemCount }: Receipt,
-  { errors, warnings, pending }: Record<keyof HealthFacts, string[]>,
+  receipt: Receipt,
+  { errors, warnings, pending, notes }: Record<keyof HealthFacts, string[]>,
 ): void {
+  const { nginx, error, outcome, problemCount } = receipt
   if (!nginx.running) errors.push(`nginx does not run${error === null ? '' : `: ${error.message}`}`)
   else if (error !== null && outcome !== 'held') warnings.push(error.message)
   else if (error !== null) (isSettled || hasLostStore ? warnings : pending).push(error.message)
@@ -89,6 +99,12 @@ function nginxFacts(
       `nginx’s workers cannot pass through ${closed}: reloads break connections and large requests fail; chmod o+x ${closed}, or set nginx.directory to another place`,
     )
   }
-  if (problemCount > 0)
-    warnings.push(`not served as written: ${problemCount} of this node’s resources; see meshctl status`)
+  const what = `${problemCount} of this node’s resources; see meshctl status`
+  if (isShort(receipt)) warnings.push(`not served as written: ${what}`)
+  else if (problemCount > 0) notes.push(`left out, being beyond the grants of their authors: ${what}`)
+}
+
+/** Whether this node serves less than what grants allow. What a receipt does not show is no better than the last that it does. */
+export function isShort({ problems, isolated, problemCount }: Receipt): boolean {
+  return problemCount > 0 && (isolated.length > 0 || problems.length === 0 || !problems.every(isBeyondGrant))
 }

@@ -7,7 +7,7 @@ import { z } from 'zod'
 import { canonical, sha256, type Json } from '../core/canonical.ts'
 import { isHex, verifySignature, type KeyPair } from '../core/envelope.ts'
 import type { Health } from './health.ts'
-import type { PeerKey } from '../ports.ts'
+import type { Clock, PeerKey } from '../ports.ts'
 import type { Receipt } from '../reconciler.ts'
 
 /** A node's word on itself. Canonical JSON when signed, so numbers are integers. */
@@ -47,6 +47,9 @@ export const RECORD_LIMITS = {
   /** Far above any number of starts; nothing larger can be signed for, and nothing follows it. */
   incarnation: 2 ** 40,
 } as const
+
+/** A record whose claimed time is this far from ours is no word of now: peers may hand out old ones, one by one. */
+export const STATUS_SKEW_MS = 5 * 60_000
 
 const STATUS_DOMAIN = 'nxmesh/v1/status\0'
 
@@ -174,6 +177,11 @@ export function parseStatusPayload(payload: Uint8Array): unknown {
 // ---------------------------------------------------------------------------------------------- order
 
 type Version = Pick<StatusRecord, 'incarnation' | 'sequence'>
+
+/** Whether a record of this claimed time was made now, as far as this node's clock can tell. */
+export function claimsNow(at: number, clock: Pick<Clock, 'now'>): boolean {
+  return Math.abs(at - clock.now()) <= STATUS_SKEW_MS
+}
 
 /** Whether the first was made after the second. */
 export function isNewer(a: Version, b: Version): boolean {

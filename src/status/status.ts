@@ -131,6 +131,7 @@ export class StatusTable implements Startable {
       // The network is up already, and may have brought a newer one.
       if (record !== undefined && !this.#heard.has(record.node) && isSigned(signed, record)) {
         this.#heard.set(record.node, { signed, record, seenMs: undefined })
+        this.#sharing.hear(record)
       }
     }
     this.#isRunning = true
@@ -197,14 +198,11 @@ export class StatusTable implements Startable {
     if (!this.#options.isNode(node)) return 'ignore'
     const known = this.#heard.get(node)
     if (known === undefined && this.#heard.size >= STATUS_LIMITS.records) return 'ignore'
-    const isStale = known !== undefined && !isNews(record, known)
-    if ((isStale && !contradicts(record, known.record)) || !this.#rates.has(node)) return 'ignore'
+    if (known !== undefined && !isNews(record, known)) return this.#hearStale(signed, record)
+    if (!this.#rates.has(node)) return 'ignore'
     if (!isSigned(signed, record)) return 'reject'
     this.#rates.take(node)
-    if (isStale) {
-      this.#sharing.note(node)
-      return 'ignore'
-    }
+    this.#sharing.hear(record)
     // A newer record is no older than the one before it, whatever the peer says.
     const seenMs = Math.max(this.#options.clock.monotonic() - ageMs, known?.seenMs ?? Number.NEGATIVE_INFINITY)
     this.#heard.set(node, { signed, record, seenMs })
@@ -286,14 +284,22 @@ export class StatusTable implements Startable {
     return [...keys].toSorted().map((key) => this.#view(key, granted.get(key), connected.has(key)))
   }
 
-  /** What is wrong with whose key, for people. */
+  /** What is wrong with this node's key, for people. */
   complaints(): string[] {
+    if (!this.#sharing.shared.includes(this.#options.key.publicKey)) return []
+    return [
+      'another process signs status records with this node’s key: was its disk copied? One of the two needs a key of its own',
+    ]
+  }
+
+  /** What seems wrong with the keys of others. No trouble of this node: any of them can bring it about, of its own key. */
+  notes(): string[] {
     const { key, granted } = this.#options
     const names = granted()
-    return this.#sharing.shared.map((shared) =>
-      shared === key.publicKey
-        ? 'another process signs status records with this node’s key: was its disk copied? One of the two needs a key of its own'
-        : `two processes sign status records with the key of node ${names.get(shared) ?? shared}: was its disk copied, or its key stolen?`,
+    const others = this.#sharing.shared.filter((shared) => shared !== key.publicKey)
+    return others.map(
+      (other) =>
+        `two processes sign status records with the key of node ${names.get(other) ?? other}: was its disk copied, or its key stolen?`,
     )
   }
 
@@ -312,6 +318,14 @@ export class StatusTable implements Startable {
     }
   }
 
+  /** A record that is older than what was heard, or as old. Costs its node none of its share: anybody can tell it again. */
+  #hearStale(signed: SignedStatus, record: StatusRecord): GossipVerdict {
+    if (!this.#sharing.isSign(record)) return 'ignore'
+    if (!isSigned(signed, record)) return 'reject'
+    this.#sharing.note(record)
+    return 'ignore'
+  }
+
   /** A record of this node that it did not make in this life: a restored backup, or a clone with the same key. */
   #hearOwn(signed: SignedStatus, record: StatusRecord): GossipVerdict {
     const { clock, log } = this.#options
@@ -320,7 +334,7 @@ export class StatusTable implements Startable {
     if (!isAhead || clock.monotonic() - this.#raisedMs < STATUS_TIMES.intervalMs) return 'ignore'
     if (!isSigned(signed, record)) return 'reject'
     this.#raisedMs = clock.monotonic()
-    this.#sharing.note(record.node)
+    this.#sharing.note(record)
     log.warn('another record of this node is newer than its own: was its data restored, or its key copied?', {
       theirs: record.incarnation,
       own: this.#incarnation,
@@ -394,13 +408,6 @@ export function peerState(ageMs: number | undefined, lost: boolean, leaving: boo
 /** Whether a record says more than what was heard. One read back from the store says nothing about now until it is heard again. */
 function isNews(record: StatusRecord, known: Heard): boolean {
   return known.seenMs === undefined ? !isNewer(known.record, record) : isNewer(record, known.record)
-}
-
-/**
- * Whether a record that is older than what was heard, or as old, was made later nevertheless: one process alone counts on.
- */
-function contradicts(record: StatusRecord, known: StatusRecord): boolean {
-  return !isNewer(record, known) && record.at > known.at
 }
 
 /** Monotonic ms; what was read back from the store is older than anything. */

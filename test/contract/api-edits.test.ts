@@ -8,6 +8,7 @@ import type { EditView, Problem, WrittenView } from '../../src/api/schemas.ts'
 import { toWire } from '../../src/core/codec.ts'
 import type { Envelope, GrantBody, KeyPair, Role } from '../../src/core/envelope.ts'
 import { signToken } from '../../src/core/token.ts'
+import { PLAIN_EDIT_BYTES } from '../../src/api/writes.ts'
 import { CALLER_LIMITS } from '../../src/edit-key.ts'
 import { MeshError } from '../../src/errors.ts'
 import { Author } from '../support/author.ts'
@@ -215,6 +216,9 @@ describe('nobody overwrites what they have not seen', () => {
     ['a creation that does not say so', false, {}, 428],
     ['a change of what does not exist', false, { 'if-match': '*' }, 412],
     ['a creation', false, CREATE, 201],
+    ['a change that names a tag which it must not have', true, { 'if-none-match': '"junk"' }, 400],
+    ['a change with an empty If-None-Match', true, { 'if-none-match': '' }, 400],
+    ['a creation that names a tag', false, { 'if-none-match': '"junk"' }, 400],
   ])('%s', async (_, exists, headers, status) => {
     if (exists) await created()
     const answer = await put(site('new'), { headers })
@@ -234,6 +238,7 @@ describe('nobody overwrites what they have not seen', () => {
     const { etag } = await created()
     expect((await put(undefined)).status).toBe(428)
     expect((await put(undefined, { headers: { 'if-match': '"0"' } })).status).toBe(412)
+    expect((await put(undefined, { headers: { 'if-none-match': '"junk"' } })).status).toBe(400)
     expect((await put(undefined, { headers: { 'if-match': etag } })).status).toBe(200)
     expect((await put(undefined, { headers: { 'if-match': etag } })).status).toBe(404)
   })
@@ -425,12 +430,38 @@ describe('the node lends no power', () => {
     expect(statuses.filter((status) => status !== 200)).toEqual([429])
     expect((await put(site('bob'), { headers: { 'if-match': tag }, by: CALLERS.bob })).status).toBe(200)
   })
+
+  test('a dry run, and an edit that fails, count as well: they are as much work', async () => {
+    const ask = { headers: CREATE, query: '?dry_run=true' }
+    for (let count = 0; count < CALLER_LIMITS.burst; count += 1)
+      expect((await put(site(), count % 2 === 0 ? ask : { headers: {} })).status).toBe(count % 2 === 0 ? 200 : 428)
+    expect((await put(site(), ask)).status).toBe(429)
+  })
+
+  test('a body is read from nobody who may not edit there, and never beyond what an edit holds', async () => {
+    const large = JSON.stringify(site('x'.repeat(PLAIN_EDIT_BYTES)))
+    expect(problem(await put(large, { headers: CREATE, by: CALLERS.viewer })).detail).toMatch(/a viewer may not edit/)
+    expect(problem(await put(large, { headers: CREATE, path: 'default/us/site/web' })).status).toBe(403)
+    expect(problem(await put(large, { headers: CREATE }))).toMatchObject({
+      status: 413,
+      detail: `the request is over ${PLAIN_EDIT_BYTES} bytes`,
+    })
+    // Denied before it is seen to be no document at all.
+    expect((await put('{', { headers: CREATE, by: CALLERS.viewer })).status).toBe(403)
+  })
 })
 
 describe('what is wrong is named', () => {
   test.each<[what: string, document: unknown, status: number, field: string]>([
     ['no JSON', '{', 400, 'body'],
     ['no map', '[]', 422, 'document'],
+    ['what is nested without end', `{"spec":${'{"a":'.repeat(15_000)}1${'}'.repeat(15_000)}}`, 400, 'document'],
+    [
+      'what is nested without end in a site',
+      JSON.stringify({ ...site(), spec: 0 }).replace(':0', `:${'{"a":'.repeat(15_000)}1${'}'.repeat(15_000)}`),
+      400,
+      'document',
+    ],
     ['no kind', {}, 422, 'kind'],
     ['no metadata', { ...site(), metadata: undefined }, 422, 'metadata'],
     ['a field that there is not', site('x', { spec: { colour: 'red' } }), 422, 'spec.colour'],
@@ -439,6 +470,12 @@ describe('what is wrong is named', () => {
       site('x', { spec: { routes: { root: { path: 1, return: { status: 200 } } } } }),
       422,
       'spec.routes.root.path',
+    ],
+    [
+      'thousands of fields, which are counted before anything else is done with them',
+      site('x', { metadata: { labels: Object.fromEntries(Array.from({ length: 9_000 }, (_, i) => [`l${i}`, ''])) } }),
+      413,
+      'spec',
     ],
     ['too much', 'x'.repeat(1024 * 1024 + 1), 413, 'body'],
     [

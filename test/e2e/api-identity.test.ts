@@ -1,12 +1,20 @@
 /** The API of real daemons over TLS with the certificate of their own keys: pinned by key and by ticket, the same after a restart. */
 
-import { readFile } from 'node:fs/promises'
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { readFile, symlink } from 'node:fs/promises'
+import { join } from 'node:path'
 import { expect, test } from 'vitest'
 import { ERROR_CODES } from '../../src/errors.ts'
 import { meshctl, type CliResult } from '../support/cli.ts'
-import type { Member } from '../support/fleet.ts'
+import { REPOSITORY, type Member } from '../support/fleet.ts'
 import { http } from '../support/http.ts'
 import { eventually, useFleet } from '../support/use-fleet.ts'
+
+interface PackageFile {
+  readonly bin: { readonly meshctl: string }
+  readonly scripts: { readonly meshctl: string }
+}
 
 const fleet = useFleet({
   members: [{ name: 'one' }, { name: 'two' }],
@@ -25,7 +33,7 @@ const fingerprintOf = (at: Member): string | undefined =>
 
 test('each node is believed by its own key, and by no other', async () => {
   const [one, two] = [member('one'), member('two')]
-  expect(await status(one, '--pin', one.key.publicKey)).toMatchObject({ code: 0, err: '' })
+  expect(await status(one, '--pin', one.key.publicKey)).toMatchObject({ code: 0 })
   await eventually(() => status(two, '--pin', two.key.publicKey), 'it has its mesh').toMatchObject({ code: 0, err: '' })
   const { code, err } = await status(two, '--pin', one.key.publicKey)
   expect([code, err]).toEqual([
@@ -57,7 +65,20 @@ test('the certificate is the same after a restart', async () => {
   expect((await status(one, '--fingerprint', fingerprint ?? 'none')).code).toBe(0)
 })
 
-test('a daemon leaves no core dump, which would hold its keys', async () => {
-  const limits = await readFile(`/proc/${member('two').pid}/limits`, 'utf8')
-  expect(limits).toMatch(/^Max core file size +0 +0 /m)
+test('neither a daemon nor meshctl leaves a core dump, which would hold keys and the texts of secrets', async () => {
+  const isForbidden = /^Max core file size +0 +0 /m
+  const limitsOf = async (pid: number | undefined): Promise<string> => await readFile(`/proc/${pid}/limits`, 'utf8')
+  expect(await limitsOf(member('two').pid)).toMatch(isForbidden)
+  // As npx, the npm script and a link in /usr/local/bin start it. It waits for its input.
+  const { bin, scripts } = JSON.parse(await readFile(join(REPOSITORY, 'package.json'), 'utf8')) as PackageFile
+  expect(scripts.meshctl).toMatch(new RegExp(`exec ${bin.meshctl}$`))
+  const link = join(fleet().directory, 'meshctl')
+  await symlink(join(REPOSITORY, bin.meshctl), link)
+  const child = spawn(link, ['apply', '--dry-run', '-f', '-'], { stdio: ['pipe', 'ignore', 'ignore'] })
+  const ended = once(child, 'exit')
+  // The shell sets it, and becomes Node.
+  await eventually(() => readFile(`/proc/${child.pid}/cmdline`, 'utf8')).toContain('src/meshctl.ts')
+  expect(await limitsOf(child.pid)).toMatch(isForbidden)
+  child.stdin.end()
+  await ended
 })

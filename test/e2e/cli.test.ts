@@ -51,7 +51,7 @@ const everyone = (): Member[] => [...members.values()]
 /** meshctl in a process of its own, in the operator's folder, with the owner's key and the API of edge-a. */
 function meshctl(argv: readonly string[], options: Partial<CommandOptions> = {}): Promise<Ended> {
   const env = { NXMESH_API: member('edge-a').api, NXMESH_KEY: 'mesh/owner.key', ...options.env }
-  return command(process.execPath, [join(REPOSITORY, 'src/meshctl.ts'), ...argv], { cwd: directory, ...options, env })
+  return command(join(REPOSITORY, 'scripts/meshctl'), argv, { cwd: directory, ...options, env })
 }
 
 /** The same, for what must succeed; what it prints. */
@@ -102,9 +102,8 @@ test('a mesh is founded by hand, and three hosts join it one by one', async () =
   for (const name of ['edge-b', 'edge-c'] as const) await configure(name, { id: meshId }, [peer])
 
   await member('edge-a').start()
-  await eventually(() => health(member('edge-a'))).toContain(
-    `meshctl grant node ${keys.get('edge-a')} --zone ZONE --name NAME`,
-  )
+  const shown = (await tell(['key', 'show', '-k', member('edge-a').keyFile, '-o', 'wide'])).trim()
+  await eventually(() => health(member('edge-a'))).toContain(`meshctl grant node ${shown} --zone ZONE --name NAME`)
   for (const name of NAMES) {
     const { code, err } = await meshctl([
       'grant',

@@ -19,8 +19,6 @@ const fleet = useFleet({
   nginx: true,
 })
 
-const QUORUM = ['--roots', '3', '--threshold', '2']
-
 const members = (): [Member, Member] => [fleet().member('one'), fleet().member('two')]
 
 /** Asks all nginx again and again until it is told to end; what they answered, each answer once, and how often they were asked. */
@@ -81,7 +79,9 @@ test('the mesh is founded anew, its hosts are moved one by one, and nginx answer
   const at = (member: Member) => ['--api', member.socket]
   const dry = await ask(fleet(), two, [...at(two), 'refound', '--dry-run'])
   expect([dry.code, dry.err]).toEqual([0, expect.stringContaining('takes over: editor ana')])
-  const mesh = (await tell(fleet(), two, [...at(two), 'refound', '--name', 'prod', ...QUORUM])).trim()
+  const mesh = (
+    await tell(fleet(), two, [...at(two), 'refound', '--name', 'prod', '--roots', '3', '--threshold', '2'])
+  ).trim()
   expect(mesh).toMatch(/^[0-9a-f]{64}$/)
   await tell(fleet(), two, ['verify', 'mesh-2/genesis.json', '--mesh', mesh])
 
@@ -108,21 +108,21 @@ test('the mesh is founded anew, its hosts are moved one by one, and nginx answer
   // The new owner acts, and ana with the key that she had; the old owner is nobody.
   const owner = { key: 'mesh-2/owner.key' }
   await applySite(fleet(), two, { name: 'news' }, owner)
-  await applySite(fleet(), one, { name: 'later' }, { key: ana })
+  await applySite(fleet(), one, { name: 'later' }, { key: ana, mesh })
   await converged([one, two])
   expect([await answers([one, two], 'news'), await answers([one, two], 'later')]).toEqual([
     { one: 'news', two: 'news' },
     { one: 'later', two: 'later' },
   ])
   expect((await ask(fleet(), one, [...at(one), 'get', 'sites'])).out).toContain('shop')
-  const nobody = await ask(fleet(), one, [...at(one), 'grant', 'viewer', fleet().owner.publicKey, '-z', '*'])
+  const nobody = await ask(fleet(), one, [...at(one), 'grant', 'viewer', fleet().owner.publicKey, '-z', '*'], { mesh })
   expect([nobody.code, nobody.err]).toEqual([4, expect.stringContaining('has no grant in mesh prod')])
   await tell(fleet(), two, ['verify', '--full'], owner)
 
   // Secrets open for whom they were sealed, who lets the new owner in.
   expect((await ask(fleet(), one, ['secret', 'get', 'shop-key'], owner)).code).toBe(4)
-  expect(await tell(fleet(), one, ['secret', 'get', 'shop-key'], { key: one.keyFile })).toBe('text')
-  await tell(fleet(), one, ['secret', 'reseal', '--all'], { key: ana })
+  expect(await tell(fleet(), one, ['secret', 'get', 'shop-key'], { key: one.keyFile, mesh })).toBe('text')
+  await tell(fleet(), one, ['--mesh', mesh, 'secret', 'reseal', '--all'], { key: ana })
   expect(await tell(fleet(), one, ['secret', 'get', 'shop-key'], owner)).toBe('text')
   await tell(fleet(), one, ['secret', 'rotate', 'shop-key', '-f', '-'], { ...owner, stdin: 'another' })
   // Two of the new roots make another owner.

@@ -90,7 +90,9 @@ test('a host gets a new key while edits go on and a client asks its nginx', asyn
   const old = one.key.publicKey
   const next = await newKey('one-2.key')
   const key = next.slice(0, 64)
-  const begun = await ask(fleet(), two, ['rotate', old, next])
+  const shown = await ask(fleet(), two, ['rotate', old, next])
+  expect([shown.code, shown.err]).toEqual([2, expect.stringContaining('grant node one')])
+  const begun = await ask(fleet(), two, ['rotate', old, next, '--yes'])
   expect([begun.code, begun.err]).toEqual([0, expect.stringContaining('private_key_path')])
   expect(begun.err).toContain("meshctl secret reseal shop-key -w default -z 'eu'")
   // Both count, and the host runs with the old one still: too early.
@@ -126,7 +128,7 @@ test('a host gets a new key while edits go on and a client asks its nginx', asyn
   const lost = (log: string, peer: Member): boolean =>
     log.split('\n').some((line) => line.includes('disconnected') && line.includes(peer.key.publicKey))
   expect([lost(two.stderr, three), lost(three.stderr, two)]).toEqual([false, false])
-  const opened = await ask(fleet(), one, ['secret', 'get', 'shop-key'], { key: one.keyFile })
+  const opened = await ask(fleet(), one, ['secret', 'get', 'shop-key'], { key: one.keyFile, mesh: fleet().meshId })
   expect([opened.code, opened.out]).toEqual([0, 'text'])
 })
 
@@ -146,7 +148,7 @@ test('an operator gets a new key, and what was done with both during the overlap
   const publicKey = (await tell(fleet(), two, ['key', 'show', '-k', old])).trim()
   await applySite(fleet(), two, { name: 'before' }, { key: old })
   const next = await newKey('ana-2.key')
-  await tell(fleet(), two, ['rotate', publicKey, next])
+  await tell(fleet(), two, ['rotate', publicKey, next, '--yes'])
   await applySite(fleet(), member('three'), { name: 'old-key' }, { key: old })
   expect(await ask(fleet(), two, ['rotate', '--finish', publicKey])).toMatchObject({
     code: 7,

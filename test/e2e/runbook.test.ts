@@ -19,7 +19,10 @@ const fleet = useFleet({
 
 const member = (name: string): Member => fleet().member(name)
 const secretAt = async (at: Member): Promise<string | number> => {
-  const { code, out } = await ask(fleet(), member('edge-1'), ['secret', 'get', 'shop-key'], { key: at.keyFile })
+  const { code, out } = await ask(fleet(), member('edge-1'), ['secret', 'get', 'shop-key'], {
+    key: at.keyFile,
+    mesh: fleet().meshId,
+  })
   return code === 0 ? out : code
 }
 
@@ -64,7 +67,9 @@ test('a host is stolen: its key is cut off, and what it could read is worth noth
   await eventually(async () => (await ask(fleet(), one, ['--api', two.socket, 'status'])).out).toContain(
     'this node’s grant was revoked',
   )
-  await tell(fleet(), one, ['secret', 'rotate', 'shop-key', '-f', '-'], { stdin: 'second' })
+  await tell(fleet(), one, ['secret', 'rotate', 'shop-key', '-w', 'default', '-z', 'eu', '-f', '-'], {
+    stdin: 'second',
+  })
   await eventually(() => secretAt(fresh)).toBe('second')
   expect(await secretAt(two)).toBe(4)
   expect(await tell(fleet(), one, ['secret', 'ls'])).not.toContain(key.slice(0, 12))

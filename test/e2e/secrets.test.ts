@@ -28,7 +28,10 @@ const member = (name: string): Member => fleet().member(name)
 
 /** What the host itself can open, with its own key; the exit code of a refusal. */
 async function openedAt(name: string, at = name): Promise<string | number> {
-  const { code, out } = await ask(fleet(), member(at), ['secret', 'get', 'shop'], { key: member(name).keyFile })
+  const { code, out } = await ask(fleet(), member(at), ['secret', 'get', 'shop'], {
+    key: member(name).keyFile,
+    mesh: fleet().meshId,
+  })
   return code === 0 ? out : code
 }
 
@@ -114,8 +117,10 @@ test('a host that comes later opens it when a robot that may seal has resealed i
   await converged(fleet().members)
   expect(await openedAt('late')).toBe(4)
   expect(await tell(fleet(), member('lyon'), ['secret', 'ls'])).toContain('late (reseal)')
-  await tell(fleet(), member('lyon'), ['secret', 'reseal', '--all'], { key: 'sealer.key' })
+  await tell(fleet(), member('lyon'), ['secret', 'reseal', '--all'], { key: 'sealer.key', mesh: fleet().meshId })
   await eventually(() => openedAt('late')).toBe(TEXTS[0])
+  // It has signed in this mesh now, and asks nobody which one it is for.
+  await tell(fleet(), member('paris'), ['secret', 'reseal', '--all'], { key: 'sealer.key' })
 })
 
 test('revoking a host lists what it could read; what is rotated then is closed to it', async () => {
@@ -142,7 +147,7 @@ test('revoking a host lists what it could read; what is rotated then is closed t
 
 test('a text that is typed at once after the prompt is not shown', async () => {
   const words = ['--api', member('paris').api, '-k', fleet().ownerKeyFile, 'secret', 'set', 'typed', '-z', 'eu']
-  const line = [process.execPath, join(REPOSITORY, 'src/meshctl.ts'), ...words].join(' ')
+  const line = [join(REPOSITORY, 'scripts/meshctl'), ...words].join(' ')
   // A terminal of its own, which shows what is typed unless it is told not to.
   const terminal = spawn('script', ['-qec', line, '/dev/null'], { stdio: ['pipe', 'pipe', 'inherit'] })
   let shown = ''

@@ -123,7 +123,10 @@ test('stolen host key edits', async () => {
   await tell(fleet(), paris(), ['secret', 'reseal', '--all'])
   await converged(daemons())
   const open = async (key: string, name: string): Promise<string | number> => {
-    const { code, out } = await ask(fleet(), fleet().member('lyon'), ['secret', 'get', name], { key })
+    const { code, out } = await ask(fleet(), fleet().member('lyon'), ['secret', 'get', name], {
+      key,
+      mesh: fleet().meshId,
+    })
     return code === 0 ? out : code
   }
   expect(await open(paris().keyFile, 'euros')).toBe('euros of eu')

@@ -215,6 +215,7 @@ describe('peer states', () => {
       ['n2', own],
       ['clone', own],
     ])
+    expect(mesh.all.map(({ up }) => up.health().status)).toEqual(['Running', 'Running', 'Degraded', 'Degraded'])
     await mesh.stopMember(clone)
     await mesh.clock.advance(SHARING_TIMES.forgottenAfterMs + 60_000)
     expect(mesh.running.flatMap(keyComplaints)).toEqual([])

@@ -11,6 +11,8 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { stringify } from 'yaml'
+import { systemClock } from '../../src/adapters/clock.ts'
+import { rememberAll } from '../../src/cli/keys.ts'
 import { toWire } from '../../src/core/codec.ts'
 import { keyPairFromSeed, type Envelope, type KeyPair } from '../../src/core/envelope.ts'
 import { foundMesh } from '../../src/core/founding.ts'
@@ -310,6 +312,8 @@ export class Fleet {
     const links = options.links === true ? await linkAll(members) : new Map<string, Link>()
     const fleet = new Fleet({ directory, members, roots, nextRoots, owner, founding }, options, links)
     await writeFile(fleet.ownerKeyFile, Buffer.from(owner.seed).toString('hex'), { mode: 0o600 })
+    const host = { clock: systemClock, signal: new AbortController().signal }
+    await rememberAll({ host }, fleet.ownerKeyFile, owner.publicKey, founding)
     await writeFile(join(directory, 'genesis.json'), JSON.stringify({ envelopes: founding.map(toWire) }))
     for (const [index, member] of options.members.entries()) await fleet.#configure(member, index)
     return fleet

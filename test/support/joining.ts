@@ -2,7 +2,7 @@
 
 import type { KeyPair } from '../../src/core/envelope.ts'
 import { encryptionKey } from '../../src/core/secrets.ts'
-import { proofOf } from '../../src/core/ticket.ts'
+import { proofOf, signAsking } from '../../src/core/ticket.ts'
 import type { JoinRequests } from '../../src/joining/join.ts'
 import { encodeJoin, parseJoinAnswer, type JoinAnswer, type JoinMessage } from '../../src/joining/join-messages.ts'
 import type { Visit } from '../../src/ports.ts'
@@ -23,8 +23,9 @@ export function visitIn(joins: JoinRequests, key: KeyPair): Visit {
   }
 }
 
-export function joinMessage(ticket: string, enc: string, proof: string): JoinMessage {
-  return { ask: 'join', ticket, enc, proof, name: null, zones: [], labels: {}, version: '0' }
+export function joinMessage(key: KeyPair, ticket: string, enc: string, proof: string): JoinMessage {
+  const asking = { ticket, enc, name: null, zones: [] }
+  return { ask: 'join', ...asking, proof, sig: signAsking(asking, key), labels: {}, version: '0' }
 }
 
 /** @param node the public key of the node that is asked. */
@@ -33,5 +34,5 @@ export async function askToJoin(joins: JoinRequests, node: string, key: KeyPair,
   const enc = encryptionKey(key.seed)
   const { challenge = '' } = parseJoinAnswer(await visit.ask(encodeJoin({ ask: 'challenge' })))
   const proving = { prover: key.publicKey, verifier: node, enc: enc.publicKey, challenge }
-  return parseJoinAnswer(await visit.ask(encodeJoin(joinMessage(ticket, enc.publicKey, proofOf(enc, proving)))))
+  return parseJoinAnswer(await visit.ask(encodeJoin(joinMessage(key, ticket, enc.publicKey, proofOf(enc, proving)))))
 }

@@ -26,7 +26,7 @@ export const LAYOUT: HostLayout = {
   modules: [],
 }
 
-export const EVERYWHERE: SliceNode = { zones: ['eu', 'us'], workspaces: ['*'], labels: {} }
+export const EVERYWHERE: SliceNode = { places: [{ workspace: '*', zones: ['eu', 'us'] }], labels: {} }
 
 /** The state of a resource with these fields, created at `at`. */
 export function stateOf(path: string, fields: ReadonlyMap<string, Value>, at = 1): ResourceState {

@@ -47,13 +47,15 @@ export interface Call {
   /** Key file in the fleet's folder; default: the owner's. */
   readonly key?: string
   readonly stdin?: string
+  /** Named, since nothing that the key has signed tells it. */
+  readonly mesh?: string
 }
 
 /** Runs meshctl against one member, in this process. */
 export async function ask(fleet: Fleet, at: Member, argv: readonly string[], call: Call = {}): Promise<CliResult> {
   return await meshctl(argv, {
     cwd: fleet.directory,
-    env: { NXMESH_API: at.api, NXMESH_KEY: call.key ?? 'owner.key' },
+    env: { NXMESH_API: at.api, NXMESH_KEY: call.key ?? 'owner.key', NXMESH_MESH_ID: call.mesh },
     ...(call.stdin === undefined ? {} : { stdin: call.stdin }),
   })
 }

@@ -1,8 +1,13 @@
 import { describe, expect, test } from 'vitest'
-import { Agreement, AGREEMENT_TIMES } from '../../src/status/agreement.ts'
+import type { Envelope } from '../../src/core/envelope.ts'
+import { MeshState } from '../../src/core/state.ts'
+import { Agreement, AGREEMENT_TIMES, witnessesOf } from '../../src/status/agreement.ts'
+import { STATUS_SKEW_MS } from '../../src/status/status-record.ts'
+import { Author } from '../support/author.ts'
+import { keyOf, TestMesh } from '../support/authors.ts'
 import { VirtualClock } from '../support/virtual-clock.ts'
 
-const { lostAfterMs, clockSkewMs } = AGREEMENT_TIMES
+const { lostAfterMs } = AGREEMENT_TIMES
 const MINUTE_MS = 60_000
 const OURS = 'a'.repeat(64)
 const THEIRS = 'b'.repeat(64)
@@ -15,7 +20,7 @@ function among(count: number) {
   const agreement = new Agreement({
     own: 'own',
     clock,
-    granted: () => new Map(world.granted.map((key) => [key, undefined])),
+    witnesses: () => world.granted,
     digest: () => world.digest,
     isSettled: () => world.isSettled,
   })
@@ -41,6 +46,10 @@ describe('agreement', () => {
     await pass(60, (n) => [OURS, OURS, OURS, THEIRS, THEIRS, undefined][n])
     expect(agreement.view()).toEqual({ agreeing: 3, differing: 2, skewed: 0, silent: 1, lostForMs: undefined })
     expect(agreement.complaints()).toEqual([])
+    // So one node that is down for long is no alarm in a mesh of three, and one colluder there is enough to hide a stale view.
+    const small = among(2)
+    await small.pass(60, (n) => (n === 0 ? OURS : undefined))
+    expect(small.agreement.complaints()).toEqual([])
   })
 
   test('is lost when fewer than half hold the same for long, and comes back with it', async () => {
@@ -73,10 +82,10 @@ describe('agreement', () => {
 
   test('by words of long ago is none: a relay may hand out old records, one by one', async () => {
     const { agreement, pass } = among(3)
-    await pass(LONG, () => OURS, clockSkewMs + 1)
+    await pass(LONG, () => OURS, STATUS_SKEW_MS + 1)
     expect(agreement.view()).toMatchObject({ agreeing: 0, skewed: 3, silent: 0 })
     expect(agreement.complaints()).toHaveLength(1)
-    await pass(1, () => OURS, -clockSkewMs)
+    await pass(1, () => OURS, -STATUS_SKEW_MS)
     expect(agreement.complaints()).toEqual([])
   })
 
@@ -103,8 +112,28 @@ describe('agreement', () => {
     const { agreement, pass } = among(1)
     await pass(30, () => OURS)
     expect(agreement.complaints()).toEqual([])
-    await pass(LONG, () => OURS, clockSkewMs + 1)
+    await pass(LONG, () => OURS, STATUS_SKEW_MS + 1)
     expect(agreement.complaints()).toEqual([expect.stringContaining('(0 of 1)')])
     expect(agreement.complaints()).toEqual([expect.stringContaining('1 speak by another clock')])
   })
+})
+
+test('witnesses are the nodes that somebody else than a registrar let in', () => {
+  const state = new MeshState()
+  const mesh = new TestMesh(['a', 'b', 'c'].map((name) => ({ key: keyOf(name).publicKey, name, zones: ['eu'] })))
+  const keys = (...names: string[]): string[] => names.map((name) => keyOf(name).publicKey).toSorted()
+  const registrar = keyOf('registrar')
+  const add = <E extends Envelope>(envelope: E): E => {
+    state.add(envelope)
+    return envelope
+  }
+  mesh.founding.forEach(add)
+  const { id } = add(mesh.grant(registrar.publicKey, 'robot', { kinds: ['node'], zones: ['eu'] }))
+  const robot = new Author(mesh.id, registrar, id)
+  // Hosts that do not exist, and one that the owner had let in before.
+  for (const name of ['x', 'y', 'z', 'a']) add(robot.grant(keyOf(name).publicKey, 'node', { zones: ['eu'], ws: '*' }))
+  expect(witnessesOf(state).toSorted()).toEqual(keys('a', 'b', 'c'))
+  add(mesh.grant(keyOf('x').publicKey, 'node', { zones: ['eu'] }))
+  add(mesh.revoke(`key/${keyOf('b').publicKey}`))
+  expect(witnessesOf(state).toSorted()).toEqual(keys('a', 'c', 'x'))
 })

@@ -5,7 +5,7 @@
 
 import { describe, expect, test } from 'vitest'
 import { sha256 } from '../../src/core/canonical.ts'
-import { sitesKey, type Slice } from '../../src/core/slice.ts'
+import { isBeyondGrant, sitesKey, type Problem, type Slice } from '../../src/core/slice.ts'
 import { MeshError } from '../../src/errors.ts'
 import { Addresses, type Lookup } from '../../src/nginx/applying/addresses.ts'
 import type { Generation } from '../../src/nginx/applying/generation.ts'
@@ -187,7 +187,8 @@ test('a slice that drops over half of the sites waits for a person’s word', as
   let confirmed = ''
   let present = 1
   const confirmation = (key: string) =>
-    sliceOf(statesOf(JSON.stringify(settings(key))), { zones: ['eu'], workspaces: ['*'], labels: {} }).resources
+    sliceOf(statesOf(JSON.stringify(settings(key))), { places: [{ workspace: '*', zones: ['eu'] }], labels: {} })
+      .resources
   const desired = (): Slice => ({
     ...EMPTY,
     resources: confirmed === '' ? [] : confirmation(confirmed),
@@ -216,7 +217,7 @@ test('sites that a clash takes away count as dropped', async () => {
   const document = (name: string, spec: object) =>
     JSON.stringify({ apiVersion: 'nxmesh/v1', kind: 'Site', metadata: { name, zone: 'eu' }, spec })
   const yaml = ['a', 'b', 'c', 'd'].map((name) => document(name, { hosts: ['one.example'] })).join('\n---\n')
-  const slice = sliceOf(statesOf(yaml), { zones: ['eu'], workspaces: ['*'], labels: {} })
+  const slice = sliceOf(statesOf(yaml), { places: [{ workspace: '*', zones: ['eu'] }], labels: {} })
   const served = slice.resources.map(({ path }, index): Unit => ({ ...(units[index] as Unit), path }))
   await using setup = await scene(
     { desired: () => slice },
@@ -303,7 +304,7 @@ test('an address that is found late, or has changed, is applied by itself', asyn
     metadata: { name: 'pool' },
     spec: { endpoints: { 'app.test:80': {} } },
   })
-  const slice = sliceOf(statesOf(yaml), { zones: ['eu'], workspaces: ['*'], labels: {} })
+  const slice = sliceOf(statesOf(yaml), { places: [{ workspace: '*', zones: ['eu'] }], labels: {} })
   const lookup = () => new Promise<readonly string[]>((resolve) => answers.push(resolve))
   await using setup = await scene({ desired: () => slice }, undefined, lookup)
   const { clock, applier } = setup
@@ -340,7 +341,7 @@ test('receipts are bounded, plain JSON with integers, and come only on change', 
       `apiVersion: nxmesh/v1\nkind: Site\nmetadata: {name: s${index}, workspace: default, zone: eu}\n` +
       `spec: {hosts: [s${index}.test], routes: {root: {path: /, action: proxy, proxy: {upstream: missing}}}}\n`,
   ).join('---\n')
-  const desired = () => sliceOf(statesOf(yaml), { zones: ['eu'], workspaces: ['*'], labels: {} })
+  const desired = () => sliceOf(statesOf(yaml), { places: [{ workspace: '*', zones: ['eu'] }], labels: {} })
   await using setup = await scene({ desired }, (applier) => {
     applier.result = {
       ...APPLIED,
@@ -356,6 +357,20 @@ test('receipts are bounded, plain JSON with integers, and come only on change', 
   const { length } = receipts
   await clock.advance(20_000)
   expect(receipts).toHaveLength(length)
+})
+
+test('what is beyond an author’s grant pushes nothing else out of a receipt', async () => {
+  const problem = (index: number, code: Problem['code']): Problem => ({
+    path: `default/*/site/s${index}`,
+    code,
+    message: '',
+  })
+  const codes = [...Array<'quota'>(20).fill('quota'), 'host_not_granted', 'schema', 'quota'] as const
+  const slice = { ...EMPTY, problems: codes.map((code, index) => problem(index, code)) }
+  await using setup = await scene({ desired: () => slice })
+  const { last } = setup
+  expect(last().problemCount).toBe(23)
+  expect(last().problems.map(isBeyondGrant)).toEqual([false, ...Array(15).fill(true)])
 })
 
 /** What nginx refuses of what is desired, named by a letter each. */

@@ -80,6 +80,7 @@ describe('log', () => {
   })
 
   test('tells the reason of a void edit', async () => {
+    expect(await ok('owner', ['log', '--void', '--since', '2999-01-01T00:00Z'])).toBe('no such edits\n')
     expect(await ok('owner', ['log', '--void'])).toMatch(
       /bob +2 +default\/eu\.west\/site\/web +void: the exercised grant [0-9a-f]{64} is itself not accepted/,
     )
@@ -125,8 +126,20 @@ describe('who-can', () => {
     expect(await who('edit', 'default/us/site/web')).toEqual(['ana'])
     expect(await who('edit', 'default/eu/upstream/app')).toEqual(['ana'])
     expect(await ok('owner', ['who-can', 'edit', SITE_PATH])).toMatch(
-      /^ed +[0-9a-f]{12} +editor +[0-9a-f]{12} +default +eu +site +\*$/m,
+      /^ed +[0-9a-f]{12} +editor +[0-9a-f]{12} +default +eu +site +\* +\* +-$/m,
     )
+    await ok('owner', [
+      'grant',
+      'editor',
+      bob.publicKey,
+      '-z',
+      'eu',
+      '--hosts',
+      '*.b.example',
+      '--quota',
+      'bytes=9,resources=3',
+    ])
+    expect(await ok('owner', ['who-can', 'edit', SITE_PATH])).toMatch(/ \* +\*\.b\.example +resources=3,bytes=9$/m)
   })
 
   test('read: by workspace, and of a secret who can open it', async () => {
@@ -136,6 +149,9 @@ describe('who-can', () => {
     await ok('owner', ['secret', 'set', 'tls', '-z', 'eu.west'], { stdin: 'x' })
     expect(await who('read', 'default/eu.west/secret/tls')).toEqual(['ana', 'edge-1'])
     expect(await who('read', 'default/eu.west/secret/none')).toEqual([])
+    expect(await ok('owner', ['who-can', 'read', 'default/eu.west/secret/none'])).toBe(
+      'there is no secret default/eu.west/secret/none\n',
+    )
   })
 
   test.each([
@@ -167,7 +183,9 @@ test('conflicts lists concurrent values, which of them counts, and what a delete
 describe('orphans and adopt', () => {
   beforeEach(orphaned)
   const orphans = async () =>
-    (JSON.parse(await ok('owner', ['orphans', '-o', 'json'])) as EditView[]).map(({ id }) => id)
+    (JSON.parse(await ok('owner', ['orphans', '-o', 'json'])) as (EditView & { adopted: object | null })[])
+      .filter(({ adopted }) => adopted === null)
+      .map(({ id }) => id)
 
   test('an honest edit whose ground was revoked is listed until somebody adopts it', async () => {
     expect(node.replica.state.resource(SITE_PATH)?.exists).toBe(false)
@@ -188,8 +206,22 @@ describe('orphans and adopt', () => {
     expect(await orphans()).toEqual([second])
     expect(await ok('owner', ['adopt', second])).toContain('~ routes/root/return/body: "web" -> "again"\n')
     expect(await orphans()).toEqual([])
-    expect(await ok('owner', ['orphans'])).toBe('no orphans\n')
+    expect(await ok('owner', ['orphans'])).toMatch(
+      /bob +default\/eu\.west\/site\/web +adopted by ana in [0-9a-f]{12}\n/,
+    )
     expect(await ok('owner', ['log', '--limit', '1'])).toContain(`adopts ${second}`)
+  })
+
+  test('nobody adopts by a note on what does not count, or on another resource', async () => {
+    const before = await orphans()
+    const [second] = before as [string]
+    await ok('owner', ['apply', '-f', '-', '--note', `adopts ${second}`], { stdin: site('other') })
+    // One on the same resource, which becomes void.
+    const id = (await ok('owner', ['grant', 'editor', KEYS.stranger.publicKey, '-z', 'eu', '--name', 'eve'])).trim()
+    await writeKey('eve', KEYS.stranger)
+    await ok('eve', ['apply', '-f', '-', '--note', `adopts ${second}`], { stdin: site('web') })
+    await ok('owner', ['revoke', id, '--since', '2000-01-01T00:00Z'])
+    expect(await orphans()).toEqual(before)
   })
 
   test('adopt signs an edit with all digits alone, and none that the node puts in its place', async () => {

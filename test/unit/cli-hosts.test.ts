@@ -5,10 +5,10 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 import { systemClock } from '../../src/adapters/clock.ts'
-import type { PendingView } from '../../src/api/schemas.ts'
+import type { PeerItem, PendingView } from '../../src/api/schemas.ts'
 import type { GrantBody, KeyPair } from '../../src/core/envelope.ts'
 import { encryptionKey, seal } from '../../src/core/secrets.ts'
-import { signTicket } from '../../src/core/ticket.ts'
+import { signAsking, signTicket } from '../../src/core/ticket.ts'
 import { KEYS, startApiNode, testKey, type ApiNode } from '../support/api-node.ts'
 import { meshctl, type CliResult } from '../support/cli.ts'
 import { lyingNode } from '../support/lying-node.ts'
@@ -37,7 +37,14 @@ async function run(argv: readonly string[], key = 'owner'): Promise<CliResult> {
 
 const [FIRST, SECOND] = [testKey(71), testKey(72)]
 
-function ticketFor({ by = KEYS.owner, ...over }: { zones?: string[]; name?: string; by?: KeyPair } = {}): string {
+interface TicketWish {
+  readonly zones?: string[]
+  readonly name?: string
+  readonly by?: KeyPair
+  readonly expires?: number
+}
+
+function ticketFor({ by = KEYS.owner, ...over }: TicketWish = {}): string {
   return signTicket(
     {
       mesh: MESH_ID,
@@ -77,6 +84,27 @@ describe('invite', () => {
       code: 7,
       err: expect.stringContaining('no node says where it can be dialled'),
     })
+  })
+})
+
+test('invite says so when a ticket names loopback addresses alone, and needs a grant of its zones', async () => {
+  const at = async (...addresses: string[]): Promise<CliResult> => {
+    await using relay = await lyingNode(node.url, (path, truth) => {
+      if (!path.startsWith('/v1/peers')) return truth
+      const { data, ...rest } = truth as { data: PeerItem[] }
+      return { ...rest, data: data.map((peer) => (peer.self ? { ...peer, addresses } : peer)) }
+    })
+    return await meshctl(['--api', relay.url, '-k', 'owner.key', 'invite', '--zone', 'eu'], { cwd })
+  }
+  const note = 'this ticket names only loopback addresses'
+  expect(await at('127.0.0.1:9102', '[::1]:9102')).toMatchObject({ code: 0, err: expect.stringContaining(note) })
+  expect(await at('localhost:9102')).toMatchObject({ code: 0, err: expect.stringContaining(note) })
+  expect((await at('127.0.0.1:9102', '10.0.0.1:9102')).err).not.toContain(note)
+  await writeKey('admin', SECOND)
+  await run(['grant', 'admin', SECOND.publicKey, '--zone', 'eu', '-w', '*'])
+  expect(await run(['invite', '--zone', 'us'], 'admin')).toMatchObject({
+    code: 4,
+    err: expect.stringContaining('it may not grant nodes of zones us'),
   })
 })
 
@@ -120,6 +148,69 @@ describe('approve', () => {
     expect(taken).toMatchObject({ code: 6, err: expect.stringContaining('edge-1 is the name of another key') })
     expect(await run(['approve', SECOND.publicKey], 'node')).toMatchObject({ code: 4 })
     expect(node.joins.pending()).toHaveLength(2)
+  })
+})
+
+describe('approve believes the host and the ticket, not the asked node:', () => {
+  /** Lets through all but what a lie makes of who waits. */
+  const approving = async (
+    argv: readonly string[],
+    lie: (request: PendingView) => PendingView,
+    key = 'owner',
+  ): Promise<CliResult & { taken: number }> => {
+    await using liar = await lyingNode(node.url, (path, truth) => {
+      if (!path.startsWith('/v1/pending')) return truth
+      const { data, ...rest } = truth as { data: PendingView[] }
+      return { ...rest, data: data.map(lie) }
+    })
+    const result = await meshctl(['--api', liar.url, '-k', `${key}.key`, 'approve', ...argv], { cwd })
+    return { ...result, taken: liar.taken.length }
+  }
+  const evil = encryptionKey(testKey(79).seed).publicKey
+  const unsigned = { code: 4, taken: 0, err: expect.stringContaining('is not signed by that key') }
+
+  test('another encryption key is not granted', async () => {
+    await asks(FIRST)
+    expect(await approving([FIRST.publicKey], (request) => ({ ...request, enc: evil }))).toMatchObject(unsigned)
+    expect(await approving(['--all'], (request) => ({ ...request, enc: evil }))).toMatchObject(unsigned)
+    expect(await approving(['--all'], (request) => ({ ...request, key: KEYS.owner.publicKey }))).toMatchObject(unsigned)
+    expect(await grantsOf(FIRST)).toEqual([])
+  })
+
+  test('another ticket is not that of the host, and zones and name are those of the ticket', async () => {
+    await asks(FIRST, ticketFor({ name: 'edge-9' }))
+    const wide = { zones: ['*'], name: 'db-1' }
+    const shown = ({ ticket, ...rest }: PendingView) => ({ ...rest, ticket: { ...ticket, ...wide } })
+    const swapped = ({ ticket, ...rest }: PendingView) => ({ ...rest, ticket: { ...ticket, text: ticketFor(wide) } })
+    expect(await approving([FIRST.publicKey], swapped)).toMatchObject(unsigned)
+    expect(await approving([FIRST.publicKey], shown)).toMatchObject({
+      code: 0,
+      err: expect.stringContaining(`invited  ${KEYS.owner.publicKey.slice(0, 16)} (ana)`),
+    })
+    expect(await grantsOf(FIRST)).toMatchObject([{ zones: ['eu.west'], name: 'edge-9' }])
+  })
+
+  test('a ticket by who may not grant nodes of its zones gives none, and zones may be named', async () => {
+    await asks(FIRST)
+    const own = (by: KeyPair, zones: string[], expires = Date.now() + 60_000) => {
+      const text = ticketFor({ by, zones, expires })
+      return (request: PendingView): PendingView => {
+        const { enc, name } = request
+        const asking = { ticket: text, enc, name, zones: request.zones }
+        return { ...request, ticket: { ...request.ticket, text }, sig: signAsking(asking, FIRST) }
+      }
+    }
+    expect(await approving([FIRST.publicKey], own(FIRST, ['*']))).toMatchObject({
+      code: 4,
+      taken: 0,
+      err: expect.stringContaining('cannot be shown to be able to grant nodes of zones *'),
+    })
+    expect(await approving([FIRST.publicKey], own(KEYS.owner, ['us'], 1000))).toMatchObject({
+      code: 4,
+      err: expect.stringContaining('the ticket expired at'),
+    })
+    expect(await approving([FIRST.publicKey, '--zone', 'us'], own(FIRST, ['*']))).toMatchObject({ code: 0 })
+    expect(await grantsOf(FIRST)).toMatchObject([{ zones: ['us'] }])
   })
 })
 
@@ -198,8 +289,7 @@ describe('node', () => {
 
 describe('a registrar', () => {
   const registrar = testKey(73)
-  const invited = (over: { zones?: string[]; name?: string; by?: KeyPair } = {}): string =>
-    ticketFor({ by: registrar, ...over })
+  const invited = (over: TicketWish = {}): string => ticketFor({ by: registrar, ...over })
   beforeEach(async () => {
     await writeKey('registrar', registrar)
     const scope = ['--kinds', 'node', '--zone', 'eu', '-w', '*', '--name', 'scaler']
@@ -218,8 +308,10 @@ describe('a registrar', () => {
   })
 
   test('is told of hosts that it may not let in, and lets in the others', async () => {
+    const more = await run(['grant', 'robot', registrar.publicKey, '--kinds', 'node', '--zone', 'us', '-w', '*'])
     await asks(FIRST, invited({ zones: ['us'] }))
     await asks(SECOND, invited())
+    await run(['revoke', more.out.trim()])
     const { code, err } = await run(['approve', '--all'], 'registrar')
     expect([code, err]).toEqual([4, expect.stringMatching(/was not let in: .*\n.*zone us is outside/)])
     expect([await grantsOf(FIRST), (await grantsOf(SECOND)).length]).toEqual([[], 1])

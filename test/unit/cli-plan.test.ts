@@ -249,6 +249,14 @@ describe('parseSources', () => {
     expect(error.details.field).toMatch(/typo/)
   })
 
+  test('what is nested without end is refused, in JSON and in YAML, by words', () => {
+    for (const levels of [40, 20_000]) {
+      const json = `{"kind":"Site","spec":${'{"a":'.repeat(levels)}1${'}'.repeat(levels)}}`
+      for (const text of [json, `kind: Site\nspec: ${'['.repeat(levels)}${']'.repeat(levels)}\n`])
+        expect(() => parseSources([{ name: 'deep', text }])).toThrow(/^deep:1: .*nested (over 32 levels|too) deep/)
+    }
+  })
+
   test('an alias bomb is refused', () => {
     const bomb = [
       'a: &a [x, x, x, x, x, x, x, x, x, x]',

@@ -1,6 +1,8 @@
 /** meshctl policy, in process, against a real API server: grants as YAML, what a file changes, and what it must not. */
 
 import { mkdtemp, rm, writeFile } from 'node:fs/promises'
+import { createServer } from 'node:http'
+import type { AddressInfo } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
@@ -10,6 +12,7 @@ import type { GrantBody, KeyPair } from '../../src/core/envelope.ts'
 import { encryptionKey } from '../../src/core/secrets.ts'
 import { KEYS, startApiNode, testKey, type ApiNode } from '../support/api-node.ts'
 import { meshctl, type CliResult } from '../support/cli.ts'
+import { http } from '../support/http.ts'
 import { lyingNode } from '../support/lying-node.ts'
 
 const [ana, ben, cara, dan] = [61, 62, 63, 64].map(testKey) as [KeyPair, KeyPair, KeyPair, KeyPair]
@@ -152,13 +155,13 @@ describe('apply', () => {
       { 'edge-9': { key: cara.publicKey, zones: ['eu.west'] } },
     )
     const dry = await apply(file, '--dry-run')
-    expect(dry.err).toBe('dry run: nothing was signed\n')
+    expect(dry.err).toContain('dry run: nothing was signed\n')
     expect(dry.out).toMatch(
       /^\+ grant editor ana \([0-9a-f]{12}\) of zones eu, us in workspace default, kinds site, upstream\n/,
     )
     expect(grantsOf(ana)).toEqual([])
     const { err } = await apply(file, '--note', 'new team')
-    expect(err).toBe('signed: 4 grants, 0 revocations\n')
+    expect(err).toMatch(/signed: 4 grants, 0 revocations\n$/)
     expect(grantsOf(ana)).toMatchObject([
       {
         ws: 'default',
@@ -251,27 +254,121 @@ describe('apply', () => {
     expect(size()).toBe(before)
   })
 
-  test('says that a revoked key never comes back, and that running again goes on', async () => {
+  test('a file that grants to a revoked key is refused before anything is signed, and the rest is granted without it', async () => {
     await ok(['grant', 'editor', ana.publicKey, '-z', '*', '--name', 'ana'])
     await ok(['revoke', ana.publicKey])
     const members = {
       ana: { key: ana.publicKey, role: 'editor', zones: ['*'] },
       ben: { key: ben.publicKey, role: 'editor', zones: ['*'] },
     }
-    const { code, err } = await run(['policy', 'apply', '-f', '-'], { stdin: policy(members) })
-    expect(code).toBe(4)
-    expect(err).toMatch(
-      /^0 of 2 were signed before this failed: grant editor ana .*; run it again to go on\n.*the key was revoked/,
-    )
-    await ok(['policy', 'apply', '-f', '-'], { stdin: policy({ ben: members.ben }) })
+    const before = size()
     const { out } = await run(['policy', 'diff', '-f', '-'], { stdin: policy(members) })
-    expect(out).toMatch(/^\+ grant editor ana .*\n1 to grant, 0 to revoke\n$/)
+    expect(out).toMatch(
+      /^\+ grant editor ben .*\n! cannot be: editor ana .*its key was revoked\n1 to grant, 0 to revoke\n$/,
+    )
+    for (const more of [[], ['--dry-run']]) {
+      const { code, err } = await run(['policy', 'apply', '-f', '-', ...more], { stdin: policy(members) })
+      expect([code, err]).toEqual([
+        4,
+        expect.stringMatching(/the file grants to keys that were revoked:\n  editor ana /),
+      ])
+      expect(err).toContain('make a new key')
+    }
+    expect(size()).toBe(before)
+    await apply(policy({ ben: members.ben }))
+    // Who stands above the revoker's reach is not barred.
+    await ok(['grant', 'admin', ben.publicKey, '-z', '*', '--name', 'ben'])
+    await ok(['grant', 'editor', cara.publicKey, '-z', '*', '--name', 'cara'])
+    await ok(['revoke', cara.publicKey], { key: 'ben' })
+    const above = policy({
+      ben: [members.ben, { ...members.ben, role: 'admin' }],
+      cara: { key: cara.publicKey, role: 'admin', zones: ['*'] },
+    })
+    await apply(above)
+    expect(grantsOf(cara)).toMatchObject([{ role: 'admin' }])
+  })
+
+  test('a run that was cut off after sending signs nothing twice', async () => {
+    const members = Object.fromEntries(
+      Array.from({ length: 4 }, (_, index) => [
+        `m${index}`,
+        { key: testKey(100 + index).publicKey, role: 'viewer', zones: ['eu'] },
+      ]),
+    )
+    let posts = 0
+    await using broken = await cuttingNode(node.url, () => (posts += 1) === 3)
+    const cut = await run(['policy', 'apply', '-f', '-'], { api: broken.url, stdin: policy(members) })
+    expect([cut.code, cut.err]).toEqual([7, expect.stringContaining('2 of 4 were signed before this failed')])
+    await apply(policy(members), '--prune')
+    expect([100, 101, 102, 103].map((seed) => grantsOf(testKey(seed)).length)).toEqual([1, 1, 1, 1])
+  })
+
+  test('warns of the secrets that somebody loses who stays, and of none that they keep', async () => {
+    const told = "meshctl secret rotate shop -w default -z 'eu' -f FILE"
+    const zones = (...all: string[]): string =>
+      policy({ ana: { key: ana.publicKey, enc: encOf(ana), role: 'editor', zones: all } })
+    await apply(zones('eu', 'us'))
+    await ok(['secret', 'set', 'shop', '-z', 'eu', '-f', '-'], { stdin: 'text' })
+    expect((await apply(zones('*'), '--prune')).err).not.toContain(told)
+    const admin = { key: ana.publicKey, enc: encOf(ana), role: 'admin', zones: ['eu'] }
+    expect((await apply(policy({ ana: [admin, { ...admin, role: 'viewer' }] }), '--prune')).err).toContain(told)
+    await ok(['secret', 'reseal', 'shop'])
+    // An admin of the zone still, and then somebody who is only shown it.
+    expect((await apply(policy({ ana: admin }), '--prune')).err).not.toContain(told)
+    expect((await apply(policy({ ana: { ...admin, role: 'viewer' } }), '--prune')).err).toContain(told)
+  })
+
+  test('does not warn of what a grant for all workspaces keeps open', async () => {
+    await ok(['grant', 'node', `${ana.publicKey}:${encOf(ana)}`, '-z', 'eu', '--name', 'edge-9'])
+    await apply(policy({}, { 'edge-9': { key: ana.publicKey, enc: encOf(ana), zones: ['eu'] } }))
+    await ok(['secret', 'set', 'shop', '-z', 'eu', '-f', '-'], { stdin: 'text' })
+    expect((await apply(policy({}), '--prune', '--yes')).err).not.toContain('secret rotate')
+    expect(grantsOf(ana)).toMatchObject([{ ws: '*' }])
+  })
+
+  test('warns when a node keeps zones whose secrets are other ones', async () => {
+    const told = "meshctl secret rotate shop -w default -z 'eu.west' -f FILE"
+    const node = (zone: string): string =>
+      policy({}, { 'edge-9': { key: ana.publicKey, enc: encOf(ana), zones: [zone] } })
+    await apply(node('eu.west'))
+    await ok(['secret', 'set', 'shop', '-z', 'eu.west', '-f', '-'], { stdin: 'text' })
+    expect((await apply(node('eu.west.a'), '--prune')).err).not.toContain(told)
+    expect((await apply(node('eu'), '--prune')).err).toContain(told)
+  })
+
+  test('what takes most of a document away is signed with --yes alone', async () => {
+    const before = size()
+    const empty = policy({}, {}, '*')
+    const { code, err } = await run(['policy', 'apply', '-f', '-', '--prune'], { key: 'root', stdin: empty })
+    expect([code, err]).toEqual([2, expect.stringContaining('this takes away all 2 nodes of those for all workspaces')])
+    const dry = await run(['policy', 'apply', '-f', '-', '--prune', '--dry-run'], { key: 'root', stdin: empty })
+    expect([dry.code, dry.err]).toEqual([0, expect.stringContaining('this takes away all 2 nodes')])
+    expect(size()).toBe(before)
+    const members = Object.fromEntries(
+      ['a', 'b', 'c', 'd'].map((name, index) => [
+        name,
+        { key: testKey(100 + index).publicKey, role: 'viewer', zones: ['eu'] },
+      ]),
+    )
+    const shop = (...names: string[]): string =>
+      policy(Object.fromEntries(names.map((name) => [name, members[name]])), {}, 'shop')
+    await apply(shop('a', 'b', 'c', 'd'))
+    const most = await run(['policy', 'apply', '-f', '-', '--prune'], { stdin: shop('d') })
+    expect([most.code, most.err]).toEqual([
+      2,
+      expect.stringContaining('this takes away 3 of 4 grants of workspace shop'),
+    ])
+    // Half of them, and other zones for all, are nothing unusual.
+    await apply(shop('c', 'd'), '--prune')
+    await apply(shop('a', 'b', 'c', 'd').replaceAll('eu', 'us'), '--prune')
+    await apply(shop('d'), '--prune', '--yes')
+    expect(grantsOf(testKey(100))).toEqual([])
   })
 
   test('warns of the secrets that somebody who leaves could read', async () => {
     await apply(policy({}, { 'edge-9': { key: ana.publicKey, enc: encOf(ana), zones: ['eu'] } }))
     await ok(['secret', 'set', 'shop', '-z', 'eu', '-f', '-'], { stdin: 'text' })
-    const { err } = await apply(policy({}), '--prune')
+    const { err } = await apply(policy({}), '--prune', '--yes')
     expect(err).toContain("meshctl secret rotate shop -w default -z 'eu' -f FILE")
   })
 })
@@ -372,3 +469,26 @@ describe('a node that lies', () => {
     expect(liar.taken).toEqual([])
   })
 })
+
+/** Passes everything on, but for what is cut: that is read, and goes no further. */
+async function cuttingNode(honest: string, isCut: () => boolean): Promise<AsyncDisposable & { readonly url: string }> {
+  const server = createServer((request, response) => {
+    void (async () => {
+      const { method = 'GET', url: path = '' } = request
+      let body = ''
+      for await (const chunk of request) body += String(chunk)
+      if (method === 'POST' && isCut()) return request.socket.destroy()
+      const headers = { 'content-type': 'application/json', authorization: request.headers.authorization ?? '' }
+      const answer = await http(honest, path, { method, headers, ...(method === 'GET' ? {} : { body }) })
+      response.setHeader('content-type', 'application/json')
+      return response.writeHead(answer.status).end(answer.text)
+    })()
+  })
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
+  return {
+    url: `http://127.0.0.1:${(server.address() as AddressInfo).port}`,
+    [Symbol.asyncDispose]: async () => {
+      await new Promise((resolve) => server.close(resolve).closeAllConnections())
+    },
+  }
+}

@@ -55,7 +55,7 @@ const apply = (key: string, stdin: string) => ok(['apply', '-f', '-'], { key, st
 const rolesOf = (at: ApiNode, key: KeyPair) =>
   at.replica.state.policy.activeGrants(key.publicKey).map(({ body }) => body.role)
 const paths = (at: ApiNode): string[] => at.replica.state.resources().map(({ path }) => path)
-const everywhere = { zones: ['eu.west', 'us'], workspaces: ['*'], labels: {} }
+const everywhere = { places: [{ workspace: '*', zones: ['eu.west', 'us'] }], labels: {} }
 
 /** Founds it anew, and gives all of it to a node that has no mesh. */
 async function refound(...more: string[]): Promise<CliResult> {
@@ -166,6 +166,19 @@ test('whom --without names gets nothing, and --dry-run writes nothing', async ()
   expect([ana, KEYS.other, KEYS.node].map((key) => rolesOf(heir, key))).toEqual([[], [], ['node']])
   expect(await readdir(join(cwd, 'mesh-2'))).toContain('next-recovery-3.key')
   expect(await run(['refound'])).toMatchObject({ code: 6, err: expect.stringContaining('mesh-2 exists') })
+})
+
+test('what roots granted stays behind, with who signed it, unless --with names it', async () => {
+  await ok(['grant', 'admin', ana.publicKey, '-z', '*', '-w', '*', '--name', 'backup'], { key: 'root' })
+  await ok(['grant', 'editor', ben.publicKey, '-z', '*', '--name', 'ben'], { key: 'ana' })
+  const { err } = await ok(['refound', '--dry-run'])
+  const root = KEYS.root.publicKey.slice(0, 12)
+  expect(err).toMatch(/^takes over: node edge-1 .*; granted by ana \([0-9a-f]{12}\)$/m)
+  expect(err).toMatch(new RegExp(`^left behind: admin backup .*; granted by key \\(${root}\\): by roots`, 'm'))
+  expect(err).toMatch(new RegExp(`^left behind: editor ben .*: by roots.*--with ${ben.publicKey}$`, 'm'))
+  await refound('--with', ana.publicKey)
+  expect([ana, ben].map((key) => rolesOf(heir, key))).toEqual([['admin'], ['editor']])
+  expect(await run(['refound', '--with', 'ana'])).toMatchObject({ code: 2 })
 })
 
 test('an edit that the node changed is not taken over', async () => {

@@ -1,6 +1,6 @@
 /** Root keys through meshctl: founding with several, acts that take several signatures, replacing them. Over a real API server's socket. */
 
-import { mkdtemp, readdir, readFile, rm } from 'node:fs/promises'
+import { mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, expect, test } from 'vitest'
@@ -8,6 +8,7 @@ import { wireFromJson } from '../../src/core/codec.ts'
 import { keyPairFromSeed, parseBody } from '../../src/core/envelope.ts'
 import { ERROR_CODES } from '../../src/errors.ts'
 import { startApiNode, testKey, type ApiNode } from '../support/api-node.ts'
+import { lyingNode } from '../support/lying-node.ts'
 import { meshctl, type CliResult } from '../support/cli.ts'
 
 const ana = testKey(21).publicKey
@@ -92,9 +93,7 @@ test('an act of roots waits for the signatures that it lacks, and counts with th
   await found('--roots', '3', '--threshold', '2')
   const { out, err } = await ok('recovery-1', ['grant', 'owner', ana, '--name', 'ana'])
   const id = out.trim()
-  expect(err).toBe(
-    `signed by one root; it counts when 1 more root has signed it: meshctl cosign ${id} -k KEY\n`,
-  )
+  expect(err).toBe(`signed by one root; it counts when 1 more root has signed it: meshctl cosign ${id} -k KEY\n`)
   expect(rolesOf(ana)).toEqual([])
   const pending = (await ok('owner', ['root', 'show'])).out
   expect(pending).toContain(
@@ -119,6 +118,36 @@ test('an act of roots waits for the signatures that it lacks, and counts with th
   // The union only grows.
   await ok('recovery-3', ['cosign', id])
   expect(Object.keys(node.replica.state.history.get(id)!.sigs)).toHaveLength(3)
+})
+
+test('policy revokes nothing before the grants count that stand in its place', async () => {
+  await found('--roots', '3', '--threshold', '2')
+  const owner = await keyOf('owner')
+  const members = { ana: { key: ana, role: 'owner', zones: ['*'] } }
+  const document = { apiVersion: 'nxmesh/v1', kind: 'WorkspacePolicy', metadata: { name: '*' }, spec: { members } }
+  await writeFile(join(cwd, 'policy.json'), JSON.stringify(document))
+  const before = node.replica.state.history.size
+  const { err } = await ok('recovery-1', ['policy', 'apply', '-f', 'policy.json', '--prune'])
+  expect(err).toContain('nothing is revoked before these grants count: run this again')
+  expect([node.replica.state.history.size - before, rolesOf(owner), rolesOf(ana)]).toEqual([1, ['owner'], []])
+})
+
+test('root keys are not replaced by what a node shows that hides what they did', async () => {
+  await found()
+  await ok('owner', ['grant', 'viewer', await keyOf('next-recovery'), '-z', '*', '-w', '*'])
+  const root = await keyOf('recovery')
+  const third = await newKey('third-recovery')
+  await using liar = await lyingNode(node.url, (path, truth) =>
+    path.startsWith('/v1/edits?') && path.includes(root) ? { data: [], next: null } : truth,
+  )
+  const argv = ['root', 'rotate', '--next-keys', third]
+  const { code, err } = await meshctl(
+    ['--api', liar.url, '-k', join('mesh', 'next-recovery.key'), ...argv, '--dry-run'],
+    { cwd },
+  )
+  expect([code, err]).toEqual([7, expect.stringMatching(/the node shows 0 edits by .*, and not that of grant/)])
+  await ok('next-recovery', argv)
+  expect(rolesOf(await keyOf('owner'))).toEqual(['owner'])
 })
 
 test('an act is cosigned in a file, where no node is in reach', async () => {

@@ -6,7 +6,8 @@ import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 import { stringify } from 'yaml'
 import type { GrantView } from '../../src/api/schemas.ts'
-import type { GrantBody, KeyPair } from '../../src/core/envelope.ts'
+import { grantView } from '../../src/api/views.ts'
+import type { Envelope, GrantBody, KeyPair } from '../../src/core/envelope.ts'
 import { encryptionKey } from '../../src/core/secrets.ts'
 import { KEYS, startApiNode, targetOf, testKey, type ApiNode } from '../support/api-node.ts'
 import { meshctl, type CliResult } from '../support/cli.ts'
@@ -62,7 +63,7 @@ test('the new key gets exactly what the old one was granted, once', async () => 
     /^grant editor ana \(.*\) of zones \* in workspace default, kinds secret, site, hosts \*\.example, at most 5 resources\n/,
   )
   expect(grantsOf(ana2)).toEqual([])
-  const { err } = await ok(['rotate', ana.publicKey, both(ana2)])
+  const { err } = await ok(['rotate', ana.publicKey, both(ana2), '--yes'])
   expect(err).toContain(`when the new key is in use: meshctl rotate --finish ${ana.publicKey} ${ana2.publicKey}`)
   expect(err).not.toContain('private_key_path')
   const says = ({ role, ws, zones, kinds, hosts, quota, name }: GrantBody) => ({
@@ -85,7 +86,7 @@ test('the old key ends when the new one has signed something, and what it did st
   await grantAna()
   expect(await finish()).toMatchObject({ code: 5, err: expect.stringContaining('no other key has what') })
   await ok(['apply', '-f', '-'], { key: 'ana', stdin: site('before') })
-  await ok(['rotate', ana.publicKey, both(ana2)])
+  await ok(['rotate', ana.publicKey, both(ana2), '--yes'])
   await ok(['apply', '-f', '-'], { key: 'ana', stdin: site('between') })
   expect(await finish()).toMatchObject({ code: 7, err: expect.stringContaining('nothing was signed with') })
   expect(grantsOf(ana)).toHaveLength(2)
@@ -101,7 +102,7 @@ test('the old key ends when the new one has signed something, and what it did st
 test('the old key does not end before the new one opens its secrets', async () => {
   await grantAna()
   await ok(['secret', 'set', 'shop', '-z', '*', '-f', '-'], { stdin: 'text' })
-  const { err } = await ok(['rotate', ana.publicKey, both(ana2)])
+  const { err } = await ok(['rotate', ana.publicKey, both(ana2), '--yes'])
   expect(err).toContain("  meshctl secret reseal shop -w default -z '*'\n")
   await ok(['apply', '-f', '-'], { key: 'ana2', stdin: site('a') })
   expect(await finish()).toMatchObject({ code: 7, err: expect.stringContaining('1 secrets that the old key opens') })
@@ -112,8 +113,8 @@ test('the old key does not end before the new one opens its secrets', async () =
 
 test('several keys that have the same must be told apart, and force ends the old one unseen', async () => {
   await grantAna()
-  await ok(['rotate', ana.publicKey, both(ana2)])
-  await ok(['rotate', ana.publicKey, both(eve)])
+  await ok(['rotate', ana.publicKey, both(ana2), '--yes'])
+  await ok(['rotate', ana.publicKey, both(eve), '--yes'])
   expect(await finish()).toMatchObject({ code: 2, err: expect.stringContaining('several keys have what') })
   expect((await finish(ana2.publicKey, '--force')).code).toBe(0)
   expect(grantsOf(ana)).toEqual([])
@@ -122,8 +123,8 @@ test('several keys that have the same must be told apart, and force ends the old
 test('an owner’s key is rotated by the root, and edits with the new one go on where the old one’s ended', async () => {
   const root = { key: 'root' }
   await ok(['apply', '-f', '-'], { stdin: site('before') })
-  expect(await run(['rotate', KEYS.owner.publicKey, both(ana)])).toMatchObject({ code: 4 })
-  await ok(['rotate', KEYS.owner.publicKey, both(ana)], root)
+  expect(await run(['rotate', KEYS.owner.publicKey, both(ana), '--yes'])).toMatchObject({ code: 4 })
+  await ok(['rotate', KEYS.owner.publicKey, both(ana), '--yes'], root)
   await ok(['apply', '-f', '-'], { key: 'ana', stdin: site('after') })
   await ok(['rotate', '--finish', KEYS.owner.publicKey], root)
   expect([KEYS.owner, ana].map((key) => grantsOf(key).map(({ role }) => role))).toEqual([[], ['owner']])
@@ -138,7 +139,12 @@ test.each<[string, readonly string[], number, RegExp]>([
   ['the same key', [ana.publicKey, both(ana)], 2, /NEW-KEY is the old one/],
   ['no second half', [ana.publicKey, ana2.publicKey], 2, /NEW-KEY needs its second half/],
   ['a key that has nothing', [eve.publicKey, both(ana2)], 5, /has no grant in force/],
-  ['one that the signer does not outrank', [KEYS.owner.publicKey, both(ana2)], 4, /your key may not give owner ana/],
+  [
+    'one that the signer does not outrank',
+    [KEYS.owner.publicKey, both(ana2), '--yes'],
+    4,
+    /your key may not give owner ana/,
+  ],
 ])('with %s nothing is signed', async (_, argv, code, message) => {
   await grantAna()
   const before = size()
@@ -152,7 +158,7 @@ describe('of a node', () => {
     run(['rotate', '--finish', KEYS.other.publicKey, '--timeout', '0s', ...more])
 
   test('waits until the node is up under the new key and has taken up what it should', async () => {
-    const { err } = await ok(['rotate', KEYS.other.publicKey, both(next)])
+    const { err } = await ok(['rotate', KEYS.other.publicKey, both(next), '--yes'])
     expect(err).toContain(
       'name the new file in its configuration (private_key_path), then: systemctl restart mesh-node',
     )
@@ -174,6 +180,78 @@ test('a node that shows another key’s grant as the old one’s gets nothing fo
     const page = truth as { data: GrantView[] }
     return { ...page, data: page.data.map((view) => (view.id === admin ? { ...view, subject: ana.publicKey } : view)) }
   })
-  expect((await run(['rotate', ana.publicKey, both(ana2)], { api: liar.url })).code).toBe(0)
+  expect((await run(['rotate', ana.publicKey, both(ana2), '--yes'], { api: liar.url })).code).toBe(0)
   expect(grantsOf(ana2).map(({ role }) => role)).toEqual(['editor', 'viewer'])
+})
+
+test('a grant that was taken from the old key, and that a node lists, is signed for the new one by nobody who only looks', async () => {
+  await grantAna()
+  const id = (await ok(['grant', 'admin', ana.publicKey, '-z', '*', '-w', '*', '--name', 'ana'])).out.trim()
+  await ok(['revoke', id])
+  const revoked = grantView(node.replica.state.history.get(id) as Envelope<GrantBody>)
+  await using liar = await lyingNode(node.url, (path, truth) => {
+    if (!path.startsWith('/v1/grants')) return truth
+    const page = truth as { data: GrantView[]; meta: { total: number } }
+    return { data: [...page.data, revoked], meta: { ...page.meta, total: page.meta.total + 1 } }
+  })
+  const before = size()
+  const { code, err } = await run(['rotate', ana.publicKey, both(ana2), '--note', 'a new one'], { api: liar.url })
+  expect([code, err]).toEqual([2, expect.stringMatching(/^grant admin ana /m)])
+  expect(err).toContain('nothing was signed')
+  expect(err).toMatch(
+    new RegExp(`meshctl rotate ${ana.publicKey} ${both(ana2)} --api \\S+ --key owner.key --note 'a new one' --yes`),
+  )
+  expect(size()).toBe(before)
+})
+
+describe('a node that does not show all that the old key did', () => {
+  type Hide = (path: string, truth: never) => unknown
+  const isHistory = (path: string): boolean => path.startsWith('/v1/edits?') && path.includes(ana.publicKey)
+  const empty: Hide = (path, truth) => (isHistory(path) ? { data: [], next: null } : truth)
+
+  test.each<[string, Hide]>([
+    ['none of it', empty],
+    [
+      'the first edit alone',
+      (path, truth: { data: unknown[] }) => (isHistory(path) ? { ...truth, data: truth.data.slice(0, 1) } : truth),
+    ],
+    [
+      'none of it, and no chain',
+      (path, truth: object) =>
+        path.startsWith('/v1/chains')
+          ? { data: [], meta: { total: 0, page: 1, per_page: 1000 } }
+          : empty(path, truth as never),
+    ],
+  ])('%s ends the key at no edit', async (_, hide) => {
+    await grantAna()
+    await ok(['rotate', ana.publicKey, both(ana2), '--yes'])
+    await ok(['apply', '-f', '-'], { key: 'ana', stdin: site('a') })
+    await ok(['apply', '-f', '-'], { key: 'ana', stdin: site('b') })
+    await ok(['apply', '-f', '-'], { key: 'ana2', stdin: site('c') })
+    await using liar = await lyingNode(node.url, hide as never)
+    for (const more of [[], ['--dry-run']]) {
+      // The chain of the new key is hidden too.
+      const { code, err } = await run(['rotate', '--finish', ana.publicKey, ana2.publicKey, '--force', ...more], {
+        api: liar.url,
+      })
+      expect([code, err]).toEqual([7, expect.stringMatching(/the node shows [01] edits by .*, and not that of/)])
+    }
+    const taken = await run(['revoke', ana.publicKey], { api: liar.url })
+    expect([taken.code, taken.err]).toEqual([7, expect.stringContaining('Ask another node with --api')])
+    expect(liar.taken).toEqual([])
+    const { code, err } = await finish('--dry-run')
+    expect([code, err]).toEqual([0, expect.stringMatching(/keeps 2 edits by [0-9a-f]{12}, all that this node shows/)])
+  })
+
+  test('and of a grant that it made, ends it neither', async () => {
+    await ok(['grant', 'admin', both(ana), '-z', '*', '-w', '*', '--name', 'ana'])
+    await ok(['grant', 'viewer', eve.publicKey, '-z', 'eu'], { key: 'ana' })
+    await using liar = await lyingNode(node.url, (path, truth) =>
+      path.startsWith('/v1/chains')
+        ? { data: [], meta: { total: 0, page: 1, per_page: 1000 } }
+        : empty(path, truth as never),
+    )
+    const { code, err } = await run(['revoke', ana.publicKey], { api: liar.url })
+    expect([code, err]).toEqual([7, expect.stringMatching(/and not that of grant [0-9a-f]{12}/)])
+  })
 })

@@ -3,7 +3,8 @@
 import { mkdtemp, readFile, rm, stat, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { afterEach, beforeEach, describe, expect, test } from 'vitest'
+import { afterEach, beforeEach, describe, expect, onTestFinished, test } from 'vitest'
+import { grantView } from '../../src/api/views.ts'
 import { toWire } from '../../src/core/codec.ts'
 import {
   keyPairFromSeed,
@@ -14,10 +15,13 @@ import {
   type GrantBody,
   type KeyPair,
 } from '../../src/core/envelope.ts'
+import { foundMesh } from '../../src/core/founding.ts'
 import { encryptionKey, everSealedFor, keyFieldsIn, open, recipientsIn } from '../../src/core/secrets.ts'
 import { ERROR_CODES } from '../../src/errors.ts'
+import { Author } from '../support/author.ts'
 import { KEYS, startApiNode, testKey, type ApiNode } from '../support/api-node.ts'
 import { meshctl, type CliOptions, type CliResult } from '../support/cli.ts'
+import { lyingNode } from '../support/lying-node.ts'
 import { MESH_ID, OWNER_GRANT } from '../support/sign.ts'
 
 const TEXT = 'correct horse battery staple'
@@ -43,7 +47,8 @@ async function writeKey(name: string, key: KeyPair): Promise<void> {
 }
 
 async function as(key: string, argv: readonly string[], options: Partial<CliOptions> = {}): Promise<CliResult> {
-  return await meshctl(['--api', `unix:${node.socketPath}`, '-k', `${key}.key`, ...argv], { cwd, ...options })
+  const env = { NXMESH_MESH_ID: MESH_ID }
+  return await meshctl(['--api', `unix:${node.socketPath}`, '-k', `${key}.key`, ...argv], { cwd, env, ...options })
 }
 
 async function ok(argv: readonly string[], options: Partial<CliOptions> = {}): Promise<string> {
@@ -191,6 +196,42 @@ describe('secret set', () => {
     expect(edits()).toEqual([])
   })
 
+  test('a grant that one of two roots has signed gets nothing sealed for it, whatever a node says', async () => {
+    const [rootA, rootB, thief] = [KEYS.root, testKey(41), testKey(8)] as [KeyPair, KeyPair, KeyPair]
+    const founding = foundMesh({
+      name: 'two',
+      roots: [rootA, rootB],
+      nextRoots: [KEYS.next.publicKey],
+      threshold: 2,
+      owner: KEYS.owner,
+      ownerName: 'ana',
+      nodes: [],
+      at: 0,
+    })
+    const [genesis] = founding as [Envelope]
+    const two = await startApiNode({ founded: false })
+    onTestFinished(() => two.stop())
+    await two.replica.adopt(toWire(genesis))
+    await two.replica.submit(founding.slice(1).map(toWire), 'sync')
+    const half = new Author(genesis.id, rootB, genesis.id).sign<GrantBody>('*', {
+      type: 'grant',
+      subject: thief.publicKey,
+      role: 'node',
+      zones: ['eu.west'],
+      kinds: ['*'],
+      enc: encOf(thief),
+    })
+    expect((await two.replica.submit([toWire(half)], 'sync'))[0]?.outcome).toBe('stored')
+    await using liar = await lyingNode(two.url, (path, truth) => {
+      const { data } = truth as { data?: unknown[] }
+      return path.startsWith('/v1/grants') ? { ...(truth as object), data: [...(data ?? []), grantView(half)] } : truth
+    })
+    const argv = ['--api', liar.url, '--mesh', genesis.id, 'secret', 'set', 'shop', '-z', 'eu.west', '-f', 'text']
+    const { code, err } = await as('owner', argv)
+    expect([code, err]).toEqual([ERROR_CODES.denied.exit, expect.stringContaining('root signatures are missing')])
+    expect(liar.taken).toEqual([])
+  })
+
   test.each([
     [['secret', 'set', 'shop', TEXT, '-z', 'eu.west'], /takes one name and no text/, 'usage'],
     [['secret', TEXT], /secret takes set, get/, 'usage'],
@@ -214,6 +255,71 @@ describe('secret set', () => {
       stdin: 'x'.repeat(24 * 1024 + 1),
     })
     expect([code, err]).toEqual([ERROR_CODES.too_large.exit, expect.stringContaining('the text is over 24576 bytes')])
+  })
+})
+
+describe('who receives a secret', () => {
+  const late = testKey(6)
+  const grantLate = async (zone: string): Promise<string> =>
+    (await ok(['grant', 'node', `${late.publicKey}:${encOf(late)}`, '-z', zone, '--name', 'late'])).trim()
+  const line = (key: KeyPair, words: string): string => words.replace('KEY', key.publicKey.slice(0, 12))
+
+  test('is named, and marked when the last version was not for it', async () => {
+    const first = await as('owner', ['secret', 'set', 'shop', '-z', 'eu.west', '-f', 'text'])
+    expect(first.err).toContain(`${PATH} is sealed for:\n`)
+    expect(first.err).toContain(line(KEYS.owner, '  ana (KEY), owner of *\n'))
+    expect(first.err).toContain(line(KEYS.node, '  edge-1 (KEY), node of eu.west\n'))
+    expect(first.err).not.toContain('new: ')
+    await grantLate('eu.west')
+    const second = await as('owner', ['secret', 'rotate', 'shop', '--random', '32'])
+    expect(second.err).toContain(line(KEYS.owner, '  ana (KEY), owner of *\n'))
+    expect(second.err).toContain(line(late, '  new: late (KEY), node of eu.west\n'))
+  })
+
+  test('is named when a reseal lets it in, and nobody else is', async () => {
+    await set()
+    await grantLate('eu.west')
+    const { err } = await as('owner', ['secret', 'reseal', '--all'])
+    expect(err).toContain(line(late, `${PATH} is sealed for:\n  new: late (KEY), node of eu.west\n`))
+    expect(err).not.toContain('ana (')
+    expect((await as('owner', ['secret', 'reseal', '--all'])).err).toBe('')
+  })
+
+  test('a revoked host that a node goes on listing is seen, since it is marked as new', async () => {
+    const id = await grantLate('eu.west')
+    await ok(['revoke', late.publicKey])
+    await set()
+    const gone = grantView(node.replica.state.history.get(id) as Envelope<GrantBody>)
+    await using liar = await lyingNode(node.url, (path, truth) => {
+      const { data } = truth as { data?: unknown[] }
+      return path.startsWith('/v1/grants') ? { ...(truth as object), data: [...(data ?? []), gone] } : truth
+    })
+    const { err } = await as('owner', ['--api', liar.url, 'secret', 'rotate', 'shop', '--random', '32'])
+    expect(err).toContain(line(late, '  new: late (KEY), node of eu.west\n'))
+  })
+
+  test('every secret that a host could ever read is listed when it is revoked: also one that was resealed without it', async () => {
+    await set()
+    const id = await grantLate('eu.west')
+    await ok(['secret', 'reseal', '--all'])
+    await grantLate('us')
+    await ok(['revoke', id])
+    await ok(['secret', 'reseal', '--all'])
+    expect(everSealedFor(fields())).not.toContain(encOf(late))
+    const { err } = await as('owner', ['revoke', late.publicKey])
+    expect(err).toContain("  meshctl secret rotate shop -w default -z 'eu.west' -f FILE\n")
+  })
+
+  test('every secret that a host could ever read is listed: also one of which it had an older version', async () => {
+    const id = await grantLate('eu.west')
+    await set()
+    await grantLate('us')
+    await ok(['revoke', id])
+    await ok(['secret', 'rotate', 'shop', '--random', '32'])
+    await ok(['secret', 'set', 'other', '-z', 'eu.west', '-f', 'text'])
+    const { err } = await as('owner', ['revoke', late.publicKey])
+    expect(err).toContain("  meshctl secret rotate shop -w default -z 'eu.west' -f FILE\n")
+    expect(err).not.toContain('secret rotate other')
   })
 })
 

@@ -69,8 +69,8 @@ test('another mesh than the node’s, by option or environment, is refused and t
     await tcp(['-k', 'owner.key', '--mesh', other, 'status']),
     await tcp(['-k', 'owner.key', 'status'], { env: { NXMESH_MESH_ID: other } }),
   ]) {
-    expect(result.code).toBe(ERROR_CODES.unauthenticated.exit)
-    expect(result.err).toContain(`the token is for mesh ${other}, and this is ${MESH_ID}`)
+    expect(result.code).toBe(ERROR_CODES.denied.exit)
+    expect(result.err).toContain(`the node is of mesh ${MESH_ID}, and this key works in ${other}`)
   }
   expect((await tcp(['-k', 'owner.key', '--mesh', MESH_ID, 'status'])).code).toBe(0)
   expect((await tcp(['-k', 'owner.key', '--mesh', 'prod', 'status'])).code).toBe(ERROR_CODES.usage.exit)

@@ -13,6 +13,8 @@ import { KEYS, startApiNode, targetOf, testKey, type ApiNode } from '../support/
 import { meshctl, type CliOptions, type CliResult } from '../support/cli.ts'
 import { GENERATION, OLD_GENERATION, receiptOf } from '../support/receipt.ts'
 import { startFlakyProxy } from '../support/flaky-proxy.ts'
+import type { NodeReceipt } from '../../src/api/schemas.ts'
+import { progressOf } from '../../src/cli/wait.ts'
 import { speak } from '../support/peer-status.ts'
 import { editor, MESH_ID } from '../support/sign.ts'
 import { waitFor } from '../support/wait.ts'
@@ -87,7 +89,9 @@ describe('apply', () => {
     expect(first.out).toContain('+ create default/eu.west/upstream/app\n    + endpoints/10.0.0.1:80: true\n')
     expect(first.out).toContain('    + hosts/a.example: true\n')
     expect(first.out).toMatch(/2 to create\n$/)
-    expect(first.err).toMatch(/^stored: edit [0-9a-f]{12} \(2 resources\)\n$/)
+    expect(first.err).toMatch(
+      /^this key works in mesh [0-9a-f]{64} from now on: .*\nstored: edit [0-9a-f]{12} \(2 resources\)\n$/,
+    )
     expect(edits()).toHaveLength(1)
     expect(edits()[0]?.body).toMatchObject({ by: KEYS.owner.publicKey, n: 1, note: 'hello' })
     const second = await owner(['apply', '-f', 'site.yaml', '-f', 'app.yaml'])
@@ -694,6 +698,36 @@ describe('status, peers, log, watch', () => {
     expect(JSON.parse(await ok(['status', '-o', 'json']))).toMatchObject([{ receipt: { applied: GENERATION } }, {}])
   })
 
+  test('status and apply --wait take what is beyond somebody’s grant for no failure of a node', async () => {
+    const over = (index: number) => ({
+      path: `default/eu/site/s${index}`,
+      code: 'quota',
+      message: 'over',
+      hint: 'less',
+    })
+    const beyond = (shown: number, problemCount: number, first: object = {}) =>
+      receiptOf({
+        target: targetOf(node.replica, ['eu.west']),
+        problems: Array.from({ length: shown }, (_, index) => ({
+          ...over(index),
+          ...(index === 0 ? first : {}),
+        })) as [],
+        problemCount,
+      })
+    node.receipt = beyond(2, 40)
+    const out = await ok(['status'])
+    expect(out).toMatch(/^edge-1 .* applied, 40 left out$/m)
+    expect(out).toContain('edge-1:\n    default/eu/site/s0: over (less)\n')
+    expect(out).toMatch(/: 1 ready, 1 applied/)
+    node.receipt = beyond(2, 2, { code: 'reference' })
+    expect(await ok(['status'])).toMatch(/^edge-1 .* failed$/m)
+    // To who waits for it, it is one.
+    const receipt = { ...beyond(1, 1), withheld: 0 }
+    const at = { receipt, target: receipt.target } as unknown as NodeReceipt
+    expect(progressOf(at, new Set(['default/eu/site/s0'])).state).toBe('failed')
+    expect(progressOf(at, new Set(['default/eu/site/other'])).state).toBe('applied')
+  })
+
   test('colours only on a terminal, and not when they are unwanted', async () => {
     const coloured = async (argv: string[], options: Partial<CliOptions>) =>
       (await owner([...argv, 'status'], options)).out.includes('\u001b[')
@@ -730,7 +764,10 @@ describe('status, peers, log, watch', () => {
   test('watch shows errors, and once what is said again and again', async () => {
     const interruption = new AbortController()
     let text = ''
-    const watching = owner(['watch'], { signal: interruption.signal, onOutput: (part) => (text += part) })
+    const watching = owner(['watch', '--mesh', MESH_ID], {
+      signal: interruption.signal,
+      onOutput: (part) => (text += part),
+    })
     await waitFor(() => text.includes('hello'), { what: 'the first event' })
     const reason = 'nginx: [emerg] bad\nmore'
     const isolated = [{ path: SITE_PATH, why: 'refused', reason, serves: 'left_out' }] as const

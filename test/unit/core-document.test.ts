@@ -316,6 +316,29 @@ describe('the document', () => {
       }),
     ).toEqual(['c'])
     expect(disagreements(changes, { ...good, exists: false })).toEqual(['$'])
+    const lost = [{ field: 'b', value: 2, edit: idOf('create'), by: 'create' }]
+    expect(disagreements(changes, { ...good, fields: without, writers: new Map(), lost })).toEqual(['b'])
+    expect(disagreements(changes, { ...good, lost })).toEqual(['b'])
+  })
+
+  test('verifying finds what is lost by itself, and not what the resource calls lost', () => {
+    const draft = new Draft()
+      .add('create', [], [CREATE, ['set', 'a', 1]])
+      .add('delete', ['create'], [DELETE])
+      .add('late', ['create'], [['set', 'b', 2]])
+      .add('again', ['delete'], [CREATE, ['set', 'c', 3]])
+    const document = new ResourceDocument(PATH)
+    for (const step of draft.steps) document.add(step)
+    const [changes, good] = [document.changes(), document.read()]
+    expect([fieldsOf(good), lostOf(good)]).toEqual([{ c: 3 }, [['b', 2, 'late']]])
+    expect(disagreements(changes, good)).toEqual([])
+    expect(disagreements(changes, { ...good, lost: [] })).toEqual(['b'])
+    const shown = {
+      fields: new Map([...good.fields, ['b', 2]]),
+      writers: new Map([...good.writers, ['b', idOf('late')]]),
+    }
+    expect(disagreements(changes, { ...good, ...shown, lost: [] })).toEqual(['b'])
+    expect(disagreements(changes, { ...good, lost: [...good.lost, { ...good.lost[0]!, field: 'd' }] })).toEqual(['d'])
   })
 
   test('an edit that overwrites too many concurrent values changes nothing; what follows it goes on', () => {

@@ -1,17 +1,26 @@
 import { expect, test } from 'vitest'
 import { factsOf, healthOf, type HealthFacts, type HealthStatus, type NodeFacts } from '../../src/status/health.ts'
+import type { Problem } from '../../src/core/slice.ts'
+import type { Receipt } from '../../src/reconciler.ts'
 import { receiptOf } from '../support/receipt.ts'
 
-const facts = (errors: string[], warnings: string[], pending: string[]): HealthFacts => ({ errors, warnings, pending })
+const facts = (errors: string[], warnings: string[], pending: string[], notes: string[] = []): HealthFacts => ({
+  errors,
+  warnings,
+  pending,
+  notes,
+})
 
 test.each<[HealthFacts, HealthStatus, string]>([
   [facts([], [], []), 'Running', 'all is well'],
+  [facts([], [], [], ['a peer’s key is used twice']), 'Running', 'all is well'],
   [facts([], [], ['not yet']), 'Unknown', 'not yet'],
+  [facts([], [], ['not yet'], ['a peer’s key is used twice']), 'Unknown', 'not yet'],
   [facts([], ['one site is left out'], ['not yet']), 'Degraded', 'one site is left out'],
   [facts(['nginx does not run'], ['one site is left out'], []), 'Error', 'nginx does not run'],
 ])('%j is %s', (given, status, msg) => {
-  const { errors, warnings, pending } = given
-  expect(healthOf(given)).toEqual({ status, msg, reasons: [...errors, ...warnings, ...pending] })
+  const { errors, warnings, pending, notes } = given
+  expect(healthOf(given)).toEqual({ status, msg, reasons: [...errors, ...warnings, ...pending, ...notes] })
 })
 
 const WELL: NodeFacts = {
@@ -22,6 +31,7 @@ const WELL: NodeFacts = {
   isSettled: true,
   hasLostStore: false,
   complaints: [],
+  notes: [],
   others: 2,
   connections: 1,
   isStarting: false,
@@ -34,6 +44,17 @@ const held = receiptOf({
   error: { code: 'not_applied', message: 'nothing is applied' },
 })
 
+/** What a receipt shows of so many problems. */
+function beyond(shown: number, problemCount: number, first: Problem['code'] = 'quota'): Receipt {
+  const problem = (code: Problem['code']): Problem => ({ path: 'default/*/site/a', code, message: 'x' })
+  return receiptOf({ problems: [problem(first), ...Array(shown - 1).fill(problem('host_not_granted'))], problemCount })
+}
+
+test('health is open to all, and names no key', () => {
+  const { warnings } = factsOf({ ...WELL, authorsOverQuota: ['ana'] })
+  expect(warnings.join()).not.toContain('ana')
+})
+
 test.each<[what: string, changes: Partial<NodeFacts>, place: keyof HealthFacts | undefined, words: string]>([
   ['all is well', {}, undefined, ''],
   ['it manages no nginx', { receipt: null }, undefined, ''],
@@ -41,7 +62,8 @@ test.each<[what: string, changes: Partial<NodeFacts>, place: keyof HealthFacts |
   ['there is no mesh', { hasMesh: false, isSettled: false }, 'pending', 'no mesh yet'],
   ['it has not settled', { isSettled: false }, 'pending', 'the first complete exchange'],
   ['records are damaged', { corruptRecords: 3 }, 'warnings', 'damaged records of the store were left out'],
-  ['an author fills the store', { authorsOverQuota: ['ana'] }, 'warnings', 'author ana has filled its share'],
+  ['authors fill the store', { authorsOverQuota: ['ana', 'bob'] }, 'warnings', 'no more is taken of them: 2'],
+  ['a peer’s key is used twice', { notes: ['two processes'] }, 'notes', 'two processes'],
   ['its place is wrong', { complaints: ['mesh.zone us'] }, 'warnings', 'mesh.zone us'],
   ['it is cut off', { connections: 0 }, 'warnings', 'no connection with any other node (2 known)'],
   ['it has just started', { connections: 0, isStarting: true }, 'pending', 'no connection with any other node'],
@@ -52,18 +74,20 @@ test.each<[what: string, changes: Partial<NodeFacts>, place: keyof HealthFacts |
   ['it holds back after', { receipt: held }, 'warnings', 'nothing is applied'],
   ['it holds back for a lost store', { receipt: held, isSettled: false, hasLostStore: true }, 'warnings', 'nothing is'],
   ['a site is not served', { receipt: receiptOf({ problemCount: 1 }) }, 'warnings', 'not served as written: 1 of'],
+  ['all that is left out is beyond a grant', { receipt: beyond(1, 30) }, 'notes', 'left out, being beyond the grants'],
+  ['not all that is left out is', { receipt: beyond(2, 2, 'clash') }, 'warnings', 'not served as written: 2 of'],
   ['workers are shut out', { closedToWorkers: ['/root'] }, 'warnings', 'workers cannot pass through /root'],
 ])('when %s', (_, changes, place, words) => {
   const facts = factsOf({ ...WELL, ...changes })
-  const found = (['errors', 'warnings', 'pending'] as const).filter((one) =>
+  const found = (['errors', 'warnings', 'pending', 'notes'] as const).filter((one) =>
     facts[one].some((reason) => words !== '' && reason.includes(words)),
   )
   expect(found).toEqual(place === undefined ? [] : [place])
-  if (place === undefined) expect(facts).toEqual({ errors: [], warnings: [], pending: [] })
+  if (place === undefined) expect(facts).toEqual({ errors: [], warnings: [], pending: [], notes: [] })
 })
 
 test('an nginx that does not run is an error', () => {
   const { nginx } = receiptOf()
   const facts = factsOf({ ...WELL, receipt: receiptOf({ nginx: { ...nginx, running: false } }) })
-  expect(facts).toEqual({ errors: ['nginx does not run'], warnings: [], pending: [] })
+  expect(facts).toEqual({ errors: ['nginx does not run'], warnings: [], pending: [], notes: [] })
 })

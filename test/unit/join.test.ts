@@ -6,8 +6,8 @@ import { toWire } from '../../src/core/codec.ts'
 import { keyPairFromSeed, type Envelope, type KeyPair } from '../../src/core/envelope.ts'
 import { encryptionKey } from '../../src/core/secrets.ts'
 import { MeshState } from '../../src/core/state.ts'
-import { proofOf, signTicket, type TicketContent } from '../../src/core/ticket.ts'
-import { JoinRequests, signRejection } from '../../src/joining/join.ts'
+import { isAskedBy, proofOf, signTicket, type TicketContent } from '../../src/core/ticket.ts'
+import { JoinRequests, signRejection, type PendingRequest } from '../../src/joining/join.ts'
 import {
   encodeJoin,
   JOIN_LIMITS,
@@ -165,31 +165,39 @@ describe('who asks to join', () => {
     const key = host(1)
     const ticket = there.ticket()
     const other = encryptionKey(host(2).seed)
-    expect(await there.say(key, joinMessage(ticket, other.publicKey, '00'.repeat(32)))).toHaveProperty('refused')
-    expect(await there.say(key, { ask: 'challenge' }, joinMessage(ticket, other.publicKey, '00'.repeat(32)))).toEqual({
+    expect(await there.say(key, joinMessage(key, ticket, other.publicKey, '00'.repeat(32)))).toHaveProperty('refused')
+    expect(
+      await there.say(key, { ask: 'challenge' }, joinMessage(key, ticket, other.publicKey, '00'.repeat(32))),
+    ).toEqual({
       refused: 'the X25519 key was not proven',
     })
     const visit = there.visit(key)
     const { challenge = '' } = parseJoinAnswer(await visit.ask(encodeJoin({ ask: 'challenge' })))
     const own = encryptionKey(key.seed)
     const proof = proofOf(own, { prover: key.publicKey, verifier: node.publicKey, enc: own.publicKey, challenge })
-    const message = encodeJoin(joinMessage(ticket, own.publicKey, proof))
+    const message = encodeJoin(joinMessage(key, ticket, own.publicKey, proof))
     expect(parseJoinAnswer(await visit.ask(message))).toEqual({ standing: 'pending' })
     expect(parseJoinAnswer(await visit.ask(message))).toEqual({ refused: 'the X25519 key was not proven' })
   })
 
   test('is one of at most so many, of each ticket and in all, and forgotten in time', async () => {
     const there = new Host()
+    const admin = keyOf('admin')
+    there.add(there.mesh.grant(admin.publicKey, 'admin'))
     const full = { refused: 'too many hosts are waiting already', again: true }
     const outcomes = []
     for (let n = 0; n < JOIN_LIMITS.pendingOfTicket + 5; n++) outcomes.push(await there.ask(host(n)))
     expect(outcomes.slice(JOIN_LIMITS.pendingOfTicket)).toEqual([full, full, full, full, full])
     // Who waits already may ask again; another ticket has room.
     expect(await there.ask(host(0))).toEqual({ standing: 'pending' })
-    const tickets = [1, 2].map((n) => there.ticket({ nonce: `${n}0`.repeat(16) }))
-    for (let n = 100; n < 140; n++) await there.ask(host(n), tickets[n % 2])
+    const fresh = (n: number, by?: KeyPair) => there.ticket({ nonce: n.toString(16).padStart(32, '0') }, by)
+    for (let n = 100; n < 200; n++) await there.ask(host(n), fresh(n))
+    expect(there.joins.pending()).toHaveLength(JOIN_LIMITS.pendingOfInviter)
+    // Whoever invites cannot keep out whom others invite.
+    expect(await there.ask(host(998), fresh(998))).toEqual(full)
+    for (let n = 200; n < 300; n++) await there.ask(host(n), fresh(n, there.mesh.root))
     expect(there.joins.pending()).toHaveLength(JOIN_LIMITS.pending)
-    expect(await there.ask(host(999), tickets[0])).toEqual(full)
+    expect(await there.ask(host(999), fresh(999, admin))).toEqual(full)
     await there.clock.advance(JOIN_LIMITS.pendingMs + 1)
     expect(there.joins.pending()).toEqual([])
   })
@@ -211,6 +219,23 @@ describe('who asks to join', () => {
     expect(await there.ask(key, there.ticket({ nonce: '11'.repeat(16) }))).toEqual({ standing: 'pending' })
   })
 
+  test('signs what it asks for: nobody is kept in its name with another key or ticket', async () => {
+    const there = new Host()
+    const key = host(1)
+    const own = encryptionKey(key.seed)
+    const visit = there.visit(key)
+    const { challenge = '' } = parseJoinAnswer(await visit.ask(encodeJoin({ ask: 'challenge' })))
+    const proof = proofOf(own, { prover: key.publicKey, verifier: node.publicKey, enc: own.publicKey, challenge })
+    const message = joinMessage(host(2), there.ticket(), own.publicKey, proof)
+    expect(parseJoinAnswer(await visit.ask(encodeJoin(message)))).toEqual({
+      refused: 'the request is not signed by this host',
+    })
+    await there.ask(key)
+    const [{ ticketText: ticket, enc, name, zones, sig }] = there.joins.pending() as [PendingRequest]
+    expect(isAskedBy(key.publicKey, { ticket, enc, name, zones }, sig)).toBe(true)
+    expect(isAskedBy(key.publicKey, { ticket, enc, name, zones: ['*'] }, sig)).toBe(false)
+  })
+
   test('gives up when the ticket ends, and goes on while no node answers', async () => {
     const there = new Host()
     const notices: string[] = []
@@ -220,6 +245,53 @@ describe('who asks to join', () => {
     await there.clock.advance(HOUR_MS + 60_000)
     expect(await outcome).toBe('the ticket expired before anybody approved this host')
     expect(notices).toEqual(['nobody there'])
+  })
+})
+
+describe('a registrar of eu.auto', () => {
+  const registrar = keyOf('registrar')
+  function withRegistrar(): { there: Host; author: Author } {
+    const there = new Host()
+    const grant = there.mesh.grant(registrar.publicKey, 'robot', { zones: ['eu.auto'], kinds: ['node'] })
+    there.add(grant)
+    return { there, author: new Author(there.mesh.id, registrar, grant.id) }
+  }
+
+  test('invites to its zones, and no further', async () => {
+    const { there } = withRegistrar()
+    const invited = (...zones: string[]) => there.ask(host(1), there.ticket({ zones }, registrar))
+    expect(await invited('*')).toEqual({ refused: expect.stringContaining('may not grant nodes of zones *') })
+    expect(await invited('eu.auto', 'us')).toHaveProperty('refused')
+    expect(await invited('eu.auto.paris')).toEqual({ standing: 'pending' })
+  })
+
+  test('denies who was invited to its zones, and nobody else', async () => {
+    const { there } = withRegistrar()
+    await there.ask(host(1), there.ticket({ zones: ['us'] }))
+    await there.ask(host(2), there.ticket({ zones: ['eu.auto'] }))
+    const [elsewhere, here] = there.joins.pending() as [PendingRequest, PendingRequest]
+    const reject = ({ id }: PendingRequest) => there.joins.reject(signRejection(there.mesh.id, id, registrar))
+    expect(() => reject(elsewhere)).toThrow('must be able to grant')
+    expect(reject(here)).toBe(host(2).publicKey)
+  })
+
+  test('cannot turn away for ever whom others invite, and turns away whom it let in and took out', async () => {
+    const { there, author } = withRegistrar()
+    const key = host(3)
+    expect(await there.ask(key, there.ticket({ zones: ['us'] }))).toEqual({ standing: 'pending' })
+    const grant = author.grant(key.publicKey, 'node', { zones: ['eu.auto'] })
+    const revocation = author.revoke(`grant/${grant.id}`)
+    there.add(grant, revocation)
+    expect(there.joins.pending()).toHaveLength(1)
+    expect(await there.ask(key, there.ticket({ zones: ['us'] }))).toEqual({ standing: 'pending' })
+    // It learns why it is no node there, as every revoked key does.
+    expect(await there.say(key, { ask: 'standing' })).toEqual({ standing: 'pending', envelopes: [toWire(revocation)] })
+    expect(await there.ask(key, there.ticket({ zones: ['eu.auto'] }, registrar))).toEqual({
+      standing: 'revoked',
+      envelopes: [toWire(revocation)],
+    })
+    there.add(there.mesh.grant(key.publicKey, 'node', { zones: ['us'] }))
+    expect(await there.ask(key)).toMatchObject({ standing: 'node' })
   })
 })
 
@@ -282,6 +354,24 @@ describe('a revoked key', () => {
     expect(await learnStanding(there.visit(key), replica)).toBe('node')
     expect(replica.state.policy.isRevokedNode(key.publicKey)).toBe(false)
     expect(replica.state.history.has(edit.id)).toBe(false)
+    await replica.stop()
+  })
+
+  test('that a registrar let in and took out learns it too, and knows that it is no node any more', async () => {
+    const there = new Host()
+    const [key, registrar] = [host(1), keyOf('registrar')]
+    const robot = there.mesh.grant(registrar.publicKey, 'robot', { zones: ['eu.auto'], kinds: ['node'] })
+    const author = new Author(there.mesh.id, registrar, robot.id)
+    const grant = author.grant(key.publicKey, 'node', { zones: ['eu.auto'] })
+    there.add(robot, grant)
+    const known = there.state.history.order.map((id) => there.state.history.get(id) as Envelope)
+    const replica = await replicaWith(there.mesh, known)
+    const own = { own: key.publicKey, enc: encryptionKey(key.seed).publicKey, listed: [], zones: [] }
+    const membership = new Membership({ state: replica.state, ...own })
+    there.add(author.revoke(`grant/${grant.id}`))
+    expect([membership.isRevoked, there.membership.allows(key.publicKey)]).toEqual([false, false])
+    await learnStanding(there.visit(key), replica)
+    expect([membership.isRevoked, membership.places()]).toEqual([true, []])
     await replica.stop()
   })
 

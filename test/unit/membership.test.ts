@@ -1,7 +1,9 @@
 import { describe, expect, test } from 'vitest'
 import type { Envelope } from '../../src/core/envelope.ts'
+import { isPlacedFor, type Place } from '../../src/core/slice.ts'
 import { MeshState } from '../../src/core/state.ts'
 import { Membership } from '../../src/membership.ts'
+import { Author } from '../support/author.ts'
 import { keyOf, TestMesh } from '../support/authors.ts'
 
 const [own, peer, listed, stranger] = ['own', 'peer', 'listed', 'stranger'].map((name) => keyOf(name).publicKey)
@@ -36,6 +38,27 @@ describe('admission', () => {
     expect(byGrant.allows(listed!)).toBe(true)
   })
 
+  test('a registrar cannot cut off a listed key by granting and revoking it, and cuts off what it alone let in', () => {
+    const registrar = keyOf('registrar')
+    const outAgain = (key: string) => (mesh: TestMesh) => {
+      const robot = mesh.grant(registrar.publicKey, 'robot', { zones: ['eu.auto'], kinds: ['node'] })
+      const author = new Author(mesh.id, registrar, robot.id)
+      const grant = author.grant(key, 'node', { zones: ['eu.auto'] })
+      return { mesh, grant, made: [robot, grant, author.revoke(`grant/${grant.id}`)] }
+    }
+    const ofListed = membershipOf((mesh) => outAgain(listed!)(mesh).made)
+    expect([ofListed.allows(listed!), ofListed.standingOf(listed!)]).toEqual([true, 'unknown'])
+    const ofPeer = membershipOf((mesh) => outAgain(peer!)(mesh).made)
+    expect([ofPeer.allows(peer!), ofPeer.revocationsOf(peer!).length]).toEqual([false, 1])
+    const byOwnerToo = membershipOf((mesh) => {
+      const { made, grant } = outAgain(listed!)(mesh)
+      return [...made, mesh.revoke(`grant/${grant.id}`)]
+    })
+    expect(byOwnerToo.standingOf(listed!)).toBe('revoked')
+    const grantedAgain = membershipOf((mesh) => [...outAgain(peer!)(mesh).made, mesh.grant(peer!, 'node')])
+    expect(grantedAgain.allows(peer!)).toBe(true)
+  })
+
   test('the revocations of a peer are those of its grants as a node', () => {
     let revocation = ''
     const membership = membershipOf((mesh) => {
@@ -49,25 +72,55 @@ describe('admission', () => {
   })
 })
 
-test.each<[what: string, grants: { zones: string[]; ws?: string }[], claimed: string[], zones: string[], ws: string[]]>(
+test.each<[what: string, grants: { zones: string[]; ws?: string }[], claimed: string[], places: Place[]]>([
+  ['within its grant counts', [{ zones: ['eu'] }], ['eu.west', 'eu'], [{ workspace: '*', zones: ['eu.west', 'eu'] }]],
   [
-    ['within its grant counts', [{ zones: ['eu'] }], ['eu.west', 'eu'], ['eu.west', 'eu'], ['*']],
-    ['beyond its grant does not', [{ zones: ['eu.west'] }], ['eu', 'eu.west', 'us', '*'], ['eu.west'], ['*']],
-    [
-      'with two grants',
-      [
-        { zones: ['eu'], ws: 'a' },
-        { zones: ['us'], ws: 'b' },
-      ],
-      ['us', 'eu'],
-      ['us', 'eu'],
-      ['a', 'b'],
-    ],
-    ['without a grant is nothing', [], ['eu'], [], []],
+    'beyond its grant does not',
+    [{ zones: ['eu.west'] }],
+    ['eu', 'eu.west', 'us', '*'],
+    [{ workspace: '*', zones: ['eu.west'] }],
   ],
-)('what a node says of its place %s', (_, grants, claimed, zones, workspaces) => {
+  [
+    'with two grants counts for each by itself',
+    [
+      { zones: ['eu'], ws: 'a' },
+      { zones: ['us'], ws: 'b' },
+    ],
+    ['us', 'eu'],
+    [
+      { workspace: 'a', zones: ['eu'] },
+      { workspace: 'b', zones: ['us'] },
+    ],
+  ],
+  [
+    'without a zone of one grant is not by that grant, which would give it the resources of zone *',
+    [
+      { zones: ['eu.west'], ws: 'shop' },
+      { zones: ['eu.auto'], ws: '*' },
+    ],
+    ['eu.west'],
+    [{ workspace: 'shop', zones: ['eu.west'] }],
+  ],
+  ['in none of its zones is of its workspace yet', [{ zones: ['eu'] }], ['us'], [{ workspace: '*', zones: [] }]],
+  ['without a grant is nothing', [], ['eu'], []],
+])('what a node says of its place %s', (_, grants, claimed, places) => {
   const membership = membershipOf((mesh) => grants.map((options) => mesh.grant(peer!, 'node', options)))
-  expect(membership.placeOf(peer!, claimed)).toEqual({ zones, workspaces })
+  expect(membership.placesOf(peer!, claimed)).toEqual(places)
+})
+
+test('a node of one workspace in a zone does not serve others there for a grant of all workspaces elsewhere', () => {
+  const membership = membershipOf((mesh) => [
+    mesh.grant(own!, 'node', { zones: ['eu.west'], ws: 'shop' }),
+    mesh.grant(own!, 'node', { zones: ['eu.auto'], ws: '*' }),
+  ])
+  expect(membership.zones()).toEqual(['eu.auto', 'eu.west'])
+  const isPlaced = (workspace: string, zone: string) => isPlacedFor({ workspace, zone }, membership.places())
+  expect([isPlaced('shop', 'eu.west'), isPlaced('shop', 'eu.auto'), isPlaced('blog', 'eu.auto')]).toEqual([
+    true,
+    true,
+    true,
+  ])
+  expect([isPlaced('blog', 'eu.west'), isPlaced('blog', 'eu'), isPlaced('blog', 'us')]).toEqual([false, true, false])
 })
 
 test('whom to dial: listed first and marked so, with all addresses known, never itself or strangers', () => {
@@ -104,7 +157,7 @@ describe('this node’s place', () => {
     const membership = membershipOf((mesh) => [mesh.grant(own!, 'node'), mesh.revoke(`key/${own}`)])
     expect(membership.isRevoked).toBe(true)
     expect(membership.complaints().join()).toContain('revoked')
-    expect([membership.zones(), membership.workspaces()]).toEqual([[], []])
+    expect([membership.zones(), membership.places()]).toEqual([[], []])
   })
 
   test('is alone while nobody else is granted or listed', () => {

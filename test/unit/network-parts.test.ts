@@ -9,7 +9,7 @@ import { expect, test } from 'vitest'
 import { hostPortOf, multiaddrOf, peerIdOf, peerKeyOf } from '../../src/adapters/network/addresses.ts'
 import { Conduct } from '../../src/adapters/network/conduct.ts'
 import { Dialler } from '../../src/adapters/network/dialler.ts'
-import { Spread } from '../../src/adapters/network/spread.ts'
+import { Spread, SPREAD_LIMITS } from '../../src/adapters/network/spread.ts'
 import { TokenBucket } from '../../src/adapters/network/token-bucket.ts'
 import { backoffMs } from '../../src/backoff.ts'
 import { keyPairFromSeed } from '../../src/core/envelope.ts'
@@ -260,6 +260,48 @@ test('remembers a bounded number of messages, announcements and large payloads, 
   expect(sizes.get('#kept')).toBe(Math.floor((16 * 1024 * 1024) / 100_000))
   await clock.advance(2000)
   expect(collectionSizes(spread).get('#wanted')).toBe(0)
+})
+
+test('judges, pulls and keeps for passing on no more than its limits, whatever comes at once', async () => {
+  const { clock, spread, judged, sent } = spreading()
+  // Announced by a relay that has none of it.
+  for (let n = 0; n < 3 * SPREAD_LIMITS.wanted; n += 1) spread.onFrame('a', hashFrame(2, `wanted ${n}`))
+  expect(spread.footprint.wanted).toBe(SPREAD_LIMITS.wanted)
+  expect(sent).toHaveLength(SPREAD_LIMITS.wanted)
+  await clock.advance(2000)
+  expect(spread.footprint.wanted).toBe(0)
+  // No verdict comes before this loop is over.
+  for (let n = 0; n < 3 * SPREAD_LIMITS.judging; n += 1) spread.onFrame('a', push(`${n}`))
+  expect(spread.footprint.judging).toBe(SPREAD_LIMITS.judging)
+  expect(judged).toHaveLength(SPREAD_LIMITS.judging)
+  sent.length = 0
+  let passing = 0
+  // One verdict at a time.
+  for (let turn = 0; turn < 10 * SPREAD_LIMITS.judging && spread.footprint.judging > 0; turn += 1) {
+    await Promise.resolve()
+    passing = Math.max(passing, spread.footprint.passing)
+  }
+  expect(passing).toBeLessThanOrEqual(SPREAD_LIMITS.passing)
+  await clock.advance(10)
+  // Each to the two others.
+  expect(sent).toHaveLength(2 * SPREAD_LIMITS.judging)
+  expect(spread.footprint).toMatchObject({ judging: 0, passing: 0 })
+  // What was dropped is taken when it comes again.
+  spread.onFrame('b', push(`${2 * SPREAD_LIMITS.judging}`))
+  expect(judged).toHaveLength(SPREAD_LIMITS.judging + 1)
+})
+
+test('passes on what waits as soon as it is as much as its limit', async () => {
+  const { spread, sent } = spreading()
+  let most = 0
+  for (let n = 0; n < SPREAD_LIMITS.passing; n += 1) {
+    spread.onFrame('a', push(`${n}`))
+    await Promise.resolve()
+    await Promise.resolve()
+    most = Math.max(most, spread.footprint.passing)
+    if (n === SPREAD_LIMITS.passing - 2) expect([most, sent.length]).toEqual([SPREAD_LIMITS.passing - 1, 0])
+  }
+  expect([spread.footprint.passing, sent.length]).toEqual([0, 2 * SPREAD_LIMITS.passing])
 })
 
 test('remembers the conduct of a bounded number of peers, of late', () => {

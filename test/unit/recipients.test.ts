@@ -47,6 +47,20 @@ describe('a secret is for', () => {
   })
 })
 
+test('no grant replaces the key that another tells, in whatever order they come', () => {
+  const evil = encryptionKey(Buffer.alloc(32, 6)).publicKey
+  const subject = 'b'.repeat(64)
+  const owner = { subject, role: 'owner', ws: '*', zones: ['*'], kinds: ['*'], enc: ENC, name: 'ana' } as const
+  const node = { subject, role: 'node', ws: '*', zones: ['eu.west'], kinds: ['*'], enc: evil, name: 'eve' } as const
+  const found = recipientsOf(PATH, [node, owner])
+  expect(found).toEqual(recipientsOf(PATH, [owner, node]))
+  expect(found).toEqual([
+    { subject, role: 'owner', name: 'ana', enc: ENC },
+    { subject, role: 'node', name: 'ana', enc: evil },
+  ])
+  expect(sealingKeys(found)).toEqual([ENC, evil].toSorted())
+})
+
 test('several grants of one key are one recipient, with the key that one of them tells', () => {
   const grant = { subject: 'b'.repeat(64), role: 'node', ws: '*', zones: ['eu.west'], kinds: ['*'] } as const
   const found = recipientsOf(PATH, [

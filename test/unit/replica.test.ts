@@ -1,6 +1,7 @@
 import { describe, expect, onTestFinished, test } from 'vitest'
 import { toWire } from '../../src/core/codec.ts'
-import type { Envelope, KeyPair } from '../../src/core/envelope.ts'
+import type { Envelope, KeyPair, Op, WireEnvelope } from '../../src/core/envelope.ts'
+import type { MeshError } from '../../src/errors.ts'
 import type { Log } from '../../src/log.ts'
 import { createMetrics } from '../../src/metrics.ts'
 import type { StoredEnvelope } from '../../src/ports.ts'
@@ -38,6 +39,29 @@ const outcomesOf = async (
   source: 'api' | 'gossip' | 'sync' = 'sync',
   peer?: string,
 ) => (await replica.submit(envelopes.map(toWire), source, peer)).map(({ outcome }) => outcome)
+
+/** Writes nothing while it is blocked. */
+class SlowStore extends MemoryStore {
+  #gate = Promise.withResolvers<void>()
+
+  constructor() {
+    super()
+    this.unblock()
+  }
+
+  block(): void {
+    this.#gate = Promise.withResolvers<void>()
+  }
+
+  unblock(): void {
+    this.#gate.resolve()
+  }
+
+  override async append(envelopes: readonly { readonly id: string; readonly wire: WireEnvelope }[]): Promise<void> {
+    await this.#gate.promise
+    await super.append(envelopes)
+  }
+}
 
 const create$ = [['set', '$', true]] as const
 
@@ -113,6 +137,32 @@ describe('Replica', () => {
     await outcomesOf(replica, flood, 'sync', PEER)
     expect(replica.pendingCount).toBeLessThan(count)
     expect(replica.pendingCount).toBeGreaterThan(100)
+  })
+
+  test('queues bounded numbers and bytes while the disk is slow, and refuses what is beyond', async () => {
+    const mesh = new TestMesh()
+    const store = new SlowStore()
+    const { replica } = await founded(mesh, store)
+    const full: Op[] = Array.from({ length: 7 }, (_, n) => ['set', `f${n}`, 'x'.repeat(8000)])
+    const count = Math.ceil(REPLICA_LIMITS.queuedBytes / 56_000) + 20
+    const edits = Array.from({ length: count }, () => toWire(mesh.edit(SITE, full)))
+    const pages = Array.from({ length: Math.ceil(count / 10) }, (_, n) => edits.slice(10 * n, 10 * n + 10))
+    store.block()
+    const taken = pages.map((page) => replica.submit(page, 'sync', PEER))
+    const pageBytes = pages[0]!.reduce((sum, { bytes }) => sum + bytes.length, 0)
+    expect(replica.queuedBytes).toBeLessThanOrEqual(REPLICA_LIMITS.queuedBytes)
+    expect(replica.queuedBytes).toBeGreaterThan(REPLICA_LIMITS.queuedBytes - pageBytes)
+    store.unblock()
+    const fates = await Promise.allSettled(taken)
+    expect([replica.queuedBytes, replica.queuedCount]).toEqual([0, 0])
+    const refused = pages.filter((_, n) => fates[n]?.status === 'rejected')
+    const reasons = fates.flatMap((fate) => (fate.status === 'rejected' ? [(fate.reason as MeshError).code] : []))
+    expect(new Set(reasons)).toEqual(new Set(['unavailable']))
+    // Whoever has it brings it again.
+    for (const page of refused) expect((await replica.submit(page, 'sync', PEER))[0]?.outcome).toBe('stored')
+
+    const many = Array.from({ length: REPLICA_LIMITS.queuedEnvelopes + 1 }, () => edits[0]!)
+    await expect(replica.submit(many, 'sync', PEER)).rejects.toMatchObject({ code: 'unavailable' })
   })
 
   test('keeps every co-signature that comes before the ancestors, and none that a stranger adds', async () => {

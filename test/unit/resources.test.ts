@@ -6,12 +6,12 @@ import { judgeRegex, nearest, parseEndpoint, parseTemplate } from '../../src/cor
 import { kindOf, parseDocument } from '../../src/core/resources/index.ts'
 import { judgeSnippet } from '../../src/core/resources/snippet.ts'
 
-function refusal(document: unknown): MeshError {
+function refusal(document: unknown, code = 'resource_invalid'): MeshError {
   try {
     parseDocument(document)
   } catch (error) {
     expect(error).toBeInstanceOf(MeshError)
-    expect((error as MeshError).code).toBe('resource_invalid')
+    expect((error as MeshError).code).toBe(code)
     return error as MeshError
   }
   throw new Error('the document was accepted')
@@ -254,10 +254,23 @@ test.each<[string, unknown, string, RegExp]>([
   expect(`${error.message} ${error.details.hint ?? ''}`).toMatch(words)
 })
 
+test('a document is refused that is nested deeper than any kind, before anything walks it', () => {
+  const nest = (levels: number): unknown => JSON.parse(`${'{"a":'.repeat(levels)}1${'}'.repeat(levels)}`)
+  for (const levels of [40, 150_000]) {
+    for (const document of [
+      { ...site({}), spec: nest(levels) },
+      nest(levels),
+      { kind: 'Secret', metadata: nest(levels) },
+    ])
+      expect(refusal(document, 'input_invalid').details.field).toBe('document')
+  }
+  expect(refusal({ ...site({}), spec: nest(20) }).details.field).toBe('spec.a')
+})
+
 test('a cyclic document is refused and does not run for ever', () => {
   const spec: Record<string, unknown> = { hosts: ['a.example'] }
   spec['routes'] = { a: spec }
-  expect(refusal(site(spec)).details.field).toBe('spec.routes.a.hosts')
+  expect(refusal(site(spec), 'input_invalid').details.field).toBe('document')
 })
 
 test('a header may be called like a property of every object', () => {

@@ -325,6 +325,6 @@ test('every npm script runs the set-up first, and looks its command up anew afte
   }
   // Without `exec env`, the shell remembers where `node` was before the set-up brought another one.
   const form =
-    /^node scripts\/setup\.js( --test| --no-system)? && exec (env (?:\w+=\S+ )*node (?:--\S+ )*\S+\.ts|(vitest run|oxfmt|oxlint|tsc|knip|scripts\/mesh-node)( |$))/
+    /^node scripts\/setup\.js( --test| --no-system)? && exec (env (?:\w+=\S+ )*node (?:--\S+ )*\S+\.ts|(vitest run|oxfmt|oxlint|tsc|knip|scripts\/(?:mesh-node|meshctl))( |$))/
   expect(Object.entries(scripts).filter(([, script]) => !form.test(script))).toEqual([])
 })

@@ -24,7 +24,7 @@ metadata: { name: settings, zone: '${zone}', workspace: ${workspace} }
 spec: { ${spec} }
 `
 }
-const NODE: SliceNode = { zones: ['eu.west', 'cdn'], workspaces: ['*'], labels: { disk: 'ssd' } }
+const NODE: SliceNode = { places: [{ workspace: '*', zones: ['eu.west', 'cdn'] }], labels: { disk: 'ssd' } }
 
 function names(yaml: string, node: SliceNode = NODE): string[] {
   return sliceOf(statesOf(yaml), node).resources.map((resource) => resource.name.name)
@@ -39,11 +39,25 @@ describe('which resources apply', () => {
     expect(names(zones)).toEqual(['s0', 's5', 's2', 's1'])
   })
   test('those of * alone, for a node without zones', () => {
-    expect(names(zones, { ...NODE, zones: [] })).toEqual(['s0'])
+    expect(names(zones, { ...NODE, places: [{ workspace: '*', zones: [] }] })).toEqual(['s0'])
   })
   test('those of the workspaces of the node', () => {
     const yaml = `${site('a')}---${site('b', { workspace: 'shop' })}`
-    expect(names(yaml, { ...NODE, workspaces: ['shop'] })).toEqual(['b'])
+    expect(names(yaml, { ...NODE, places: [{ workspace: 'shop', zones: ['eu.west', 'cdn'] }] })).toEqual(['b'])
+  })
+  test('those that one grant of the node covers, not the zones of one in the workspaces of another', () => {
+    const yaml = ['eu.west', 'eu.auto']
+      .flatMap((zone) => [
+        site(`a-${zone.slice(3)}`, { zone }),
+        site(`b-${zone.slice(3)}`, { zone, workspace: 'shop' }),
+      ])
+      .join('---')
+    const places = [
+      { workspace: 'shop', zones: ['eu.west'] },
+      { workspace: '*', zones: ['eu.auto'] },
+    ]
+    expect(names(yaml, { ...NODE, places })).toEqual(['a-auto', 'b-auto', 'b-west'])
+    expect(names(yaml, { ...NODE, places: places.toReversed() })).toEqual(['a-auto', 'b-auto', 'b-west'])
   })
   test('those whose selector the labels match wholly', () => {
     const yaml = [

@@ -7,6 +7,7 @@ import { SHARING_TIMES } from '../../src/status/key-sharing.ts'
 import {
   parseStatusPayload,
   RECORD_LIMITS,
+  STATUS_SKEW_MS,
   type SignedStatus,
   type StatusRecord,
 } from '../../src/status/status-record.ts'
@@ -177,22 +178,83 @@ describe('a key that two processes use', () => {
   test('is told of by its peers when the older one goes on, and not for ever', async () => {
     const parts = await tableOf()
     await speak(parts, 1, 2)
-    expect(parts.table.complaints()).toEqual([])
+    expect(parts.table.notes()).toEqual([])
     await speak(parts, 3)
-    expect(parts.table.complaints()).toEqual(complaint)
+    expect(parts.table.notes()).toEqual(complaint)
     await parts.clock.advance(SHARING_TIMES.forgottenAfterMs)
-    expect(parts.table.complaints()).toEqual([])
+    expect(parts.table.notes()).toEqual([])
+  })
+
+  test('is a note on its peers, since whoever has one granted key can bring it about', async () => {
+    const parts = await tableOf()
+    await speak(parts, 1, 2, 3)
+    expect([parts.table.notes(), parts.table.complaints()]).toEqual([complaint, []])
+  })
+
+  test.each([
+    ['once a year ahead', 365 * 86_400_000],
+    ['once some minutes ahead', STATUS_SKEW_MS - 1],
+  ])('is not what a record says of a node whose clock was %s, however often it is told again', async (_, aheadMs) => {
+    const { table, clock } = await tableOf()
+    const early = sign(peer, { at: clock.now() + aheadMs })
+    expect(table.receive(early)).toBe('accept')
+    for (let n = 0; n < 40; n += 1) {
+      await clock.advance(15_000)
+      for (let copy = 0; copy < 100; copy += 1) expect(table.receive(early)).toBe('ignore')
+      // What is told again is not charged to the node that signed it.
+      expect(table.receive(sign(peer, { incarnation: 2, sequence: n, at: clock.now() }))).toBe('accept')
+      expect(table.notes()).toEqual([])
+    }
+  })
+
+  test('is not told of by one old record that comes here for the first time, again and again', async () => {
+    const { table, clock } = await tableOf()
+    const early = sign(peer, { at: clock.now() + STATUS_SKEW_MS - 1 })
+    for (let n = 0; n < 40; n += 1) {
+      expect(table.receive(sign(peer, { incarnation: 2, sequence: n, at: clock.now() }))).toBe('accept')
+      expect(table.receive(early)).toBe('ignore')
+      await clock.advance(15_000)
+    }
+    expect(table.notes()).toEqual([])
+  })
+
+  test('is not what records say of a node whose clock was ahead for long, told again when their time has come', async () => {
+    const { table, clock } = await tableOf()
+    const aheadMs = 4 * STATUS_SKEW_MS
+    const early: SignedStatus[] = []
+    for (let n = 0; n < 40; n += 1) {
+      early.push(sign(peer, { sequence: n, at: clock.now() + aheadMs }))
+      expect(table.receive(early.at(-1))).toBe('accept')
+      await clock.advance(15_000)
+    }
+    await clock.advance(aheadMs - 41 * 15_000)
+    for (const [n, signed] of early.entries()) {
+      expect(table.receive(sign(peer, { incarnation: 2, sequence: n, at: clock.now() }))).toBe('accept')
+      expect(table.receive(signed)).toBe('ignore')
+      await clock.advance(15_000)
+    }
+    expect(table.notes()).toEqual([])
+  })
+
+  test('uses up no share of the node when it is told of many times', async () => {
+    const { table, clock } = await tableOf()
+    table.receive(sign(peer, { incarnation: 2, at: clock.now() }))
+    for (let n = 0; n < 2 * STATUS_LIMITS.burst; n += 1) {
+      expect(table.receive(sign(peer, { sequence: n, at: clock.now() + n + 1 }))).toBe('ignore')
+    }
+    expect(table.receive(sign(peer, { incarnation: 2, sequence: 2, at: clock.now() }))).toBe('accept')
   })
 
   test('is not what old records look like that are told again, late or by a hostile peer', async () => {
     const { table, clock } = await tableOf()
-    const old = Array.from({ length: 40 }, (_, n) => sign(peer, { sequence: n, at: 15_000 * n }))
-    table.receive(sign(peer, { incarnation: 2, sequence: 1, at: 15_000 * 40 }))
+    const startMs = clock.now()
+    const old = Array.from({ length: 40 }, (_, n) => sign(peer, { sequence: n, at: startMs - 15_000 * (40 - n) }))
+    table.receive(sign(peer, { incarnation: 2, sequence: 1, at: startMs }))
     for (const signed of old) {
       await clock.advance(20_000)
       expect(table.receive(signed)).toBe('ignore')
     }
-    expect(table.complaints()).toEqual([])
+    expect(table.notes()).toEqual([])
   })
 
   test('cannot be made up without the key, and is forgotten with the node', async () => {
@@ -204,24 +266,29 @@ describe('a key that two processes use', () => {
       const forged = { ...sign(peer, { at: parts.clock.now() }), sig: sign(own).sig }
       expect(parts.table.receive(forged)).toBe('reject')
     }
-    expect(parts.table.complaints()).toEqual([])
+    expect(parts.table.notes()).toEqual([])
     await speak(parts, 2, 3, 4)
-    expect(parts.table.complaints()).toEqual(complaint)
+    expect(parts.table.notes()).toEqual(complaint)
     mayPeerSpeak = false
     parts.table.forgetStrangers()
     mayPeerSpeak = true
-    expect(parts.table.complaints()).toEqual([])
+    expect(parts.table.notes()).toEqual([])
   })
 
   test('is told of by the node itself, unless it has only been restored', async () => {
     const { table, clock } = await tableOf()
     await clock.advance(1)
-    // Its own past, told by several peers.
-    for (const sequence of [7, 8, 9]) table.receive(sign(own, { incarnation: 5, sequence }))
-    await clock.advance(60_000)
+    // Its own past, told by several peers, or by a hostile one bit by bit.
+    for (const sequence of [7, 8, 9]) table.receive(sign(own, { incarnation: 5, sequence, at: clock.now() }))
+    for (const incarnation of [6, 7, 8, 9]) {
+      await clock.advance(20_000)
+      table.receive(sign(own, { incarnation, at: clock.now() - STATUS_SKEW_MS - 1 }))
+    }
+    await clock.advance(20_000)
+    expect(table.own()?.incarnation).toBe(10)
     expect(table.complaints()).toEqual([])
-    for (const incarnation of [10, 20]) {
-      table.receive(sign(own, { incarnation }))
+    for (const incarnation of [20, 30]) {
+      table.receive(sign(own, { incarnation, at: clock.now() }))
       await clock.advance(20_000)
     }
     expect(table.complaints()).toEqual([

@@ -13,7 +13,7 @@ import { isTree, type Kind, type Tree } from './kind.ts'
 import { secretKind } from './secret.ts'
 import { siteKind } from './site.ts'
 import { upstreamKind } from './upstream.ts'
-import { check, type FieldFault } from './validate.ts'
+import { check, DEPTH_MAX, isTooDeep, type FieldFault } from './validate.ts'
 import { zoneSettingsKind } from './zone-settings.ts'
 
 export const API_VERSION = 'nxmesh/v1'
@@ -66,9 +66,17 @@ const documentSchemas = new Map([...KINDS.values()].map((kind) => [kind.kind, do
 
 /**
  * The resource that a YAML document describes.
- * @throws MeshError `resource_invalid`, naming the field as `spec.routes.root.path` and what to write instead.
+ * @throws MeshError `resource_invalid`, naming the field as `spec.routes.root.path` and what to write instead;
+ * `input_invalid` for what is nested deeper than any document.
  */
 export function parseDocument(document: unknown): Resource {
+  if (isTooDeep(document)) {
+    const what = `the document is nested over ${DEPTH_MAX} levels deep`
+    throw new MeshError('input_invalid', what, {
+      field: 'document',
+      hint: 'begin with apiVersion, kind, metadata and spec',
+    })
+  }
   if (!isTree(document)) {
     throw invalid({
       field: 'document',

@@ -23,6 +23,23 @@ export type Checked<S> = { readonly ok: true; readonly value: S } | { readonly o
 
 const MAX_LIST_ITEMS = 256
 
+/** Levels of a document: over twice what any kind has. */
+export const DEPTH_MAX = 32
+
+/** Whether a value is nested deeper than documents are; to be asked before anything walks it. Ends for what holds itself, too. */
+export function isTooDeep(value: unknown): boolean {
+  let level = [value].filter(isNested)
+  for (let depth = 0; depth < DEPTH_MAX; depth += 1) {
+    level = [...new Set(level.flatMap((nested) => Object.values(nested).filter(isNested)))]
+    if (level.length === 0) return false
+  }
+  return true
+}
+
+function isNested(value: unknown): value is object {
+  return typeof value === 'object' && value !== null
+}
+
 /** The value as its schema gives it, with defaults; or the first fault. `prefix` begins the field's path. */
 export function check<S>(schema: z.ZodType<S>, value: unknown, prefix: Path): Checked<S> {
   const strange = findStrange(alternatives(schema), value, [])
