@@ -109,6 +109,11 @@ export class EditKey {
     if (!this.#callers.has(caller)) throw overRate(caller)
   }
 
+  /** Counts against a caller's rate what ended before it was an edit. @throws MeshError `rate_limited` */
+  charge(caller: string): void {
+    if (!this.#callers.take(caller)) throw overRate(caller)
+  }
+
   /**
    * Makes one edit of one resource, after those that were asked for before.
    * @throws MeshError `denied`, `too_large`, `rate_limited`, `unavailable`, what `check` throws, or what the replica says.
@@ -128,7 +133,7 @@ export class EditKey {
     const change = fields === undefined ? planDelete(path, current) : planFields(path, current, fields)
     const isKept = change.ops.length === 0
     // Whatever comes of it, the work is the same.
-    if (!isKept && !this.#callers.take(caller)) throw overRate(caller)
+    if (!isKept) this.charge(caller)
     const draft = isKept ? undefined : this.#authorised(oneEdit(change), caller, noteFor(caller, note))
     check(state)
     if (draft === undefined || isDryRun) return { change, outcome: undefined }

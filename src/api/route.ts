@@ -52,7 +52,7 @@ export interface RouteContext {
   /** False for a node whose grant was revoked: what it took in would spread no further. */
   readonly mayTakeEdits: () => boolean
   /** Undefined when this node signs no edits. */
-  readonly editKey: Pick<EditKey, 'admit' | 'write'> | undefined
+  readonly editKey: Pick<EditKey, 'admit' | 'charge' | 'write'> | undefined
   readonly metrics: Metrics
   readonly info: () => NodeInfo
   readonly events: EventStream

@@ -29,8 +29,8 @@ export const putResource: Handler = async (c, context) => {
   const document = parseJson(body)
   // Each is a field, and a change unless it is there already. To find that out takes long, where there are thousands.
   const held = context.replica.state.resource(ask.path)?.fields.size ?? 0
-  if (scalarsIn(document) > held + LIMITS.ops + HEAD_SCALARS) throw tooManyChanges(ask.path)
-  return await write(c, context, ask, fieldsIn(document, ask.path))
+  if (leavesIn(document) > held + LIMITS.ops + HEAD_LEAVES) throw tooManyChanges(ask.path)
+  return await write(c, context, ask, wantedBy(ask, document))
 }
 
 export const deleteResource: Handler = async (c, context) => await write(c, context, admit(c, context), undefined)
@@ -94,19 +94,29 @@ async function write(
 }
 
 /** apiVersion, kind, and the three of the place. */
-const HEAD_SCALARS = 5
+const HEAD_LEAVES = 5
 
-/** How many values a document has that are no lists, at any depth. */
-function scalarsIn(document: unknown): number {
+/** How many values and empty maps a document has, at any depth. */
+function leavesIn(document: unknown): number {
   let count = 0
   const open = [document]
   for (let tree = open.pop(); tree !== undefined; tree = open.pop()) {
     for (const child of isTree(tree) ? Object.values(tree) : []) {
-      if (isTree(child)) open.push(child)
+      if (isTree(child) && Object.keys(child).length > 0) open.push(child)
       else count += 1
     }
   }
   return count
+}
+
+/** What is found wrong has cost the work, too. */
+function wantedBy({ path, caller, editKey }: Ask, document: unknown): ReadonlyMap<string, Value> {
+  try {
+    return fieldsIn(document, path)
+  } catch (error) {
+    editKey.charge(caller)
+    throw error
+  }
 }
 
 const PLACE = ['name', 'workspace', 'zone'] as const

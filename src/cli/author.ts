@@ -237,5 +237,6 @@ export function grantBody(view: GrantView, mesh: string): GrantBody {
     zones: view.zones,
     kinds: view.kinds,
     ...(view.fields === null ? {} : { fields: view.fields }),
+    ...(view.hosts === null ? {} : { hosts: view.hosts }),
   }
 }

@@ -3,6 +3,7 @@
 import type { GrantView } from '../api/schemas.ts'
 import { isHex } from '../core/envelope.ts'
 import { MeshError } from '../errors.ts'
+import type { Author } from './author.ts'
 import { Args, usage, type Cli, type Verb } from './cli.ts'
 import { commonWorkspace, heldGrants, takeAway, tellMissing, tracesIn } from './held.ts'
 import { ambiguous } from './ids.ts'
@@ -40,7 +41,7 @@ async function remove(cli: Cli, text: string, note: string): Promise<undefined> 
     })
   }
   // Of a key that is a node and nothing else, grants that this node has not heard of go too.
-  const revoked: { target: string; of: GrantView[]; ws: string }[] =
+  const revoked: Taking[] =
     nodes.length === grants.length
       ? [{ target: `key/${key}`, of: nodes, ws: commonWorkspace(nodes) }]
       : nodes.map((grant) => ({ target: `grant/${grant.id}`, of: [grant], ws: grant.workspace }))
@@ -49,7 +50,7 @@ async function remove(cli: Cli, text: string, note: string): Promise<undefined> 
   let counts = true
   await cli.withAuthor(async (author) => {
     for (const taking of revoked) {
-      const sent = await takeAway(cli, author, { ...taking, note }, traces)
+      const sent = await takeAway(cli, author, { ...taking, ws: widest(author, taking, note), note }, traces)
       cli.out(`${sent.id}\n`)
       counts = !tellMissing(cli, sent) && counts
     }
@@ -58,6 +59,18 @@ async function remove(cli: Cli, text: string, note: string): Promise<undefined> 
   const name = nodes.find((grant) => grant.name !== null)?.name ?? short(key)
   cli.note(`removed: ${plain(name)} is no node any more, wherever this is known`)
   return undefined
+}
+
+interface Taking {
+  readonly target: string
+  readonly of: readonly GrantView[]
+  readonly ws: string
+}
+
+/** All workspaces, where the own grant reaches so far: in another one, somebody could let the key in again. */
+function widest(author: Author, { target, of, ws }: Taking, note: string): string {
+  const everywhere = { type: 'revoke', ws: '*', note, target, keep: [] } as const
+  return target.startsWith('key/') && author.refusal(everywhere, of) === undefined ? '*' : ws
 }
 
 /** The node that signed grants call so: the asked node cannot give the name to another one. */

@@ -3,7 +3,7 @@
  * meets. What a node says of itself is compared with that before anything is signed, sealed or opened for it. Used by cli.ts.
  */
 
-import { MeshError } from '../errors.ts'
+import { asMeshError, MeshError } from '../errors.ts'
 import type { Clock } from '../ports.ts'
 import { ChainFile, meshesIn } from './chain-file.ts'
 
@@ -63,13 +63,20 @@ export class OwnMesh {
     const path = await chainFile()
     const known = [...(await meshesIn(path)).keys()]
     if (known.length > 0) return theOne(known)
-    const chain = await ChainFile.open(path, clock, signal)
     try {
-      // Another meshctl may have been first.
-      if (chain.meshes.size > 0) return theOne([...chain.meshes.keys()])
-      await chain.enter(seen)
-    } finally {
-      chain.close()
+      const chain = await ChainFile.open(path, clock, signal)
+      try {
+        // Another meshctl may have been first.
+        if (chain.meshes.size > 0) return theOne([...chain.meshes.keys()])
+        await chain.enter(seen)
+      } finally {
+        chain.close()
+      }
+    } catch (error) {
+      const { code, message, details } = asMeshError(error)
+      if (code === 'usage') throw error
+      const hint = 'Make it writable, or say which mesh is meant: --mesh ID or NXMESH_MESH_ID'
+      throw new MeshError(code, message, { ...details, hint }, error)
     }
     notice(`this key works in mesh ${seen} from now on: compare it with ${COMPARE}`)
     return seen

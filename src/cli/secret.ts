@@ -73,7 +73,7 @@ export const secretVerb: Verb = {
   },
   examples: [
     'meshctl secret set shop-key -z eu.west -f shop.key',
-    'meshctl -k node.key --api unix:/var/lib/nxmesh/api.sock secret get shop-key',
+    'meshctl -k node.key --mesh "$NXMESH_MESH_ID" --api unix:/var/lib/nxmesh/api.sock secret get shop-key',
     'meshctl secret reseal --all',
     'meshctl secret rotate api-token --random 32',
   ],
@@ -332,8 +332,10 @@ function changeOf(path: string, current: Current, ops: readonly Op[]): Change {
 }
 
 interface ProvenRecipient extends Recipient {
-  /** Of its grants that cover the secret. */
+  /** Of its grants that cover the secret and tell this key. */
   readonly zones: readonly string[]
+  /** How many keys grants say are this subject's. */
+  readonly keys: number
 }
 
 async function provenRecipients(cli: Cli, paths: readonly string[]): Promise<Map<string, ProvenRecipient[]>> {
@@ -343,12 +345,18 @@ async function provenRecipients(cli: Cli, paths: readonly string[]): Promise<Map
   // Only what is sealed for has to be proven.
   const relevant = views.filter((view) => paths.some((path) => isFor(path, recipientGrant(view))))
   const grants = (await provenGrants(cli, relevant)).map(({ body }) => body)
-  const zonesFor = (path: string, key: string): string[] =>
-    grants.filter((grant) => grant.subject === key && isFor(path, grant)).flatMap(({ zones }) => zones)
+  const zonesFor = (path: string, { subject, enc }: Recipient): string[] =>
+    grants
+      .filter((grant) => grant.subject === subject && grant.enc === enc && isFor(path, grant))
+      .flatMap(({ zones }) => zones)
   return new Map(
     paths.map((path) => [
       path,
-      recipientsOf(path, grants).map((one) => ({ ...one, zones: [...new Set(zonesFor(path, one.subject))] })),
+      recipientsOf(path, grants).map((one, _, all) => ({
+        ...one,
+        zones: [...new Set(zonesFor(path, one))],
+        keys: all.filter(({ subject }) => subject === one.subject).length,
+      })),
     ]),
   )
 }
@@ -368,9 +376,11 @@ function tellRecipients(
 ): void {
   cli.note(`${path} is sealed for:`)
   for (const one of recipients) {
-    const { subject, name, role, zones } = one
+    const { subject, name, role, zones, keys, enc = '' } = one
     const who = name === undefined ? short(subject) : `${name} (${short(subject)})`
-    cli.note(plain(`  ${isNew(one) ? 'new: ' : ''}${who}, ${role} of ${zones.join(', ')}`))
+    // Whoever may grant nodes could give somebody a key that is not theirs.
+    const which = keys === 1 ? '' : `, by ${short(enc)}: one of ${keys} keys that grants say are theirs`
+    cli.note(plain(`  ${isNew(one) ? 'new: ' : ''}${who}, ${role} of ${zones.join(', ')}${which}`))
   }
 }
 

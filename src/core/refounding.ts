@@ -39,7 +39,7 @@ export interface Carried {
 }
 
 /**
- * @param without keys that are granted nothing in the new mesh.
+ * @param without keys that are granted nothing in the new mesh, nor what they granted.
  * @param trusted keys that are granted what they have, with all that they granted, though roots and no owner made them.
  */
 export function estateOf(
@@ -51,6 +51,8 @@ export function estateOf(
   const active = subjects.flatMap((key) => state.policy.activeGrants(key))
   const isByOwner = (grant: Envelope<GrantBody>): boolean => {
     const { body } = grant
+    // Nor what they granted.
+    if (without.has(body.subject)) return false
     if (body.role === 'owner' || trusted.has(body.subject)) return true
     const under = state.history.get(body.grant) as Envelope
     return under.body.type === 'grant' && isByOwner(under as Envelope<GrantBody>)

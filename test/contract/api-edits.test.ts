@@ -438,6 +438,18 @@ describe('the node lends no power', () => {
     expect((await put(site(), ask)).status).toBe(429)
   })
 
+  test('what is no resource counts, and is not looked at when it holds more than an edit', async () => {
+    const hollow = {
+      ...site(),
+      spec: { routes: Object.fromEntries(Array.from({ length: 5_000 }, (_, n) => [`x${n}`, {}])) },
+    }
+    expect((await put(hollow, { headers: CREATE })).status).toBe(413)
+    const wrong = { ...site(), spec: { nothing: true } }
+    for (let count = 0; count < CALLER_LIMITS.burst; count += 1)
+      expect((await put(wrong, { headers: CREATE })).status).toBe(422)
+    expect((await put(wrong, { headers: CREATE })).status).toBe(429)
+  })
+
   test('a body is read from nobody who may not edit there, and never beyond what an edit holds', async () => {
     const large = JSON.stringify(site('x'.repeat(PLAIN_EDIT_BYTES)))
     expect(problem(await put(large, { headers: CREATE, by: CALLERS.viewer })).detail).toMatch(/a viewer may not edit/)

@@ -244,6 +244,16 @@ describe('node', () => {
     })
   })
 
+  test('rm keeps a host out of every workspace, where the own grant reaches so far', async () => {
+    const registrar = testKey(75)
+    await writeKey('registrar', registrar)
+    await run(['grant', 'robot', registrar.publicKey, '--kinds', 'node', '-z', 'eu', '-w', '*'])
+    await run(['grant', 'node', FIRST.publicKey, '-z', 'eu', '-w', 'default', '--name', 'edge-9'])
+    expect(await run(['node', 'rm', 'edge-9'])).toMatchObject({ code: 0 })
+    await run(['grant', 'node', FIRST.publicKey, '-z', 'eu', '-w', '*'], 'registrar')
+    expect(await grantsOf(FIRST)).toEqual([])
+  })
+
   test('rm takes a name on no node’s word, and no first digits', async () => {
     await using liar = await lyingNode(node.url, (path, truth) => {
       if (!path.startsWith('/v1/grants') && !path.startsWith('/v1/ids')) return truth

@@ -254,6 +254,23 @@ describe('apply', () => {
     expect(size()).toBe(before)
   })
 
+  test('an admin of some hosts is told before anything is signed whom they may not let in', async () => {
+    await ok(['grant', 'admin', ana.publicKey, '-z', 'eu', '-w', 'default', '--hosts', '*.shop.example'])
+    const before = size()
+    const file = policy({
+      cara: { key: cara.publicKey, role: 'editor', zones: ['eu'], hosts: ['a.shop.example'] },
+      dan: { key: dan.publicKey, role: 'editor', zones: ['eu'] },
+    })
+    expect(await run(['policy', 'apply', '-f', '-'], { key: 'ana', stdin: file })).toMatchObject({
+      code: 4,
+      err: expect.stringContaining('the file grants what your key may not'),
+    })
+    expect(size()).toBe(before)
+    // By another grant of theirs they may.
+    await ok(['grant', 'admin', ana.publicKey, '-z', 'eu', '-w', 'default'])
+    expect(await run(['grant', 'editor', dan.publicKey, '-z', 'eu'], { key: 'ana' })).toMatchObject({ code: 0 })
+  })
+
   test('a file that grants to a revoked key is refused before anything is signed, and the rest is granted without it', async () => {
     await ok(['grant', 'editor', ana.publicKey, '-z', '*', '--name', 'ana'])
     await ok(['revoke', ana.publicKey])

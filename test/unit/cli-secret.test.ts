@@ -276,6 +276,18 @@ describe('who receives a secret', () => {
     expect(second.err).toContain(line(late, '  new: late (KEY), node of eu.west\n'))
   })
 
+  test('shows that somebody got a second key, by whoever may grant nodes', async () => {
+    const [registrar, thief] = [testKey(31), testKey(32)]
+    await writeKey('registrar.key', registrar)
+    await ok(['grant', 'robot', registrar.publicKey, '--kinds', 'node', '-z', 'eu', '-w', '*'])
+    await set()
+    const owner = `${KEYS.owner.publicKey}:${encOf(thief)}`
+    expect((await as('registrar', ['grant', 'node', owner, '-z', 'eu.west', '-w', '*'])).code).toBe(0)
+    const { err } = await as('owner', ['secret', 'reseal', '--all'])
+    const which = `by ${encOf(thief).slice(0, 12)}: one of 2 keys that grants say are theirs`
+    expect(err).toContain(line(KEYS.owner, `  new: ana (KEY), node of eu.west, ${which}\n`))
+  })
+
   test('is named when a reseal lets it in, and nobody else is', async () => {
     await set()
     await grantLate('eu.west')

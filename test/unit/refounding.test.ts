@@ -87,4 +87,6 @@ test('what a thief of the roots granted, and what was granted under it, is left 
     ['editor', thief!.publicKey],
   ])
   expect(rolesIn(estateOf(state, new Set(), new Set([thief!.publicKey])))).toEqual([['editor'], ['admin'], ['editor']])
+  const without = estateOf(state, new Set([thief!.publicKey]), new Set([thief!.publicKey]))
+  expect(rolesIn(without), 'nor what they granted').toEqual([['editor'], [], []])
 })
