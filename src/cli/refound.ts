@@ -140,7 +140,7 @@ function tell(cli: Cli, { grants, owners, byRoots, resources, left }: Estate): v
   const signer = ({ by }: GrantBody): string => `granted by ${plain(names.get(by) ?? 'key')} (${short(by)})`
   for (const grant of grants) cli.note(`takes over: ${plain(scopeWords(grant))}; ${signer(grant)}`)
   const secrets = resources.filter(({ path }) => parseResourcePath(path)?.kind === 'secret')
-  cli.note(`takes over: ${resources.length} resources, of which ${secrets.length} are secrets`)
+  cli.note(`takes over: ${resources.length} resources, ${secrets.length} of them secrets`)
   for (const owner of owners) cli.note(`left behind: ${plain(scopeWords(owner))}; ${signer(owner)}`)
   for (const grant of byRoots) {
     const words = `left behind: ${plain(scopeWords(grant))}; ${signer(grant)}`

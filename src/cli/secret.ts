@@ -4,7 +4,6 @@
  */
 
 import { randomBytes } from 'node:crypto'
-import { readFile } from 'node:fs/promises'
 import type { GrantView, ResourceView } from '../api/schemas.ts'
 import { parseBody, type Op, type Value } from '../core/envelope.ts'
 import { isName, isZone, resourcePath } from '../core/names.ts'
@@ -20,7 +19,6 @@ import {
   rewrap,
   seal,
   SEALED_FIELD,
-  SECRET_BYTES_MAX,
   versionIn,
   type EncryptionKey,
 } from '../core/secrets.ts'
@@ -28,7 +26,7 @@ import { MeshError } from '../errors.ts'
 import { usage, type Args, type Cli, type Verb } from './cli.ts'
 import { patiently, provenGrants, recipientGrant } from './granted.ts'
 import { findPath, readCurrents, write } from './resources.ts'
-import { writeNewFile } from './new-file.ts'
+import { put, randomText, readText, withText } from './secret-text.ts'
 import { plain, short, table, toJson, toYaml } from './terminal.ts'
 
 type Fields = ReadonlyMap<string, Value>
@@ -425,80 +423,4 @@ async function currentsOf(cli: Cli, paths: readonly string[]): Promise<Current[]
 
 function fieldsOf({ fields }: ResourceView): Map<string, Value> {
   return new Map(Object.entries(fields) as [string, Value][])
-}
-
-// ---------------------------------------------------------------------------------------------- the text
-
-/** Leaves no copy in memory that can be helped. */
-async function withText(text: Buffer, use: (text: Buffer) => Promise<void>): Promise<void> {
-  try {
-    await use(text)
-  } finally {
-    text.fill(0)
-  }
-}
-
-function randomText(args: Args): Buffer | undefined {
-  const bytes = args.text('random')
-  if (bytes === undefined) return undefined
-  const count = /^\d{1,4}$/.test(bytes) ? Number(bytes) : 0
-  if (count < 16 || count > 1024) throw usage('--random takes a number of bytes from 16 to 1024')
-  if (args.text('filename') !== undefined) throw usage('--random and -f exclude each other')
-  return Buffer.from(randomBytes(count).toString('base64url'))
-}
-
-async function readText(cli: Cli, args: Args): Promise<Buffer> {
-  const file = args.text('filename')
-  const { stdin, promptHidden } = cli.host
-  const text =
-    file !== undefined && file !== '-'
-      ? await readTextFile(cli.path(file), file)
-      : file === undefined && promptHidden !== undefined
-        ? Buffer.from(await promptHidden('Text (not shown), then Enter: '))
-        : await readAll(stdin)
-  if (text.length === 0) throw new MeshError('input_invalid', 'the text is empty', { field: '-f' })
-  if (text.length > SECRET_BYTES_MAX) throw tooLong()
-  return text
-}
-
-async function readTextFile(path: string, name: string): Promise<Buffer> {
-  try {
-    return await readFile(path)
-  } catch (error) {
-    throw new MeshError('input_invalid', `cannot read ${name}: ${(error as Error).message}`, { field: '-f' }, error)
-  }
-}
-
-async function readAll(stream: AsyncIterable<Uint8Array>): Promise<Buffer> {
-  const chunks: Uint8Array[] = []
-  let size = 0
-  for await (const chunk of stream) {
-    size += chunk.length
-    if (size > SECRET_BYTES_MAX) throw tooLong()
-    chunks.push(chunk)
-  }
-  return Buffer.concat(chunks)
-}
-
-function tooLong(): MeshError {
-  return new MeshError('too_large', `the text is over ${SECRET_BYTES_MAX} bytes`, {
-    field: '-f',
-    hint: 'Split it into several secrets.',
-  })
-}
-
-/** What drives a terminal, and what is no text at all. */
-const UNPRINTABLE = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\ufffd]/
-
-async function put(cli: Cli, text: Buffer, file: string | undefined): Promise<void> {
-  if (file !== undefined && file !== '-')
-    return await writeNewFile({ path: cli.path(file), name: file, field: '-f' }, text)
-  const words = text.toString('utf8')
-  const isText = Buffer.from(words).equals(text) && (cli.host.stdout.isTTY !== true || !UNPRINTABLE.test(words))
-  if (!isText) {
-    throw new MeshError('input_invalid', 'the secret is not plain text', {
-      hint: 'Write it to a file: meshctl secret get NAME -f FILE',
-    })
-  }
-  cli.out(words)
 }
