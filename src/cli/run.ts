@@ -12,6 +12,7 @@ import { Args, Cli, usage, type Verb } from './cli.ts'
 import { generalHelp, GLOBAL_OPTIONS, verbHelp } from './help.ts'
 import type { CliHost } from './host.ts'
 import { adoptVerb, conflictsVerb, orphansVerb, whoCanVerb } from './audit.ts'
+import { importVerb } from './import.ts'
 import { approveVerb, denyVerb, inviteVerb, pendingVerb } from './invite.ts'
 import { initVerb, keyVerb } from './keys.ts'
 import { nodeVerb } from './nodes.ts'
@@ -34,6 +35,7 @@ export const VERBS: readonly Verb[] = [
   getVerb,
   editVerb,
   deleteVerb,
+  importVerb,
   secretVerb,
   statusVerb,
   peersVerb,

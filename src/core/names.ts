@@ -9,6 +9,8 @@ const ZONE = new RegExp(`^(?:\\*|${LABEL}(?:\\.${LABEL})*)$`)
 
 /** Marks what a site passed on, so that the API does not take it for a caller on this host. */
 export const PROXIED_HEADER = 'X-NxMesh-Proxied'
+/** On answers of a site in maintenance: a 503 that is meant, no sign of a bad generation. */
+export const PLANNED_HEADER = 'X-NxMesh-Planned'
 
 const FIELD_PATH_MAX = 512
 const ZONE_MAX = 253

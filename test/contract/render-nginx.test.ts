@@ -54,6 +54,22 @@ describe('nginx -t', () => {
     expect(await testGeneration(host, generation)).toEqual({ ok: true, words: '' })
   })
 
+  test('takes an upstream that routes reach over both http and https', async () => {
+    const yaml = `
+{ apiVersion: nxmesh/v1, kind: Upstream, metadata: { name: both }, spec: { endpoints: { '10.0.0.1:80': {} } } }
+---
+apiVersion: nxmesh/v1
+kind: Site
+metadata: { name: a }
+spec:
+  hosts: [a.example]
+  routes:
+    open: { path: /open, proxy: { upstream: both } }
+    sealed: { path: /sealed, proxy: { upstream: both, scheme: https } }
+`
+    expect(await testGeneration(host, renderYaml(yaml, { host }).generation)).toEqual({ ok: true, words: '' })
+  })
+
   test('takes a host name of full length and a thousand sites', async () => {
     const long = `${Array.from({ length: 4 }, () => 'a'.repeat(61)).join('.')}.example`.slice(-253)
     const site = (name: string, hostName: string) =>

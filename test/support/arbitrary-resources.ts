@@ -32,10 +32,22 @@ const requestHeaders = optional({
 })
 const responseHeaders = optional({ set: fc.dictionary(headerNames, templateText, { maxKeys: 3 }) })
 
+const names = optional({ cookie: fc.constantFrom('session', 'Ab_1'), header: fc.constantFrom('X-User', 'x-a') })
+const split = fc.dictionary(name, fc.record({ upstream: name, weight: fc.integer({ min: 0, max: 10_000 }) }), {
+  maxKeys: 3,
+})
 const action = fc.oneof(
   fc.record({
     proxy: optional(
-      { upstream: name, scheme: fc.constantFrom('http', 'https'), websocket: fc.boolean(), buffering: fc.boolean() },
+      {
+        upstream: name,
+        split,
+        sticky: names,
+        force: names,
+        scheme: fc.constantFrom('http', 'https'),
+        websocket: fc.boolean(),
+        buffering: fc.boolean(),
+      },
       ['upstream'],
     ),
   }),
@@ -66,9 +78,21 @@ const common = {
   timeouts,
   maxBodySize: size,
 }
+const valueTest = fc.oneof(
+  fc.record({ exact: word.map((text) => `x${text}`) }),
+  fc.record({ regex: fc.constantFrom('^a', 'b$', '[0-9]+ "x"'), present: fc.boolean() }),
+  fc.record({ present: fc.boolean() }),
+)
+const variableNames = fc.constantFrom('a', 'B', 'a_1')
+const when = optional({
+  methods: fc.uniqueArray(fc.constantFrom('GET', 'POST', 'PURGE'), { maxLength: 3 }),
+  headers: fc.dictionary(fc.constantFrom('X-One', 'x-two', 'Accept'), valueTest, { maxKeys: 3 }),
+  cookies: fc.dictionary(variableNames, valueTest, { maxKeys: 2 }),
+  query: fc.dictionary(variableNames, valueTest, { maxKeys: 2 }),
+})
 const route = fc
   .tuple(
-    optional({ ...common, order: fc.integer({ min: -9, max: 9 }) }),
+    optional({ ...common, when, order: fc.integer({ min: -9, max: 9 }) }),
     action,
     fc.constantFrom('prefix', 'exact', 'regex'),
   )
@@ -101,6 +125,19 @@ const siteSpec = optional(
     nodeSelector: labels,
     routes,
     accessLog: fc.boolean(),
+    compression: optional({
+      enabled: fc.boolean(),
+      types: fc.uniqueArray(fc.constantFrom('text/css', 'text/html', 'application/x.y+json'), { maxLength: 3 }),
+      minLength: fc.nat(9999),
+    }),
+    maintenance: optional({
+      enabled: fc.boolean(),
+      retryAfter: fc.integer({ min: 1, max: 999 }),
+      body: word,
+      allow: fc.uniqueArray(fc.constantFrom('10.0.0.0/8', '10.0.0.1', '::1', '2001:db8::/32', '0.0.0.0/0', '::/0'), {
+        maxLength: 4,
+      }),
+    }),
     privileged: optional({ serverSnippet: fc.constantFrom('allow all;', 'if ($http_x) { return 403; }\n# end') }),
   },
   ['hosts'],

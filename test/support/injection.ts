@@ -6,13 +6,13 @@
 import { parseAllDocuments } from 'yaml'
 import type { z } from 'zod'
 import type { ResourceState } from '../../src/core/document.ts'
-import { fieldsOf, KINDS, parseDocument, pathOf } from '../../src/core/resources/index.ts'
+import { DOCUMENT_SCHEMAS, fieldsOf, parseDocument, pathOf } from '../../src/core/resources/index.ts'
 import type { HostLayout } from '../../src/nginx/rendering/host-layout.ts'
 import { EVERYWHERE, LAYOUT, renderStates, stateOf } from './resources.ts'
 
 type Schema = z.core.$ZodType
 type Path = readonly string[]
-type Document = { kind: string; spec: unknown; [key: string]: unknown }
+export type Document = { kind: string; spec: unknown; [key: string]: unknown }
 
 /** `{key}` ends the pattern of a map's key; `*` stands for any key, `[]` for any item. */
 export function stringFields(schema: Schema, path: Path = []): string[] {
@@ -34,14 +34,16 @@ export function stringFields(schema: Schema, path: Path = []): string[] {
   if (def.element !== undefined) return stringFields(def.element, [...path, '[]'])
   const isText =
     def.type === 'string' || def.type === 'enum' || (def.type === 'literal' && typeof def.values?.[0] === 'string')
-  return isText ? [path.join('.')] : []
+  if (isText) return [path.join('.')]
+  if (['number', 'boolean', 'literal'].includes(def.type)) return []
+  throw new Error(`${path.join('.')} is of type ${def.type}: say here which strings it holds`)
 }
 
 /** Every field of every kind, in one use or another. */
 const FULL_YAML = `
 apiVersion: nxmesh/v1
 kind: Upstream
-metadata: { name: app, labels: { l: v } }
+metadata: { name: app, workspace: default, zone: '*', labels: { l: v } }
 spec:
   nodeSelector: { disk: ssd }
   method: hash
@@ -52,7 +54,7 @@ spec:
 ---
 apiVersion: nxmesh/v1
 kind: ZoneSettings
-metadata: { name: settings }
+metadata: { name: settings, workspace: default, zone: '*', labels: { l: v } }
 spec:
   nodeSelector: { disk: ssd }
   reload: { confirmShrink: '0123456789abcdef' }
@@ -61,7 +63,7 @@ spec:
 ---
 apiVersion: nxmesh/v1
 kind: Secret
-metadata: { name: tls, labels: { l: v } }
+metadata: { name: tls, workspace: default, zone: '*', labels: { l: v } }
 spec:
   nodeSelector: { disk: ssd }
   sealed: ['00000000000000000000000000000000', 'AA']
@@ -69,7 +71,7 @@ spec:
 ---
 apiVersion: nxmesh/v1
 kind: Site
-metadata: { name: all, labels: { l: v } }
+metadata: { name: all, workspace: default, zone: '*', labels: { l: v } }
 spec:
   hosts: [all.example]
   listeners: { http: { port: 81, address: 127.0.0.1 } }
@@ -79,6 +81,8 @@ spec:
   timeouts: { connect: 8s, read: 8s, send: 8s }
   maxBodySize: 8m
   accessLog: false
+  compression: { types: [text/css], minLength: 9 }
+  maintenance: { enabled: true, retryAfter: 9, body: down, contentType: text/plain, allow: ['10.0.0.0/8'] }
   privileged: { serverSnippet: 'allow all;', routeSnippets: { proxy: 'allow all;' } }
   routes:
     proxy:
@@ -90,10 +94,24 @@ spec:
       responseHeaders: { set: { X-Route: 'out $request_id' } }
       timeouts: { connect: 7s, read: 7s, send: 7s }
       maxBodySize: 7m
+    spread:
+      path: /spread/
+      proxy:
+        split: { stable: { upstream: app, weight: 9 }, canary: { upstream: app, weight: 1 }, dark: { upstream: app, weight: 0 } }
+        sticky: { cookie: session, header: X-User }
+        force: { cookie: version, header: X-Version }
     static: { path: /static/, static: { root: /srv/www, index: index.html, spa: true } }
     files: { path: /files/, static: { root: /srv/files, index: index.html } }
     redirect: { path: /away, match: exact, redirect: { to: 'https://away.example', status: 301, keepPath: true } }
     moved: { path: /moved, match: exact, redirect: { to: 'https://$host/there', status: 308 } }
+    chosen:
+      path: /chosen
+      when:
+        methods: [GET]
+        headers: { X-Plan: { exact: 'gold' }, X-Kind: { regex: '^gold' } }
+        cookies: { plan: { exact: 'gold' }, kind: { regex: '^gold' } }
+        query: { plan: { exact: 'gold' }, kind: { regex: '^gold', present: true } }
+      return: { status: 200, body: chosen }
     return: { path: '^/return/[0-9]+$', match: regex, return: { status: 200, body: hi, contentType: text/plain } }
 `
 
@@ -157,21 +175,21 @@ export interface Attempt {
   readonly document: unknown
 }
 
-const FULL = parseAllDocuments(FULL_YAML).map((document) => document.toJS() as Document)
+export const FULL = parseAllDocuments(FULL_YAML).map((document) => document.toJS() as Document)
 
 /** Patterns of all string fields that the schemas have. */
 export function knownPatterns(): string[] {
-  return [...KINDS.values()].flatMap((kind) => stringFields(kind.schema).map((pattern) => `${kind.kind}.${pattern}`))
+  return [...PATTERNS].flatMap(([kind, patterns]) => patterns.map((pattern) => `${kind}.${pattern}`))
 }
 
 /** Each string of the full documents with each hostile text in its place, and at its end. */
 export function* attempts(): Generator<Attempt> {
   for (const [index, document] of FULL.entries()) {
-    for (const place of places(document.kind, document.spec, [])) {
+    for (const place of placesIn(document)) {
       for (const hostile of HOSTILE) {
         for (const text of [hostile, `${place.text}${hostile}`]) {
           const changed = structuredClone(document)
-          place.put(changed.spec, text)
+          place.put(changed, text)
           const title = `${place.path.join('.')} = ${JSON.stringify(text.slice(0, 60))}`
           yield { title, pattern: place.pattern, index, document: changed }
         }
@@ -203,11 +221,17 @@ export function renderAttempt({ index, document }: Attempt, host?: HostLayout) {
   return renderAll(FULL_STATES.with(index, stateOfDocument(document)), host)
 }
 
-interface Place {
+/** A string of a document, or a key that people choose. */
+export interface Place {
   readonly path: Path
+  /** As in stringFields, with the kind before it. */
   readonly pattern: string
   readonly text: string
-  put(spec: unknown, text: string): void
+  put(document: unknown, text: string): void
+}
+
+export function placesIn(document: Document): Place[] {
+  return places(document.kind, document, [])
 }
 
 function places(kind: string, value: unknown, path: Path): Place[] {
@@ -217,7 +241,7 @@ function places(kind: string, value: unknown, path: Path): Place[] {
         path,
         pattern: patternOf(kind, path),
         text: value,
-        put: (spec, text) => void (parentOf(spec, path)[path.at(-1) as string] = text),
+        put: (document, text) => void (parentOf(document, path)[path.at(-1) as string] = text),
       },
     ]
   }
@@ -233,22 +257,22 @@ function keyPlace(kind: string, path: Path): Place {
     path: [...path, '{key}'],
     pattern: patternOf(kind, [...path.slice(0, -1), '{key}']),
     text: key,
-    put: (spec, text) => {
-      const parent = parentOf(spec, path)
+    put: (document, text) => {
+      const parent = parentOf(document, path)
       parent[text] = parent[key]
       delete parent[key]
     },
   }
 }
 
-function parentOf(spec: unknown, path: Path): Record<string, unknown> {
-  return path.slice(0, -1).reduce<unknown>((value, key) => (value as Record<string, unknown>)[key], spec) as Record<
+function parentOf(document: unknown, path: Path): Record<string, unknown> {
+  return path.slice(0, -1).reduce<unknown>((value, key) => (value as Record<string, unknown>)[key], document) as Record<
     string,
     unknown
   >
 }
 
-const PATTERNS = new Map([...KINDS.values()].map((kind) => [kind.kind, stringFields(kind.schema)]))
+const PATTERNS = new Map([...DOCUMENT_SCHEMAS].map(([kind, schema]) => [kind, stringFields(schema)]))
 
 function isMap(kind: string, path: Path): boolean {
   return (PATTERNS.get(kind) ?? []).includes(generalise(kind, [...path, '{key}']))

@@ -199,6 +199,9 @@ describe('probes', () => {
     ['good becomes 5xx', status(200), status(502), true],
     ['bad stays bad', status(503), status(502), false],
     ['bad becomes silent', status(503), silent, false],
+    ['good goes into maintenance', status(200), { kind: 'planned' }, false],
+    ['maintenance ends with 5xx', { kind: 'planned' }, status(502), false],
+    ['new and in maintenance', undefined, { kind: 'planned' }, false],
     ['good becomes silent', status(200), silent, true],
     ['new and 5xx', undefined, status(502), false],
     ['new and refused', undefined, refused, true],
@@ -218,6 +221,11 @@ describe('bake', () => {
   const rule = { minRequests: 20, excess: 0.2 }
   const verdict = (earlier: string[], since: string[], changed = ['a']) =>
     bakeFailure(countAnswers(earlier), countAnswers(since), changed, rule)
+
+  test('a site that goes into maintenance is no worse', () => {
+    const planned = Array.from({ length: 90 }, () => JSON.stringify({ site: 'a', status: '503', planned: '1' }))
+    expect(verdict(lines('a', 100, 0), [...planned, ...lines('b', 30, 0)])).toBeUndefined()
+  })
 
   test('a changed site that got worse is blamed, though the whole hardly shows it', () => {
     const failure = verdict(lines('a', 100, 0), [...lines('a', 10, 20), ...lines('b', 900, 0)])

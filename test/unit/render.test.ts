@@ -163,6 +163,71 @@ describe('clashes', () => {
   })
 })
 
+test('every upstream that a split may reach is needed, and no other', () => {
+  const split = 'split: { a: { upstream: one, weight: 1 }, b: { upstream: two, weight: 0 } }'
+  const proxy = (more: string) => site('s', `hosts: [a.example], routes: { r: { path: /, proxy: { ${more} } } }`)
+  const { units } = renderYaml(
+    [proxy(`upstream: gone, ${split}`), upstream('one', ''), upstream('two', '')].join('---'),
+  )
+  expect(units[0]?.needs).toEqual(['default/*/upstream/one', 'default/*/upstream/two'])
+  const { problems } = renderYaml([proxy(split), upstream('one', '')].join('---'))
+  expect(problems.map(({ code, message }) => `${code}: ${message}`)).toEqual(['reference: there is no upstream two'])
+})
+
+test('brotli is there where its module is loaded', () => {
+  const yaml = site('s', 'hosts: [a.example], compression: { types: [text/css] }')
+  const text = (modules: string[]) => renderYaml(yaml, { host: { ...LAYOUT, modules } }).units[0]?.text
+  expect(text([])).not.toContain('brotli')
+  expect(text(['/usr/lib/nginx/modules/ngx_http_brotli_filter_module.so'])).toContain('brotli_types text/css;')
+})
+
+describe('conditions of routes', () => {
+  const text = (routes: string) =>
+    renderYaml(site('s', `hosts: [a.example], routes: { ${routes} }`)).units[0]?.text ?? ''
+  const on = (id: string, header: string) =>
+    `${id}: { path: /, when: { headers: { ${header}: { present: true } } }, return: { status: 200, body: ${id} } }`
+
+  test('give the same text whatever the order in which they were written', () => {
+    const [one, two, rest] = [on('one', 'A'), on('two', 'B'), 'rest: { path: /, return: { status: 200, body: rest } }']
+    expect(text(`${one}, ${two}, ${rest}`)).toBe(text(`${rest}, ${two}, ${one}`))
+    expect(text(`${one}, ${two}`)).toContain('location @route_1_2 {')
+  })
+
+  test('leave a site without any as it was', () => {
+    expect(text('r: { path: /, return: { status: 200 } }')).not.toMatch(/map|419|@route/)
+    expect(text('r: { path: /, when: {}, return: { status: 200 } }')).not.toMatch(/map|419|@route/)
+  })
+
+  test('have variables that no other site has, and equal ones have one', () => {
+    const names = (site: string | undefined) => new Set(site?.match(/\$nxmesh_[0-9a-f]{16}_\d+/g))
+    const both = renderYaml(
+      ['a', 'b'].map((name) => site(name, `hosts: [${name}.example], routes: { ${on('r', 'A')} }`)).join('---'),
+    ).units.map((unit) => names(unit.text))
+    expect(both.map((each) => each.size)).toEqual([2, 2])
+    expect(new Set(both.flatMap((each) => [...each])).size).toBe(4)
+    const twice = names(
+      text(`${on('r', 'A')}, q: { path: /q, when: { headers: { a: { present: true } } }, return: { status: 200 } }`),
+    )
+    expect(twice.size).toBe(2)
+  })
+
+  test('are shared out among workspaces, since each costs every request', () => {
+    const query = ['a', 'b', 'c', 'd', 'e', 'f', 'g'].map((name) => `${name}: { present: true }`).join(', ')
+    const route = (index: number) =>
+      `r${index}: { path: /${index}, when: { query: { ${query} } }, return: { status: 200 } }`
+    const greedy = (name: string, workspace: string, routes: number) =>
+      site(
+        name,
+        `hosts: [${name}.example], routes: { ${Array.from({ length: routes }, (_, i) => route(i)).join(', ')} }`,
+      ).replace('metadata: {', `metadata: { workspace: ${workspace},`)
+    const yaml = [...Array.from({ length: 6 }, (_, index) => greedy(`e${index}`, 'eve', 50)), greedy('late', 'late', 1)]
+    const { units, problems } = renderYaml(yaml.join('---'))
+    expect(units.map(({ path }) => path)).toContain('late/*/site/late')
+    expect(units).toHaveLength(6)
+    expect(problems.map(({ path, code }) => [path, code])).toEqual([['eve/*/site/e5', 'clash']])
+  })
+})
+
 describe('upstreams', () => {
   const text = (spec: string, addresses: Record<string, string[]> = {}) =>
     renderYaml(upstream('u', spec), { addresses: new Map(Object.entries(addresses)) }).units[0]?.text

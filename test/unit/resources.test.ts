@@ -96,6 +96,114 @@ test.each<[string, unknown, string, RegExp]>([
   ],
   ['a relative path', route({ ...returns, path: 'x' }), 'spec.routes.root.path', /begin with \//],
   ['an escaped path', route({ ...returns, path: '/a%20b' }), 'spec.routes.root.path', /decoded/],
+  [
+    'a condition that says nothing',
+    route({ ...returns, when: { headers: { A: {} } } }),
+    'spec.routes.root.when.headers.A',
+    /present: true/,
+  ],
+  [
+    'an empty exact condition',
+    route({ ...returns, when: { cookies: { a: { exact: '' } } } }),
+    'spec.routes.root.when.cookies.a.exact',
+    /present: false/,
+  ],
+  [
+    'a condition with a slow regex',
+    route({ ...returns, when: { query: { a: { regex: '(a+)+' } } } }),
+    'spec.routes.root.when.query.a.regex',
+    /exponential/,
+  ],
+  [
+    'a condition on a query that nginx cannot look up',
+    route({ ...returns, when: { query: { 'a-b': { present: true } } } }),
+    'spec.routes.root.when.query.a-b',
+    /letters, digits and _/,
+  ],
+  [
+    'a condition on a method in lower case',
+    route({ ...returns, when: { methods: ['get'] } }),
+    'spec.routes.root.when.methods[0]',
+    /GET or POST/,
+  ],
+  [
+    'over 8 conditions of a sort',
+    route({
+      ...returns,
+      when: { query: Object.fromEntries('abcdefghi'.split('').map((name) => [name, { exact: 'x' }])) },
+    }),
+    'spec.routes.root.when.query',
+    /more than 8/,
+  ],
+  [
+    'two routes with the same path and conditions, whatever the case of their names',
+    site({
+      routes: {
+        a: { path: '/', ...returns, when: { headers: { A: { exact: 'x' } } } },
+        b: { path: '/', ...returns, when: { headers: { a: { exact: 'x' } } } },
+      },
+    }),
+    'spec.routes.b.path',
+    /same as of route a/,
+  ],
+  [
+    'two routes with the same path and no conditions',
+    site({ routes: { a: { path: '/', ...returns }, b: { path: '/', ...returns, when: {} } } }),
+    'spec.routes.b.path',
+    /give one of them conditions/,
+  ],
+  [
+    'routes of one path with different body sizes',
+    site({
+      routes: {
+        a: { path: '/', ...returns, maxBodySize: '1m' },
+        b: { path: '/', ...returns, when: { methods: ['GET'] } },
+      },
+    }),
+    'spec.routes.a.maxBodySize',
+    /before the conditions/,
+  ],
+  [
+    'over 64 different conditions on one path',
+    site({
+      routes: Object.fromEntries(
+        Array.from({ length: 65 }, (_, index) => [
+          `r${index}`,
+          { path: '/', ...returns, when: { query: { v: { exact: `${index}` } } } },
+        ]),
+      ),
+    }),
+    'spec.routes.r0.when',
+    /over 64/,
+  ],
+  ...[
+    ['10.0.0.1/8', '10.0.0.0/8'],
+    ['10.0.0.1/32', '10.0.0.1'],
+    ['192.168.255.7/30', '192.168.255.4/30'],
+    ['2001:DB8::1', '2001:db8::1'],
+    ['2001:db8:0:0:7fff::/65', '2001:db8::/65'],
+    ['2001:db8:ffff::/33', '2001:db8:8000::/33'],
+    ['::1/0', '::/0'],
+  ].map(([written = '', usual = '']): [string, unknown, string, RegExp] => [
+    `the network ${written}, which is ${usual},`,
+    site({ maintenance: { allow: [written] } }),
+    'spec.maintenance.allow[0]',
+    new RegExp(`write it as ${usual}$`),
+  ]),
+  ...['10.0.0.0/33', '10.0.0/8', '::/129', 'fe80::1%1', '10.0.0.0/08', '10.0.0.0/8/8', 'a.example', 'default'].map(
+    (written): [string, unknown, string, RegExp] => [
+      `the network ${written}`,
+      site({ maintenance: { allow: [written] } }),
+      'spec.maintenance.allow[0]',
+      /10\.0\.0\.0\/8/,
+    ],
+  ),
+  [
+    'a type to compress with parameters',
+    site({ compression: { types: ['text/css; charset=utf-8'] } }),
+    'spec.compression.types[0]',
+    /without parameters/,
+  ],
   ['a path with a query', route({ ...returns, path: '/a?b' }), 'spec.routes.root.path', /query/],
   ['an unnormalised path', route({ ...returns, path: '/a/../b' }), 'spec.routes.root.path', /normalised/],
   ['case of a prefix', route({ ...returns, caseSensitive: false }), 'spec.routes.root.caseSensitive', /match: regex/],
@@ -358,6 +466,7 @@ describe('snippets', () => {
     "add_header X '}';",
     'a "\\"}" b;\n# }\n',
     'set $a ${b}c;',
+    'set $a "\u00a0";',
   ])('%j may stand', (snippet) => {
     expect(judgeSnippet(snippet)).toBeUndefined()
   })
@@ -375,6 +484,15 @@ describe('snippets', () => {
     'a }',
     'if (x) { a; } }',
     '# {\n}',
+    // To nginx a space is one of four characters, so that this is a word and no comment.
+    'add_header X \u00a0# ; } location /evil { return 403\n;',
+    'add_header X \f# ; } location /evil { return 403\n;',
+    '\u3000',
+    // A brace after a dollar sign begins no block, but what follows it is read as ever.
+    'default_type ${a; } location ${b { };',
+    // nginx's buffer holds no more.
+    `a ${'x'.repeat(4096)};`,
+    `# ${'x'.repeat(4096)}`,
   ])('%j may not', (snippet) => {
     expect(judgeSnippet(snippet)).toHaveProperty('message')
   })

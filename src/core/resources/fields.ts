@@ -98,6 +98,40 @@ export const ipAddress = text((value) => {
   return { message: 'is not an IP address', hint: 'write it like 10.0.0.1 or 2001:db8::1, without brackets' }
 })
 
+/** An address, or a network as `10.0.0.0/8`, in its shortest form and without bits beyond its length. */
+export const network = text((value) => {
+  const [address = '', length, more] = value.split('/')
+  const family = isIP(address)
+  const max = family === 4 ? 32 : 128
+  const isLength = length === undefined || (/^(?:0|[1-9]\d{0,2})$/.test(length) && Number(length) <= max)
+  if (family === 0 || address.includes('%') || !isLength || more !== undefined)
+    return { message: 'is not an address or a network', hint: 'write it like 10.0.0.1, 10.0.0.0/8 or 2001:db8::/32' }
+  const first = firstAddress(address, Number(length ?? max))
+  const wanted = length === undefined || Number(length) === max ? first : `${first}/${length}`
+  return value === wanted ? undefined : { message: 'is not the usual form of a network', hint: `write it as ${wanted}` }
+})
+
+/** The first address of the network of that length that the address is in. */
+function firstAddress(address: string, length: number): string {
+  if (isIP(address) === 4) {
+    const bytes = address.split('.').map(Number)
+    return bytes.map((byte, index) => byte & maskOf(8, length - 8 * index)).join('.')
+  }
+  const [head = '', tail] = new URL(`http://[${address}]/`).hostname.slice(1, -1).split('::')
+  const [before, after] = [head, tail ?? ''].map((half) => (half === '' ? [] : half.split(':'))) as [string[], string[]]
+  const groups = [...before, ...Array<string>(8 - before.length - after.length).fill('0'), ...after]
+  const masked = groups.map((group, index) =>
+    (Number.parseInt(group, 16) & maskOf(16, length - 16 * index)).toString(16),
+  )
+  return new URL(`http://[${masked.join(':')}]/`).hostname.slice(1, -1)
+}
+
+/** A number of so many bits of which the first `ones` are 1. */
+function maskOf(bits: number, ones: number): number {
+  const zeros = bits - Math.min(bits, Math.max(0, ones))
+  return (2 ** bits - 1) & ~(2 ** zeros - 1)
+}
+
 const HOST_LABEL = '[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?'
 const HOST_NAME = new RegExp(`^${HOST_LABEL}(?:\\.${HOST_LABEL})*$`)
 

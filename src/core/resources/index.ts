@@ -62,7 +62,8 @@ function documentSchema(kind: Kind) {
     spec: kind.schema,
   })
 }
-const documentSchemas = new Map([...KINDS.values()].map((kind) => [kind.kind, documentSchema(kind)]))
+/** Of the whole document, by kind. */
+export const DOCUMENT_SCHEMAS = new Map([...KINDS.values()].map((kind) => [kind.kind, documentSchema(kind)]))
 
 /**
  * The resource that a YAML document describes.
@@ -87,7 +88,7 @@ export function parseDocument(document: unknown): Resource {
   const kind = documentKind(document['kind'])
   const written = { ...document, spec: document['spec'] ?? {} }
   const completed = isTree(written.spec) && kind.complete !== undefined ? kind.complete(written.spec) : written.spec
-  const schema = documentSchemas.get(kind.kind) as ReturnType<typeof documentSchema>
+  const schema = DOCUMENT_SCHEMAS.get(kind.kind) as ReturnType<typeof documentSchema>
   const result = check(schema, { ...written, spec: completed }, [])
   if (!result.ok) throw invalid(result.fault)
   const { name, workspace, zone, labels: labelMap } = result.value.metadata

@@ -1,10 +1,13 @@
 /**
  * The kind Site: host names, listeners and routes. A route does exactly one thing, told by `action`; the branches of
- * other actions may lie in storage after a merge and are ignored. Routes are nginx locations: an exact path wins,
- * then the first regex by `order`, then the longest prefix.
+ * other actions may lie in storage after a merge and are ignored. The path chooses first: an exact one wins, then the
+ * first regex by `order`, then the longest prefix. Among routes of one path the one with the most conditions that hold
+ * counts, then `order`, then the ID.
  */
 
 import { z } from 'zod'
+import { conditions, conditionsOf } from './conditions.ts'
+import { force, isSplit, split, sticky } from './split.ts'
 import {
   atMost,
   integer,
@@ -14,6 +17,7 @@ import {
   key,
   labels,
   MAX_TEXT_BYTES,
+  network,
   parseTemplate,
   reference,
   requestHeaders,
@@ -30,6 +34,9 @@ import { judgeSnippet } from './snippet.ts'
 
 const ACTIONS = ['proxy', 'static', 'redirect', 'return'] as const
 
+/** Of all routes with one path: nginx looks at all of them together. */
+const CONDITIONS_OF_PATH_MAX = 64
+
 const listener = z.strictObject({
   port: integer(1, 65535),
   /** All IPv4 addresses of the host when left out. */
@@ -37,8 +44,11 @@ const listener = z.strictObject({
 })
 
 const proxy = z.strictObject({
-  /** An Upstream of the same workspace, looked up from the site's zone outward. */
-  upstream: reference,
+  /** An Upstream of the same workspace, looked up from the site's zone outward. Needed unless there is a split. */
+  upstream: reference.optional(),
+  split: split.optional(),
+  sticky: sticky.optional(),
+  force: force.optional(),
   /** `https` encrypts; it does not yet verify the upstream's certificate. */
   scheme: z.enum(['http', 'https']).default('http'),
   /** `/api/users` at a route with path `/api/` becomes `/users`. Escapes such as %2F are decoded by this. */
@@ -82,6 +92,25 @@ const contentType = text(
   { maxBytes: 128 },
 )
 
+const mediaType = text(
+  (value) => {
+    if (/^[a-z0-9][a-z0-9.+-]*\/[a-z0-9][a-z0-9.+-]*$/.test(value)) return undefined
+    return { message: 'is not a media type', hint: 'write it like text/css, without parameters' }
+  },
+  { maxBytes: 128 },
+)
+const COMPRESSED_TYPES = [
+  'application/javascript',
+  'application/json',
+  'application/manifest+json',
+  'application/xml',
+  'image/svg+xml',
+  'text/css',
+  'text/javascript',
+  'text/plain',
+  'text/xml',
+]
+
 const fixedReturn = z.strictObject({
   status: integer(200, 599).refine((status) => status < 300 || status > 399, {
     message: 'is a redirect',
@@ -96,7 +125,9 @@ const anyRoute = {
   /** Begins with `/`, decoded as nginx compares it; for `match: regex` an expression. */
   path: text(undefined, { maxBytes: 1024 }),
   match: z.enum(['exact', 'prefix', 'regex']).default('prefix'),
-  /** Among regexes the lowest is tried first; equal ones in the order of their ids. */
+  /** What a request must be, beside its path. */
+  when: conditions.optional(),
+  /** Among regexes, and among routes of one path with as many conditions, the lowest is tried first; equal ones by ID. */
   order: integer(-1000, 1000).default(0),
   /** Only a regex can be told to ignore case. */
   caseSensitive: z.boolean().default(true),
@@ -127,6 +158,8 @@ const route = z
     if (!value.caseSensitive && value.match !== 'regex') {
       fault(['caseSensitive'], { message: `is not possible with match: ${value.match}`, hint: 'use match: regex' })
     }
+    if (value.action === 'proxy' && value.proxy.upstream === undefined && !isSplit(value.proxy))
+      fault(['proxy', 'upstream'], { message: 'is required', hint: 'name an Upstream, or several in split' })
     if (
       value.action === 'proxy' &&
       value.proxy.stripPrefix &&
@@ -141,7 +174,7 @@ export type Route = z.output<typeof route>
 
 function judgePath(path: string): Fault | undefined {
   if (!path.startsWith('/')) return { message: 'does not begin with /' }
-  if (path.includes('?')) return { message: 'has a query', hint: 'a route is chosen by its path alone' }
+  if (path.includes('?')) return { message: 'has a query', hint: 'conditions on the query are set in when.query' }
   if (/%[0-9a-f]{2}/i.test(path))
     return { message: 'has an escape', hint: 'nginx compares decoded paths: write the character itself' }
   if (/\/\/|\/\.\.?(?:\/|$)/.test(path))
@@ -164,6 +197,83 @@ function judgeKeptBase(to: string): Fault | undefined {
       }
 }
 
+/** Routes with one path, in the order in which their conditions are tried. */
+export interface RouteGroup {
+  readonly match: Route['match']
+  readonly path: string
+  readonly caseSensitive: boolean
+  readonly routes: readonly (readonly [id: string, route: Route])[]
+}
+
+/** Unsorted among themselves; the routes of each are in order. */
+export function groupRoutes(routes: Readonly<Record<string, Route>>): readonly RouteGroup[] {
+  const groups = new Map<string, [string, Route][]>()
+  for (const entry of Object.entries(routes)) {
+    const { match, path, caseSensitive } = entry[1]
+    const place = JSON.stringify([match, path, caseSensitive])
+    groups.set(place, [...(groups.get(place) ?? []), entry])
+  }
+  return [...groups.values()].map((entries) => {
+    const sorted = entries.toSorted(
+      ([aId, a], [bId, b]) =>
+        conditionsOf(b.when).length - conditionsOf(a.when).length || a.order - b.order || (aId < bId ? -1 : 1),
+    )
+    const { match, path, caseSensitive } = (sorted[0] as [string, Route])[1]
+    return { match, path, caseSensitive, routes: sorted }
+  })
+}
+
+function sharedPathFaults(routes: Readonly<Record<string, Route>>) {
+  const faults: { id: string; field: string; fault: Fault }[] = []
+  for (const { match, routes: sharing } of groupRoutes(routes)) {
+    const taken = new Map<string, string>()
+    const all = new Set<string>()
+    for (const [id, route] of sharing) {
+      const own = conditionsOf(route.when).map((condition) => JSON.stringify(condition))
+      const twin = taken.get(own.join())
+      // Two regexes of one text have always been allowed; the second is never reached.
+      if (twin !== undefined && (match !== 'regex' || own.length > 0)) {
+        const message = `is the same as of route ${twin}`
+        const hint = own.length > 0 ? 'their conditions are the same too' : 'give one of them conditions: when'
+        faults.push({ id, field: 'path', fault: { message, hint } })
+      }
+      taken.set(own.join(), id)
+      for (const key of own) all.add(key)
+    }
+    const [firstId, first] = sharing[0] as readonly [string, Route]
+    if (conditionsOf(first.when).length === 0) continue
+    if (all.size > CONDITIONS_OF_PATH_MAX) {
+      const message = `has over ${CONDITIONS_OF_PATH_MAX} different conditions, all routes of its path together`
+      faults.push({ id: firstId, field: 'when', fault: { message } })
+    }
+    const other = sharing.find(([, { maxBodySize }]) => maxBodySize !== first.maxBodySize)
+    if (other !== undefined) {
+      const message = `is not that of route ${firstId}, which has the same path`
+      const hint = 'nginx judges the size of a body before the conditions: give all routes of the path the same'
+      faults.push({ id: other[0], field: 'maxBodySize', fault: { message, hint } })
+    }
+  }
+  return faults
+}
+
+const compression = z.strictObject({
+  enabled: z.boolean().default(true),
+  /** Beside text/html, which nginx always compresses. */
+  types: z.array(mediaType).max(64).default(COMPRESSED_TYPES),
+  /** In bytes; what is shorter, as its Content-Length says, is sent as it is. */
+  minLength: integer(0, 1_000_000_000).default(1024),
+})
+
+const maintenance = z.strictObject({
+  enabled: z.boolean().default(false),
+  /** When clients may come again, in seconds. */
+  retryAfter: integer(1, 31_536_000).default(300),
+  body: text(undefined, { maxBytes: 3500, lines: true }).default('down for maintenance\n'),
+  contentType: contentType.default('text/plain; charset=utf-8'),
+  /** Clients that are served all the same. */
+  allow: z.array(network).max(256).optional(),
+})
+
 const snippet = text(judgeSnippet, { maxBytes: MAX_TEXT_BYTES, lines: true })
 
 const schema = z
@@ -179,6 +289,8 @@ const schema = z
     timeouts: timeouts.optional(),
     maxBodySize: size.optional(),
     accessLog: z.boolean().default(true),
+    compression: compression.optional(),
+    maintenance: maintenance.optional(),
     /** nginx text; needs the right to these fields. An error_page belongs to a route: routes do not inherit it. */
     privileged: z
       .strictObject({
@@ -188,14 +300,9 @@ const schema = z
       .optional(),
   })
   .superRefine((spec, context) => {
-    const taken = new Map<string, string>()
-    for (const [id, { match, path }] of Object.entries(spec.routes)) {
-      const place = `${match} ${path}`
-      const other = taken.get(place)
-      if (match !== 'regex' && other !== undefined) {
-        context.addIssue({ code: 'custom', message: `is the same as of route ${other}`, path: ['routes', id, 'path'] })
-      }
-      taken.set(place, id)
+    for (const { id, field, fault } of sharedPathFaults(spec.routes)) {
+      const { message, hint } = fault
+      context.addIssue({ code: 'custom', message, path: ['routes', id, field], params: { hint } })
     }
     for (const id of Object.keys(spec.privileged?.routeSnippets ?? {})) {
       if (Object.hasOwn(spec.routes, id)) continue
@@ -225,7 +332,14 @@ export const siteKind = {
   path: 'site',
   plural: 'sites',
   schema,
-  sets: [['hosts'], ['requestHeaders', 'remove'], ['routes', '*', 'requestHeaders', 'remove']],
+  sets: [
+    ['hosts'],
+    ['requestHeaders', 'remove'],
+    ['compression', 'types'],
+    ['maintenance', 'allow'],
+    ['routes', '*', 'requestHeaders', 'remove'],
+    ['routes', '*', 'when', 'methods'],
+  ],
   items: [
     ['listeners', '*'],
     ['routes', '*'],

@@ -5,15 +5,21 @@
 
 import type { Fault } from './fields.ts'
 
+/** nginx reads each into a buffer of 4,096 bytes. */
+const MAX_TOKEN_BYTES = 4000
+
 /** Fault with text that does not end where it began: open quotes or braces, or a directive without its semicolon. */
 export function judgeSnippet(snippet: string): Fault | undefined {
   let depth = 0
   let isOpen = false
-  // A comment, a quoted word, a bare word, or one of ; { }. Quotes count only at a word's start, as in nginx.
+  // A comment, a quoted word, a bare word, or one of ; { }. As in nginx: quotes count only at a word's start, four
+  // characters are spaces and no others, and ${ is no more than a brace that begins no block.
   const tokens =
-    /\s+|#[^\n]*|(?:"(?:\\[^]|[^"\\])*"|'(?:\\[^]|[^'\\])*')(?=[\s;{)]|$)|[;{}]|(?:\\[^]|\$\{[^}]*\}|[^\s;{}"'\\])(?:\\[^]|\$\{[^}]*\}|[^\s;{\\])*|[^]/gy
+    /[ \t\r\n]+|#[^\n]*|(?:"(?:\\[^]|[^"\\])*"|'(?:\\[^]|[^'\\])*')(?=[ \t\r\n;{)]|$)|[;{}]|(?:\\[^]|\$\{|[^ \t\r\n;{}"'\\])(?:\\[^]|\$\{|[^ \t\r\n;{\\])*|[^]/gy
   for (const [token] of snippet.matchAll(tokens)) {
-    if (/^(?:\s|#)/.test(token)) continue
+    if (!/^[ \t\r\n]/.test(token) && Buffer.byteLength(token) > MAX_TOKEN_BYTES)
+      return { message: `has a word or comment of over ${MAX_TOKEN_BYTES} bytes`, hint: 'nginx reads no longer ones' }
+    if (/^[ \t\r\n#]/.test(token)) continue
     if (token === '"' || token === "'" || token === '\\')
       return { message: 'has a quote that is not closed, or not followed by a space' }
     if ((token === ';' || token === '{') && !isOpen) return { message: `has a ${token} without a directive before it` }

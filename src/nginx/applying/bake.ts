@@ -26,12 +26,12 @@ export interface BakeFailure {
 
 const ALL = ''
 
-/** Adds up answers by site, and all together. Lines that are not JSON, and our own probes, are left out. */
+/** Adds up answers by site, and all together. Lines that are not JSON, our own probes, and answers of sites in maintenance are left out. */
 export function countAnswers(lines: readonly string[], counts: AnswerCounts = new Map()): AnswerCounts {
   for (const line of lines) {
     if (line.includes('nxmesh-probe')) continue
     const answer = parse(line)
-    if (answer === undefined) continue
+    if (answer === undefined || answer.isPlanned) continue
     for (const key of new Set([ALL, answer.site])) {
       const { requests, errors } = counts.get(key) ?? { requests: 0, errors: 0 }
       counts.set(key, { requests: requests + 1, errors: errors + (answer.status >= 500 ? 1 : 0) })
@@ -66,11 +66,11 @@ function share(answers: Answers | undefined): number {
   return answers === undefined || answers.requests === 0 ? 0 : answers.errors / answers.requests
 }
 
-function parse(line: string): { status: number; site: string } | undefined {
+function parse(line: string): { status: number; site: string; isPlanned: boolean } | undefined {
   try {
-    const { status, site } = JSON.parse(line) as { status?: unknown; site?: unknown }
+    const { status, site, planned } = JSON.parse(line) as { status?: unknown; site?: unknown; planned?: unknown }
     return Number.isInteger(Number(status))
-      ? { status: Number(status), site: typeof site === 'string' ? site : ALL }
+      ? { status: Number(status), site: typeof site === 'string' ? site : ALL, isPlanned: planned === '1' }
       : undefined
   } catch {
     return undefined

@@ -4,6 +4,7 @@
  */
 
 import { request } from 'node:http'
+import { PLANNED_HEADER } from '../../core/names.ts'
 
 export interface LocalRequest {
   readonly to: { readonly socketPath: string } | { readonly address: string; readonly port: number }
@@ -16,6 +17,8 @@ export interface LocalRequest {
 export interface LocalResponse {
   readonly status: number
   readonly body: string
+  /** A site in maintenance answered. */
+  readonly isPlanned: boolean
 }
 
 /** A longer body is cut here; what is asked about stands at the beginning. */
@@ -29,7 +32,8 @@ export function get({ to, path, host, timeoutMs }: LocalRequest): Promise<LocalR
     const headers = { host, 'user-agent': 'nxmesh-probe' }
     const outgoing = request({ ...where, path, headers, agent: false, setHost: false, signal }, (response) => {
       let body = ''
-      const done = () => resolve({ status: response.statusCode ?? 0, body })
+      const isPlanned = response.headers[PLANNED_HEADER.toLowerCase()] !== undefined
+      const done = () => resolve({ status: response.statusCode ?? 0, body, isPlanned })
       response.setEncoding('utf8')
       response.on('data', (text: string) => {
         body += text

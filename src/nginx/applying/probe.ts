@@ -18,6 +18,8 @@ export interface ProbeTarget {
 
 export type ProbeAnswer =
   | { readonly kind: 'status'; readonly status: number }
+  /** It is in maintenance: neither good nor bad. */
+  | { readonly kind: 'planned' }
   /** nginx has no server of this name: its default server answered. */
   | { readonly kind: 'unknown_host' }
   | { readonly kind: 'refused' }
@@ -67,7 +69,8 @@ export function worsened(before: ProbeAnswer | undefined, after: ProbeAnswer): s
 
 async function probeOne({ address, port, host }: ProbeTarget, timeoutMs: number): Promise<ProbeAnswer> {
   try {
-    const { status, body } = await get({ to: { address, port }, path: '/', host, timeoutMs })
+    const { status, body, isPlanned } = await get({ to: { address, port }, path: '/', host, timeoutMs })
+    if (isPlanned) return { kind: 'planned' }
     return status === 404 && body.includes(DEFAULT_ANSWER) ? { kind: 'unknown_host' } : { kind: 'status', status }
   } catch (error) {
     const { code, message } = error as NodeJS.ErrnoException

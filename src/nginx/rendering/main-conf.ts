@@ -83,6 +83,8 @@ const LOG_FIELDS = {
   upstream_status: '$upstream_status',
   upstream_seconds: '$upstream_response_time',
   request_id: '$request_id',
+  // 1 where a site in maintenance answered.
+  planned: '$nxmesh_planned',
 }
 
 const HTTP_LINES: readonly string[] = [
@@ -107,6 +109,7 @@ const HTTP_LINES: readonly string[] = [
   'server_names_hash_max_size 10001;',
   'types_hash_max_size 2048;',
   'variables_hash_max_size 2048;',
+  'variables_hash_bucket_size 1024;',
   'proxy_headers_hash_max_size 1024;',
   'proxy_headers_hash_bucket_size 256;',
   'proxy_http_version 1.1;',
@@ -119,8 +122,9 @@ function verifyServer(host: HostLayout, capabilities: Capabilities, digest: stri
   return [
     `listen ${plain(`unix:${host.verifySocket}`)};`,
     'access_log off;',
-    // nginx must know the variable of the access log where no site sets it.
+    // nginx must know the variables of the access log where no site sets them.
     'set $nxmesh_site "";',
+    'set $nxmesh_planned "";',
     'default_type text/plain;',
     `location = /generation { return 200 "${digest} $pid\\n"; }`,
     ...when(capabilities.modules.includes('http_stub_status'), 'location = /status { stub_status; }'),

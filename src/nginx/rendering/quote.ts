@@ -39,6 +39,11 @@ export function variableThen(variable: string, text: string): string {
   return parameter(`$${variable}${literalText(text)}`)
 }
 
+/** Escapes a text for a regular expression of nginx, which has to be quoted still. */
+export function escapeRegex(text: string): string {
+  return text.replace(/[\\^$.*+?()[\]{}|]/g, '\\$&')
+}
+
 function literalText(text: string): string {
   return text.replaceAll('$', `\${${DOLLAR_VARIABLE}}`)
 }

@@ -3,13 +3,15 @@
  * which has settled the hosts, listeners and upstreams. Every value goes through quote.ts.
  */
 
-import { PROXIED_HEADER } from '../../core/names.ts'
-import type { Route, SiteSpec } from '../../core/resources/site.ts'
+import { PLANNED_HEADER, PROXIED_HEADER } from '../../core/names.ts'
+import { conditionsOf } from '../../core/resources/conditions.ts'
+import { groupRoutes, type Route, type RouteGroup, type SiteSpec } from '../../core/resources/site.ts'
 import type { SliceResource } from '../../core/slice.ts'
 import type { HostLayout } from './host-layout.ts'
 import { block, directive, toText, when } from './lines.ts'
 import { drainable, type Location } from './location.ts'
-import { literal, plain, template, templateThen, variableThen } from './quote.ts'
+import { escapeRegex, literal, plain, template, templateThen, variableThen } from './quote.ts'
+import { SiteMaps } from './site-maps.ts'
 import type { Listener } from './unit.ts'
 
 /** What render.ts settled about a site before its text is made. */
@@ -18,6 +20,10 @@ export interface SitePlace {
   readonly listeners: readonly Listener[]
   /** Upstream block names by the name that a route refers to. */
   readonly upstreams: ReadonlyMap<string, string>
+}
+
+interface MappedPlace extends SitePlace {
+  readonly maps: SiteMaps
 }
 
 /** Headers of every proxied request; main-conf.ts sets them once, a location only where its own differ. */
@@ -38,22 +44,39 @@ export function renderSite(site: SliceResource<SiteSpec>, place: SitePlace, host
   const { path, spec } = site
   const names = place.hosts.filter((name) => name !== '*')
   const isDefault = place.hosts.includes('*')
-  const routes = Object.entries(spec.routes).toSorted(compareRoutes)
-  const locations = routes.map(([id, route]): Location => ({
-    match: matchOf(route),
-    body: routeBody(id, route, spec, place),
-  }))
-  if (!routes.some(([, route]) => route.match === 'prefix' && route.path === '/')) {
+  const groups = groupRoutes(spec.routes).toSorted(compareGroups)
+  const maps = new SiteMaps(path)
+  const bodyOf = ([id, route]: readonly [string, Route]): readonly string[] =>
+    routeBody(id, route, spec, { ...place, maps })
+  const locations = groups.map((group): Location => {
+    const [first] = group.routes as [readonly [string, Route]]
+    const match = matchOf(group)
+    if (conditionsOf(first[1].when).length === 0) return { match, body: bodyOf(first) }
+    const bodies = [['return 404;'], ...group.routes.map(bodyOf)]
+    // All routes of the path have the same limit.
+    const limits = directive('client_max_body_size', first[1].maxBodySize)
+    return { match, variable: maps.choiceOf(group), bodies, limits }
+  })
+  if (!groups.some(({ match, path }) => match === 'prefix' && path === '/')) {
     locations.push({ match: '/', body: ['return 404;'] })
   }
+  const { maintenance } = spec
+  const isDown = maintenance?.enabled === true
+  const downPath = maps.innerPath('maintenance')
+  if (isDown) locations.push({ match: `= ${plain(downPath)}`, body: maintenanceLines(maintenance, spec) })
+  const outside = isDown ? maps.outside(maintenance.allow ?? []) : ''
   return toText([
     `# ${path}`,
+    ...maps.lines,
     ...block('server', [
       ...place.listeners.map((listener) => listenLine(listener, isDefault)),
       `server_name ${names.length > 0 ? names.map(plain).join(' ') : '_'};`,
       `set $nxmesh_site ${literal(path)};`,
       ...when(!spec.accessLog, 'access_log off;'),
       ...limitLines(spec),
+      ...compressionLines(spec, host),
+      // A rewrite breaks %2F, for a page that does not look at the path.
+      ...when(isDown, `if ($${outside}) { rewrite ^ ${plain(downPath)} last; }`),
       ...snippetLines(spec.privileged?.serverSnippet),
       ...drainable(locations, host.drainFile),
     ]),
@@ -64,23 +87,31 @@ export function listenLine({ address, port }: Listener, isDefault: boolean): str
   return `listen ${plain(`${address}:${port}`)}${isDefault ? ' default_server' : ''};`
 }
 
-/** The order of the text; among regexes it is the order in which nginx tries them. */
-function compareRoutes([aId, a]: [string, Route], [bId, b]: [string, Route]): number {
+/** The order of the text; among regexes it is the order in which nginx tries them, by the first route of each. */
+function compareGroups(a: RouteGroup, b: RouteGroup): number {
   const byMatch = MATCH_ORDER[a.match] - MATCH_ORDER[b.match]
   if (byMatch !== 0) return byMatch
-  if (a.match === 'regex' && a.order !== b.order) return a.order - b.order
-  const [left, right] = a.match === 'regex' ? [aId, bId] : [a.path, b.path]
-  return left < right ? -1 : 1
+  if (a.match !== 'regex') return a.path < b.path ? -1 : 1
+  const [[aOrder, aId], [bOrder, bId]] = [firstOf(a), firstOf(b)]
+  return aOrder - bOrder || (aId < bId ? -1 : 1)
+}
+
+function firstOf({ routes }: RouteGroup): readonly [order: number, id: string] {
+  const places = routes.map(([id, { order }]): [number, string] => [order, id])
+  return places.toSorted(([aOrder, aId], [bOrder, bId]) => aOrder - bOrder || (aId < bId ? -1 : 1))[0] as [
+    number,
+    string,
+  ]
 }
 const MATCH_ORDER = { exact: 0, prefix: 1, regex: 2 }
 
-function matchOf({ match, path, caseSensitive }: Route): string {
+function matchOf({ match, path, caseSensitive }: RouteGroup): string {
   if (match === 'exact') return `= ${plain(path)}`
   if (match === 'prefix') return plain(path)
   return `${caseSensitive ? '~' : '~*'} ${plain(path)}`
 }
 
-function routeBody(id: string, route: Route, spec: SiteSpec, place: SitePlace): string[] {
+function routeBody(id: string, route: Route, spec: SiteSpec, place: MappedPlace): string[] {
   return [
     ...limitLines(route),
     ...responseHeaderLines(route, spec),
@@ -89,7 +120,7 @@ function routeBody(id: string, route: Route, spec: SiteSpec, place: SitePlace): 
   ]
 }
 
-function actionLines(route: Route, spec: SiteSpec, place: SitePlace): readonly string[] {
+function actionLines(route: Route, spec: SiteSpec, place: MappedPlace): readonly string[] {
   switch (route.action) {
     case 'proxy':
       return proxyLines(route, spec, place)
@@ -102,30 +133,27 @@ function actionLines(route: Route, spec: SiteSpec, place: SitePlace): readonly s
       const { to, status, keepPath } = route.redirect
       return [`return ${status} ${keepPath ? templateThen(to.replace(/\/+$/, ''), 'request_uri') : template(to)};`]
     }
-    case 'return': {
-      const { status, body, contentType } = route.return
-      // Without the empty list nginx would go by the ending of the path. Without a body it has an error page of its own.
-      if (body === '' && status >= 400) return [`return ${status};`]
-      return ['types { }', `default_type ${plain(contentType)};`, `return ${status} ${literal(body)};`]
-    }
+    case 'return':
+      return returnLines(route.return)
   }
 }
 
-function proxyLines(route: Route & { action: 'proxy' }, spec: SiteSpec, place: SitePlace): readonly string[] {
-  const { upstream, scheme, stripPrefix, buffering, hostHeader } = route.proxy
+function returnLines({ status, body, contentType }: (Route & { action: 'return' })['return']): readonly string[] {
+  // Without the empty list nginx would go by the ending of the path. Without a body it has an error page of its own.
+  if (body === '' && status >= 400) return [`return ${status};`]
+  return ['types { }', `default_type ${plain(contentType)};`, `return ${status} ${literal(body)};`]
+}
+
+function proxyLines(route: Route & { action: 'proxy' }, spec: SiteSpec, place: MappedPlace): readonly string[] {
+  const { scheme, stripPrefix, buffering, hostHeader } = route.proxy
   return [
     // (?s): a decoded line feed in the path must not keep the prefix from being taken off.
     ...when(stripPrefix, `rewrite ${plain(`(?s)^${escapeRegex(route.path)}(.*)$`)} /$1 break;`),
     ...proxyHeaderLines(route, spec),
     ...when(!buffering, 'proxy_buffering off;'),
     ...when(scheme === 'https', 'proxy_ssl_server_name on;', `proxy_ssl_name ${template(hostHeader)};`),
-    `proxy_pass ${scheme}://${place.upstreams.get(upstream)};`,
+    `proxy_pass ${scheme}://${place.maps.target(route.proxy, place.upstreams)};`,
   ]
-}
-
-/** Escapes a text for a regular expression of nginx. */
-function escapeRegex(text: string): string {
-  return text.replace(/[\\^$.*+?()[\]{}|]/g, '\\$&')
 }
 
 /** Nothing when the route's headers are those that every proxied request has. */
@@ -151,7 +179,36 @@ function proxyHeaderLines(route: Route & { action: 'proxy' }, spec: SiteSpec): r
 
 export const DEFAULT_HEADER_LINES = PROXY_HEADERS.map(([name, value]) => `proxy_set_header ${name} ${value};`)
 
-function responseHeaderLines(route: Route, spec: SiteSpec): readonly string[] {
+function compressionLines({ compression }: SiteSpec, host: HostLayout): readonly string[] {
+  if (compression?.enabled !== true) return []
+  // nginx warns of text/html, which is always one of them.
+  const types = [...new Set(compression.types)].filter((type) => type !== 'text/html').toSorted()
+  const lines = (name: string): string[] => [
+    `${name} on;`,
+    `${name}_min_length ${compression.minLength};`,
+    ...when(types.length > 0, `${name}_types ${types.map(plain).join(' ')};`),
+  ]
+  const hasBrotli = host.modules.some((module) => module.endsWith('/ngx_http_brotli_filter_module.so'))
+  // Behind another proxy too, and told to caches.
+  return [...lines('gzip'), 'gzip_proxied any;', 'gzip_vary on;', ...(hasBrotli ? lines('brotli') : [])]
+}
+
+function maintenanceLines(maintenance: NonNullable<SiteSpec['maintenance']>, spec: SiteSpec): readonly string[] {
+  const { retryAfter, body, contentType } = maintenance
+  return [
+    'internal;',
+    // The body of a request is thrown away, however long it is.
+    'client_max_body_size 0;',
+    ...responseHeaderLines({ action: 'return', responseHeaders: undefined }, spec),
+    `add_header Retry-After ${retryAfter} always;`,
+    // Probes and the watch over 5xx let this pass.
+    `add_header ${PLANNED_HEADER} 1 always;`,
+    'set $nxmesh_planned 1;',
+    ...returnLines({ status: 503, body, contentType }),
+  ]
+}
+
+function responseHeaderLines(route: Pick<Route, 'action' | 'responseHeaders'>, spec: SiteSpec): readonly string[] {
   const headers = new Map<string, [string, string]>()
   for (const { set } of [spec.responseHeaders ?? {}, route.responseHeaders ?? {}]) {
     for (const [name, value] of sortedEntries(set)) headers.set(name.toLowerCase(), [name, value])

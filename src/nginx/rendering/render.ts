@@ -7,6 +7,7 @@
 import { sha256 } from '../../core/canonical.ts'
 import { Memo } from '../../core/memo.ts'
 import { resourcePath, zoneAndAncestors } from '../../core/names.ts'
+import { upstreamsOf } from '../../core/resources/split.ts'
 import { CONSISTENT_WEIGHT_MAX, type UpstreamSpec } from '../../core/resources/upstream.ts'
 import { isSite, isUpstream, settingsOf, type Problem, type Slice, type SliceResource } from '../../core/slice.ts'
 import type { Capabilities } from '../../ports.ts'
@@ -25,6 +26,7 @@ import {
   upstreamBlockName,
 } from './render-upstream.ts'
 import { shareOut, type Demand } from './shares.ts'
+import { variableDemand } from './site-maps.ts'
 import type { Listener, Unit } from './unit.ts'
 
 export { DEFAULT_ANSWER } from './main-conf.ts'
@@ -46,6 +48,9 @@ export interface Rendering {
 
 /** The sum over all upstreams of CONSISTENT_WEIGHT_MAX; `nginx -t` takes about a second for it. */
 const NODE_CONSISTENT_WEIGHT_MAX = 32_768
+
+/** The sum over all sites: every request of every site has 16 bytes for each. */
+const NODE_VARIABLES_MAX = 2048
 
 type Outcome = Unit | Problem
 
@@ -72,8 +77,9 @@ export function render({ slice, capabilities, host, addresses }: RenderInput): R
   }
   // An upstream with a problem of its own is there all the same: its last good unit may serve.
   const known = new Set([...slice.resources, ...slice.problems].map(({ path }) => path))
-  const unitFor = (site: Site, place: Place) => siteUnit(site, place, known, capabilities, host)
   const sites = slice.resources.filter(isSite).toSorted(olderFirst)
+  const wordy = tooManyVariables(sites)
+  const unitFor = (site: Site, place: Place) => wordy.get(site.path) ?? siteUnit(site, place, known, capabilities, host)
   const rendered = sites.filter((site) => !('code' in unitFor(site, wishesOf(site, host.defaultHttpPort))))
   const claims = new Claims(rendered, host.defaultHttpPort)
   const renders = new Set(rendered)
@@ -128,6 +134,22 @@ function tooHeavy(
 }
 const LIGHTER = 'divide the weights, or leave out consistent'
 
+/** Sites whose conditions and splits would cost every request of the node too much, alone or with all others. */
+function tooManyVariables(oldestFirst: readonly Site[]): ReadonlyMap<string, Problem> {
+  const demands = oldestFirst
+    .map(({ path, name, spec }): Demand => ({ key: path, workspace: name.workspace, cost: variableDemand(spec) }))
+    .filter(({ cost }) => cost > 0)
+  const granted = shareOut(demands, NODE_VARIABLES_MAX)
+  const message = `the sites of a node have at most ${NODE_VARIABLES_MAX} variables for conditions and splits, shared out among workspaces`
+  const refused = demands.filter(({ key }) => !granted.has(key))
+  return new Map(
+    refused.map(({ key: path }) => [
+      path,
+      { path, code: 'clash', message, hint: 'remove conditions or splits of routes' },
+    ]),
+  )
+}
+
 function upstreamUnit(
   upstream: SliceResource<UpstreamSpec>,
   capabilities: Capabilities,
@@ -161,13 +183,23 @@ function siteUnit(
     if (route.action !== 'proxy') continue
     const need: Need = { what: 'scheme: https of a proxy', module: 'http_ssl' }
     if (route.proxy.scheme === 'https' && !isMet(need, capabilities)) return unsupported(path, need, capabilities)
-    const upstream = findUpstream(site, route.proxy.upstream, known)
-    if (upstream === undefined) return missingUpstream(site, route.proxy.upstream)
-    upstreams.set(route.proxy.upstream, upstreamBlockName(upstream))
-    needs.push(resourcePath(upstream))
+    for (const name of upstreamsOf(route.proxy)) {
+      const upstream = findUpstream(site, name, known)
+      if (upstream === undefined) return missingUpstream(site, name)
+      upstreams.set(name, upstreamBlockName(upstream))
+      needs.push(resourcePath(upstream))
+    }
   }
   const place = { hosts, listeners, upstreams }
-  const key = [path, hash, host.drainFile, ...hosts, ...listeners.map(listenerKey), ...upstreams.values()].join('\n')
+  const key = [
+    path,
+    hash,
+    host.drainFile,
+    ...host.modules,
+    ...hosts,
+    ...listeners.map(listenerKey),
+    ...upstreams.values(),
+  ].join('\n')
   return remembered.get(key, () =>
     unitOf({ path, kind: 'site', needs: [...new Set(needs)].toSorted(), listeners, hosts }, () =>
       renderSite(site, place, host),
@@ -270,7 +302,9 @@ export function assemble(
   { slice, capabilities, host }: Pick<RenderInput, 'slice' | 'capabilities' | 'host'>,
 ): { digest: string; main: string; objects: ReadonlyMap<string, string> } {
   const sorted = units.toSorted(byPath)
-  const includes = sorted.map(({ digest }) => `${host.directory}/objects/${digest}.conf`)
+  // Upstreams first: one that is passed to over http and https before it is defined is a host name to nginx over one.
+  const definedFirst = sorted.toSorted((a, b) => Number(a.kind === 'site') - Number(b.kind === 'site'))
+  const includes = definedFirst.map(({ digest }) => `${host.directory}/objects/${digest}.conf`)
   const listeners = new Set(sorted.flatMap((unit) => unit.listeners.map(listenerKey))).size
   const unclaimed = unclaimedListeners(sorted)
   const input = { host, capabilities, settings: settingsOf(slice), listeners, unclaimed, includes }

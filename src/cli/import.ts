@@ -1,0 +1,114 @@
+/**
+ * `meshctl import`: reads a configuration tree of nginx from disk and writes what it means as YAML, beside a report of what
+ * stayed nginx text and what could not be carried. Asks no node and applies nothing.
+ */
+
+import { globSync, readFileSync, statSync } from 'node:fs'
+import { mkdir } from 'node:fs/promises'
+import { basename, join } from 'node:path'
+import type { Resource } from '../core/resources/index.ts'
+import { MeshError } from '../errors.ts'
+import type { Finding } from '../nginx/importing/findings.ts'
+import { importConfig, type Import } from '../nginx/importing/import.ts'
+import { readTree, type ConfigFile } from '../nginx/importing/includes.ts'
+import { INPUT_LIMITS } from './documents.ts'
+import { usage, type Verb } from './cli.ts'
+import { writeNewFile } from './new-file.ts'
+import { plain, toYaml } from './terminal.ts'
+
+const REPORT = 'import-report.txt'
+
+export const importVerb: Verb = {
+  name: 'import',
+  summary: 'read an nginx configuration into YAML files; nothing is applied',
+  usage: ['import DIR|FILE [--into DIR] [-w NAME] [-z ZONE]'],
+  details: [
+    'DIR is one with an nginx.conf, such as /etc/nginx; FILE a main file, or one of servers alone. Writes a YAML file for each',
+    `Upstream and Site, and ${REPORT}: what stayed nginx text (privileged snippets, which need a grant), and`,
+    'what could not be carried. Read both, then: meshctl diff -f DIR, meshctl apply -f DIR.',
+  ].join('\n'),
+  options: {
+    into: { type: 'string', value: 'DIR', description: 'where to write; must be empty or new (default: ./imported)' },
+  },
+  examples: ['meshctl import /etc/nginx --into imported -z eu', 'meshctl apply -f imported'],
+  async run(cli, args) {
+    const [given = ''] = args.expect('DIR|FILE')
+    if (args.list('zone').length > 1) throw usage('import takes one --zone: give a resource to others in its file')
+    const place = { workspace: cli.workspace ?? 'default', zone: cli.zone ?? '*' }
+    const imported = importConfig(readTree(mainFile(cli.path(given), given), lookup), place)
+    if (imported.resources.length === 0) {
+      throw new MeshError('input_invalid', `there is no server or upstream in ${given} that can be carried`, {
+        field: 'DIR|FILE',
+        hint: reasons(imported.findings.lost),
+      })
+    }
+    const into = args.text('into') ?? 'imported'
+    await mkdir(cli.path(into), { recursive: true })
+    for (const resource of imported.resources) {
+      const name = `${resource.kind.toLowerCase()}-${resource.metadata.name}.yaml`
+      await write(join(into, name), toYaml(resource))
+    }
+    const report = reportOf(imported)
+    await write(join(into, REPORT), report)
+    cli.out(report)
+    cli.note(`Written to ${into}. Nothing was applied.`)
+    return undefined
+
+    async function write(name: string, content: string): Promise<void> {
+      await writeNewFile({ path: cli.path(name), name, field: '--into', mode: 0o644 }, content)
+    }
+  },
+}
+
+function mainFile(path: string, name: string): ConfigFile {
+  try {
+    return readConfig(statSync(path).isDirectory() ? join(path, 'nginx.conf') : path)
+  } catch (error) {
+    if (error instanceof MeshError) throw error
+    throw new MeshError(
+      'input_invalid',
+      `cannot read ${name}: ${(error as Error).message}`,
+      { field: 'DIR|FILE' },
+      error,
+    )
+  }
+}
+
+/** As nginx does it: hidden files only where the pattern says so, directories not at all. */
+function lookup(pattern: string): ConfigFile[] {
+  const hidden = basename(pattern).startsWith('.')
+  return globSync(pattern)
+    .filter((path) => hidden || !basename(path).startsWith('.'))
+    .filter((path) => statSync(path, { throwIfNoEntry: false })?.isFile() === true)
+    .toSorted()
+    .map(readConfig)
+}
+
+function readConfig(path: string): ConfigFile {
+  if (statSync(path).size > INPUT_LIMITS.fileBytes)
+    throw new MeshError('too_large', `${path} is over ${INPUT_LIMITS.fileBytes} bytes`, { field: path })
+  return { path, text: readFileSync(path, 'utf8') }
+}
+
+function reportOf({ resources, findings }: Import): string {
+  const count = (kind: string): number => resources.filter((resource: Resource) => resource.kind === kind).length
+  return [
+    `Carried: ${count('Site')} sites, ${count('Upstream')} upstreams.`,
+    ...section('Kept as nginx text', findings.kept),
+    ...section('Not carried', findings.lost),
+    'Other than before, wherever it is not set: requests to upstreams carry X-Real-IP and X-Forwarded-* headers, redirects of',
+    'nginx itself name no host, the Server header has no version, files whose ending had no type may have one.',
+    '',
+  ].join('\n')
+}
+
+function section(title: string, findings: readonly Finding[]): string[] {
+  if (findings.length === 0) return [`${title}: nothing.`]
+  const lines = findings.map(({ place, what, why }) => `  ${plain(place)}  ${plain(what)}\n      ${plain(why)}`)
+  return [`${title}:`, ...new Set(lines)]
+}
+
+function reasons(findings: readonly Finding[]): string {
+  const said = findings.slice(0, 3).map(({ place, why }) => `${place}: ${why}`)
+  return said.length === 0 ? 'give the directory of nginx.conf, or a file with server blocks' : said.join('; ')
+}

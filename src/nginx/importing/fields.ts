@@ -1,0 +1,108 @@
+/**
+ * Which directive is which field: the tables that the importer goes by. A directive that a table names, with a value that
+ * the field can hold, becomes the field; any other stays nginx text. A further field is one line here. Pure.
+ */
+
+import type { z } from 'zod'
+import { duration, size, wholeSeconds } from '../../core/resources/fields.ts'
+
+export interface FieldRule {
+  /** Below the spec of the site, the route or the upstream. */
+  readonly field: readonly string[]
+  /** Undefined when the field cannot say it. */
+  readonly value: (args: readonly string[]) => string | number | boolean | undefined
+}
+type Rules = Readonly<Record<string, FieldRule>>
+
+const LIMITS: Rules = {
+  client_max_body_size: { field: ['maxBodySize'], value: one(sizeOf) },
+  proxy_connect_timeout: { field: ['timeouts', 'connect'], value: one(durationOf) },
+  proxy_read_timeout: { field: ['timeouts', 'read'], value: one(durationOf) },
+  proxy_send_timeout: { field: ['timeouts', 'send'], value: one(durationOf) },
+}
+
+export const SITE_RULES: Rules = {
+  ...LIMITS,
+  access_log: { field: ['accessLog'], value: one((text) => (text === 'off' ? false : undefined)) },
+}
+
+export const ROUTE_RULES: Rules = LIMITS
+
+/** Of a route that proxies. */
+export const PROXY_RULES: Rules = {
+  proxy_buffering: { field: ['proxy', 'buffering'], value: one((text) => text === 'on') },
+}
+
+export const UPSTREAM_RULES: Rules = {
+  least_conn: { field: ['method'], value: none('least_conn') },
+  ip_hash: { field: ['method'], value: none('ip_hash') },
+  random: { field: ['method'], value: none('random') },
+  keepalive: { field: ['keepalive', 'connections'], value: one(wholeOf) },
+  keepalive_timeout: { field: ['keepalive', 'timeout'], value: one(durationOf) },
+  keepalive_requests: { field: ['keepalive', 'requests'], value: one(wholeOf) },
+}
+
+/** Parameters of `server` in an upstream, by what stands before their `=`. */
+export const ENDPOINT_RULES: Rules = {
+  weight: { field: ['weight'], value: one(wholeOf) },
+  max_fails: { field: ['maxFails'], value: one(wholeOf) },
+  fail_timeout: { field: ['failTimeout'], value: one((text) => accepted(wholeSeconds, inUnits(text))) },
+  backup: { field: ['backup'], value: none(true) },
+  down: { field: ['down'], value: none(true) },
+}
+
+/** Directives of http that the node's own nginx.conf settles. */
+export const NODE_SETTLES =
+  /^(?:sendfile|tcp_nopush|tcp_nodelay|keepalive_timeout|server_tokens|(?:access|error)_log|log_format|\w+_hash(?:_bucket|_max)_size|(?:client_body|proxy|fastcgi|uwsgi|scgi)_temp_path)$/
+
+/** Directives that may stand in http alone: no resource has a place for them yet. */
+export const HTTP_ONLY =
+  /^(?:map|geo|split_clients|limit_(?:req|conn)_zone|\w+_cache_path|geoip_\w+|perl_\w+|lua_(?!code_cache)\w+|init(?:_worker)?_by_lua\w*|js_\w*(?:import|path|set|zone)|keyval\w*|match)$/
+
+/** Directives that pass requests on, to an address or to an upstream by name. */
+export const PASSES = /^(?:proxy|grpc|fastcgi|uwsgi|scgi|memcached)_pass$/
+
+/** Takes the scheme, the name or address, and the rest of what a directive of PASSES names. */
+export const PASSED_TO = /^((?:\w+:\/\/)?)(unix:[^:]+|[^/:$]+)(.*)$/
+
+/** Lists that a level inherits whole or not at all, and that NxMesh writes into each location. */
+export const PER_LOCATION = ['add_header', 'proxy_set_header', 'error_page'] as const
+
+/** Sets a value at a path of a spec. */
+export function put(spec: Record<string, unknown>, [first, ...rest]: readonly string[], value: unknown): void {
+  if (first === undefined) return
+  if (rest.length === 0) spec[first] = value
+  else put((spec[first] ??= {}) as Record<string, unknown>, rest, value)
+}
+
+function one(value: (text: string) => ReturnType<FieldRule['value']>): FieldRule['value'] {
+  return ([text, ...more]) => (text === undefined || more.length > 0 ? undefined : value(text))
+}
+
+function none(value: string | boolean): FieldRule['value'] {
+  return (args) => (args.length === 0 ? value : undefined)
+}
+
+function accepted(schema: z.ZodType<string>, text: string): string | undefined {
+  return schema.safeParse(text).success ? text : undefined
+}
+
+/** nginx counts in seconds where nothing is said, and knows days. */
+function inUnits(text: string): string {
+  if (/^\d+$/.test(text)) return `${text}s`
+  return text.replace(/^(\d+)d$/, (_, days: string) => `${Number(days) * 24}h`)
+}
+
+function durationOf(text: string): string | undefined {
+  return accepted(duration, inUnits(text))
+}
+
+function sizeOf(text: string): string | undefined {
+  const lower = text.toLowerCase()
+  const bytes = Number(lower)
+  return accepted(size, bytes > 999_999 && bytes % 1024 === 0 ? `${bytes / 1024}k` : lower)
+}
+
+function wholeOf(text: string): number | undefined {
+  return /^\d{1,9}$/.test(text) ? Number(text) : undefined
+}

@@ -1,0 +1,299 @@
+/**
+ * One location as a route, with what no field can say as the route's snippet; or, where no route can be what it is, the
+ * location itself as nginx text of its server. Pure; called by import-site.ts.
+ */
+
+import { parseDocument, API_VERSION } from '../../core/resources/index.ts'
+import type { Tree } from '../../core/resources/kind.ts'
+import { asMeshError } from '../../errors.ts'
+import { plain } from '../rendering/quote.ts'
+import { DEFAULT_HEADER_LINES, PROXY_HEADERS } from '../rendering/render-site.ts'
+import { PER_LOCATION, PROXY_RULES, put, ROUTE_RULES } from './fields.ts'
+import type { Findings } from './findings.ts'
+import type { Upstreams } from './import-upstream.ts'
+import { parse, type Directive } from './parse.ts'
+
+/** What a location takes over from its server, when it has none of its own. */
+export interface Outer {
+  readonly inherited: readonly Directive[]
+  readonly upstreams: Upstreams
+  readonly findings: Findings
+}
+
+export interface ImportedRoute {
+  readonly path: string
+  readonly route: Tree
+  readonly rest: readonly Directive[]
+}
+
+/** A way to say a location's answer by an action of a route. */
+interface Attempt {
+  readonly fields: Tree
+  /** What the fields say. */
+  readonly taken: ReadonlySet<Directive>
+  /** What else has to be said, after what is there. */
+  readonly added: readonly Directive[]
+}
+
+const MATCHES: Readonly<Record<string, Tree>> = {
+  '': {},
+  '=': { match: 'exact' },
+  '^~': {},
+  '~': { match: 'regex' },
+  '~*': { match: 'regex', caseSensitive: false },
+}
+/** These may not stand in the twin that each location of a route has for draining. */
+const NOT_IN_NAMED = /^(?:alias|location)$/
+
+/** The modifier of a location and its path; of `location @name` and `location =/x` too. */
+export function matchOf({ args }: Directive): { modifier: string; path: string } {
+  const [first = '', second] = args
+  if (second !== undefined) return { modifier: first, path: second }
+  const [, modifier = '', path = ''] = /^(=|\^~|~\*|~)?(.*)$/.exec(first) ?? []
+  return { modifier, path }
+}
+
+/** The route, or why there is none. */
+export function importLocation(location: Directive, outer: Outer): ImportedRoute | string {
+  const { modifier, path } = matchOf(location)
+  const match = MATCHES[modifier]
+  if (match === undefined || path.startsWith('@')) return 'a route has a path'
+  const own = location.block ?? []
+  const odd = own.find(({ name }) => NOT_IN_NAMED.test(name))
+  if (odd !== undefined) return `a route cannot hold ${odd.name}`
+  const effective = withInherited(own, outer.inherited)
+  let fault = ''
+  for (const attempt of attemptsFor({ modifier, path }, effective, outer)) {
+    const { limits, taken } = limitsOf(effective, 'proxy' in attempt.fields)
+    const route: Tree = merge({ path, ...match }, limits, attempt.fields)
+    fault = faultOf(route)
+    if (fault !== '') continue
+    const headers = 'proxy' in attempt.fields ? EMPTY : responseHeaders(effective)
+    if (headers.taken.size > 0) route['responseHeaders'] = { set: headers.set }
+    if (faultOf(route) !== '') delete route['responseHeaders']
+    const isSaid = (each: Directive): boolean =>
+      taken.has(each) || attempt.taken.has(each) || ('responseHeaders' in route && headers.taken.has(each))
+    const rest = effective.filter((each) => !isSaid(each))
+    if (rest.some(hasPath)) return 'a route cannot hold proxy_pass with a path'
+    return { path, route, rest: [...withProxyHost(rest), ...attempt.added] }
+  }
+  return fault
+}
+
+/** The location's directives, with those lists of the server that it does not replace by its own. */
+export function withInherited(own: readonly Directive[], inherited: readonly Directive[]): Directive[] {
+  const missing = PER_LOCATION.filter((name) => !own.some((each) => each.name === name))
+  return [...inherited.filter(({ name }) => missing.some((each) => each === name)), ...own]
+}
+
+/** Text that proxies without a header of its own would send those of the node's http block. */
+export function withProxyHost(directives: readonly Directive[]): readonly Directive[] {
+  const pass = directives.find(({ name }) => name === 'proxy_pass')
+  if (pass === undefined || directives.some(({ name }) => name === 'proxy_set_header')) return directives
+  return [
+    { ...pass, name: 'proxy_set_header', args: ['Host', '$proxy_host'], raw: ['Host', '$proxy_host'] },
+    ...directives,
+  ]
+}
+
+/** Whether it is a proxy_pass that replaces the path, which may not stand in a twin. */
+function hasPath({ name, args: [target = ''] }: Directive): boolean {
+  return name === 'proxy_pass' && /^\w+:\/\/(?:unix:[^:]+:|(?!unix:)[^/$]+)\/[^$]*$/.test(target)
+}
+
+const EMPTY = { set: {}, taken: new Set<Directive>() }
+
+/** Those that are sent on every status: others are not what the field means. */
+function responseHeaders(directives: readonly Directive[]) {
+  const all = directives.filter(({ name }) => name === 'add_header')
+  const fitting = all.filter(({ args }) => {
+    const name = args[0]?.toLowerCase()
+    return (
+      args.length === 3 &&
+      args[2] === 'always' &&
+      all.filter((each) => each.args[0]?.toLowerCase() === name).length === 1
+    )
+  })
+  const set = Object.fromEntries(fitting.map(({ args }) => [args[0] as string, args[1] as string]))
+  return { set, taken: new Set(fitting) }
+}
+
+function limitsOf(directives: readonly Directive[], isProxy: boolean) {
+  const rules = isProxy ? { ...ROUTE_RULES, ...PROXY_RULES } : ROUTE_RULES
+  const limits: Tree = {}
+  const taken = new Set<Directive>()
+  for (const directive of directives) {
+    const rule = Object.hasOwn(rules, directive.name) ? rules[directive.name] : undefined
+    const value = rule?.value(directive.args)
+    if (rule === undefined || value === undefined) continue
+    put(limits, rule.field, value)
+    taken.add(directive)
+  }
+  return { limits, taken }
+}
+
+function merge(...trees: readonly Tree[]): Tree {
+  const merged: Tree = {}
+  for (const tree of trees) {
+    for (const [key, value] of Object.entries(tree)) {
+      const before = merged[key]
+      merged[key] = typeof before === 'object' ? merge(before as Tree, value as Tree) : value
+    }
+  }
+  return merged
+}
+
+function faultOf(route: Tree): string {
+  try {
+    const spec = { hosts: ['*'], routes: { it: route } }
+    parseDocument({ apiVersion: API_VERSION, kind: 'Site', metadata: { name: 'it' }, spec })
+    return ''
+  } catch (error) {
+    return asMeshError(error).message.replace('spec.routes.it', 'a route:')
+  }
+}
+
+/** The best first. The last always answers as the text does: by whatever directive of it makes the answer. */
+function* attemptsFor(
+  { modifier, path }: { modifier: string; path: string },
+  directives: readonly Directive[],
+  outer: Outer,
+): Generator<Attempt> {
+  const proxy = proxyAttempt({ modifier, path }, directives, outer)
+  if (proxy !== undefined) yield proxy
+  yield* returnAttempts({ modifier, path }, directives)
+  yield staticAttempt(directives, outer)
+}
+
+// ---------------------------------------------------------------------------------------------- proxy
+
+function proxyAttempt(
+  { modifier, path }: { modifier: string; path: string },
+  directives: readonly Directive[],
+  { upstreams }: Outer,
+): Attempt | undefined {
+  const pass = directives.find(({ name }) => name === 'proxy_pass')
+  const [, scheme, word, uri = ''] = /^(https?):\/\/([^/$?]+)(\/[^$?]*)?$/.exec(pass?.args[0] ?? '') ?? []
+  if (pass === undefined || scheme === undefined || word === undefined) return undefined
+  if (uri !== '' && modifier.startsWith('~')) return undefined
+  const upstream = upstreams.reference(scheme, word)
+  if (upstream === undefined) return undefined
+  const strips = uri === '/' && path.endsWith('/') && modifier !== '='
+  const headers = proxyHeaders(directives, word.replace(scheme === 'http' ? /:80$/ : /:443$/, ''))
+  const proxy: Tree = { upstream, ...headers.proxy }
+  if (scheme === 'https') proxy['scheme'] = 'https'
+  if (strips) proxy['stripPrefix'] = true
+  const fields: Tree = { action: 'proxy', proxy }
+  if (Object.keys(headers.requestHeaders).length > 0) fields['requestHeaders'] = headers.requestHeaders
+  const implied = directives.filter(
+    ({ name, args }) =>
+      (name === 'proxy_http_version' && args[0] === '1.1') ||
+      (name === 'proxy_ssl_server_name' && scheme === 'https' && args[0] === 'on'),
+  )
+  const rewritten = uri === '' || strips ? [] : [rewriteTo(uri, path, modifier, pass)]
+  return {
+    fields,
+    taken: new Set([pass, ...implied, ...headers.taken]),
+    added: [...headers.added, ...rewritten],
+  }
+}
+
+/** What `proxy_pass` with a path does, where it may not have one: the matched part of the path is replaced. */
+function rewriteTo(uri: string, path: string, modifier: string, pass: Directive): Directive {
+  const start = path.replace(/[\\^$.*+?()[\]{}|]/g, '\\$&')
+  const args = modifier === '=' ? ['^', uri, 'break'] : [`(?s)^${start}(.*)$`, `${uri}$1`, 'break']
+  return { ...pass, name: 'rewrite', args, raw: args.map(plain) }
+}
+
+/** Headers to the upstream as fields; those whose values no field can hold stay text. */
+function proxyHeaders(directives: readonly Directive[], proxyHost: string) {
+  const all = directives.filter(({ name }) => name === 'proxy_set_header')
+  const byName = new Map(all.map((each) => [(each.args[0] ?? '').toLowerCase(), each]))
+  const defaults = new Map(PROXY_HEADERS.map(([name, value]) => [name.toLowerCase(), value]))
+  const upgrades = byName.get('upgrade')?.args[1] === '$http_upgrade' && byName.has('connection')
+  const proxy: Tree = { hostHeader: proxyHost }
+  if (upgrades) proxy['websocket'] = true
+  const set: Record<string, string> = {}
+  const remove: string[] = []
+  const taken = new Set<Directive>()
+  for (const each of all) {
+    const [name = '', value = ''] = each.args
+    const lower = name.toLowerCase()
+    // The last of a name counts alone only here: nginx would send both.
+    const fits = faultOf({ path: '/', action: 'proxy', proxy: { upstream: 'it', hostHeader: value || 'it' } }) === ''
+    if (lower === 'connection' || (lower === 'upgrade' && (upgrades || value === ''))) taken.add(each)
+    else if (lower === 'upgrade' || !fits) continue
+    else if (lower === 'host') proxy['hostHeader'] = value.replace('$proxy_host', proxyHost)
+    else if (value === '') remove.push(name)
+    else if (defaults.get(lower) !== value) set[name] = value
+    taken.add(each)
+  }
+  if (proxy['hostHeader'] === '$host') delete proxy['hostHeader']
+  const isOwn = Object.keys(proxy).length > 0 || Object.keys(set).length > 0 || remove.length > 0
+  const requestHeaders: Tree = {
+    ...(Object.keys(set).length > 0 ? { set } : {}),
+    ...(remove.length > 0 ? { remove } : {}),
+  }
+  // One header in a location is enough to lose those of the node's http block.
+  const hasText = all.some((each) => !taken.has(each))
+  const added = hasText && !isOwn ? parse(DEFAULT_HEADER_LINES.join('\n'), all[0]?.file ?? '') : []
+  return { proxy, requestHeaders, taken, added }
+}
+
+// ---------------------------------------------------------------------------------------------- return, redirect
+
+function* returnAttempts(
+  { modifier, path }: { modifier: string; path: string },
+  directives: readonly Directive[],
+): Generator<Attempt> {
+  const answer = directives.find(({ name }) => name === 'return')
+  if (answer === undefined) return
+  const [first = '', second] = answer.args
+  const [code, text] = /^\d{3}$/.test(first) ? [Number(first), second] : [302, first]
+  const taken = new Set([answer])
+  if (code >= 300 && code <= 399) {
+    if (text === undefined) return
+    if (text.endsWith('$request_uri')) {
+      const to = text.slice(0, -'$request_uri'.length)
+      yield { fields: { action: 'redirect', redirect: { to, status: code, keepPath: true } }, taken, added: [] }
+    }
+    yield { fields: { action: 'redirect', redirect: { to: text, status: code } }, taken, added: [] }
+    return
+  }
+  if (text?.includes('$') === true) return
+  if ((text === undefined || text === '') && (code === 204 || (text === undefined && code >= 400))) {
+    yield { fields: { action: 'return', return: { status: code } }, taken, added: [] }
+    return
+  }
+  // The field gives one type to every path; nginx goes by the ending first.
+  const type = directives.find(({ name, args }) => name === 'default_type' && args.length === 1)
+  const hasEnding = modifier !== '=' || path.includes('.') || directives.some(({ name }) => name === 'types')
+  if (type === undefined || hasEnding) return
+  taken.add(type)
+  const fixed = { status: code, body: text ?? '', contentType: type.args[0] }
+  yield { fields: { action: 'return', return: fixed }, taken, added: [] }
+}
+
+// ---------------------------------------------------------------------------------------------- files
+
+/** Where files lie that nobody says where they lie. */
+const DEFAULT_ROOT = '/usr/share/nginx/html'
+
+function staticAttempt(directives: readonly Directive[], { inherited }: Outer): Attempt {
+  const root = directives.find(({ name }) => name === 'root') ?? inherited.findLast(({ name }) => name === 'root')
+  const indexes = directives.filter(({ name }) => name === 'index')
+  const effective = indexes.length > 0 ? indexes : inherited.filter(({ name }) => name === 'index')
+  const files = effective.flatMap(({ args }) => args)
+  // nginx tries them in order, and the field comes last.
+  const [last = 'index.html', ...before] = files.toReversed()
+  const model = effective[0] ?? root
+  const added: Directive[] =
+    before.length === 0 || model === undefined
+      ? []
+      : [{ ...model, name: 'index', args: before.toReversed(), raw: before.toReversed().map(plain) }]
+  const fields: Tree = {
+    action: 'static',
+    static: { root: root?.args[0] ?? DEFAULT_ROOT, ...(last === 'index.html' ? {} : { index: last }) },
+  }
+  return { fields, taken: new Set([...indexes, ...directives.filter(({ name }) => name === 'root')]), added }
+}

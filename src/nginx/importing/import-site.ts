@@ -1,0 +1,219 @@
+/**
+ * One server block as a Site: its names, listeners and locations, what holds for all of it, and the rest as the server's
+ * snippet. Pure; called by import.ts, which has merged what the server takes over from http.
+ */
+
+import { isIP } from 'node:net'
+import { siteHost } from '../../core/resources/fields.ts'
+import type { Tree } from '../../core/resources/kind.ts'
+import { PER_LOCATION, put, SITE_RULES } from './fields.ts'
+import type { Findings } from './findings.ts'
+import { importLocation, matchOf, withInherited, withProxyHost, type ImportedRoute } from './import-location.ts'
+import type { Upstreams } from './import-upstream.ts'
+import { Names } from './names.ts'
+import { toText, type Directive } from './parse.ts'
+
+export interface Server {
+  readonly block: Directive
+  /** Its own directives, and those of http that hold here. */
+  readonly directives: readonly Directive[]
+  /** Whether it answers on its listeners to names that no server has. */
+  readonly isDefault: boolean
+}
+
+export interface Listen {
+  readonly directive: Directive
+  /** Undefined for a unix socket. */
+  readonly at: { readonly address?: string; readonly port: number } | undefined
+  readonly isTls: boolean
+  readonly isDefault: boolean
+}
+
+const PLAIN_PARAMETERS = /^(?:default_server|default|ssl|ipv6only=on)$/
+const IN_EACH_LOCATION: readonly string[] = PER_LOCATION
+/** Kept at the server for its text, and said again by every route. */
+const FOR_FILES: readonly string[] = ['root', 'index', 'default_type', 'types']
+
+export function listensOf(directives: readonly Directive[]): Listen[] {
+  return directives
+    .filter(({ name }) => name === 'listen')
+    .map((directive) => ({
+      directive,
+      at: addressOf(directive.args[0] ?? ''),
+      isTls: directive.args.includes('ssl'),
+      isDefault: directive.args.includes('default_server') || directive.args.includes('default'),
+    }))
+}
+
+function addressOf(text: string): Listen['at'] {
+  const [, host = '', digits] =
+    /^(?:(\*|\[[^\]]+\]|[^:[\]]*[^:[\]\d][^:[\]]*|[\d.]+\.\d+)(?::|$))?(\d+)?$/.exec(text) ?? []
+  if (host === '' && digits === undefined) return undefined
+  const port = digits === undefined ? 80 : Number(digits)
+  const address = host === 'localhost' ? '127.0.0.1' : host.replace(/^\[(.*)\]$/, '$1')
+  if (address === '' || address === '*' || address === '0.0.0.0') return { port }
+  return isIP(address) === 0 ? undefined : { address, port }
+}
+
+/** The spec of the site; undefined when nothing of the server can be carried. */
+export function importServer(server: Server, upstreams: Upstreams, findings: Findings): Tree | undefined {
+  const { block, directives } = server
+  const spec: Tree = {}
+  const listeners = importListeners(directives, findings)
+  if (listeners === undefined) {
+    findings.lose(block, 'it listens with TLS or on sockets alone, which no kind carries yet')
+    return undefined
+  }
+  const hosts = importHosts(server, findings)
+  if (hosts.length === 0) {
+    findings.lose(block, 'it answers to no host name that a Site can have')
+    return undefined
+  }
+  Object.assign(spec, { hosts, listeners: listeners.fields })
+  const text: Directive[] = [...listeners.text]
+  for (const directive of directives) {
+    const { name, args } = directive
+    if (['listen', 'server_name', 'location', ...IN_EACH_LOCATION].includes(name)) continue
+    if (name === 'return' || name === 'try_files') continue
+    const rule = Object.hasOwn(SITE_RULES, name) ? SITE_RULES[name] : undefined
+    const value = rule?.value(args)
+    if (rule !== undefined && value !== undefined) put(spec, rule.field, value)
+    else if (name === 'access_log' || name === 'error_log') findings.lose(directive, 'the node has its own')
+    else text.push(directive)
+  }
+  const routes = importRoutes(server, upstreams, findings)
+  spec['routes'] = Object.fromEntries(routes.routes.map(({ id, route }) => [id, route]))
+  const privileged: Tree = {}
+  const serverSnippet = snippetOf([...text, ...routes.text], upstreams, findings, (each) =>
+    FOR_FILES.includes(each.name) ? undefined : 'no field says it',
+  )
+  if (serverSnippet !== '') privileged['serverSnippet'] = serverSnippet
+  const routeSnippets: Tree = {}
+  for (const { id, rest } of routes.routes) {
+    const snippet = snippetOf(rest, upstreams, findings, () => 'no field says it')
+    if (snippet !== '') routeSnippets[id] = snippet
+  }
+  if (Object.keys(routeSnippets).length > 0) privileged['routeSnippets'] = routeSnippets
+  if (Object.keys(privileged).length > 0) spec['privileged'] = privileged
+  return spec
+}
+
+function snippetOf(
+  directives: readonly Directive[],
+  upstreams: Upstreams,
+  findings: Findings,
+  why: (directive: Directive) => string | undefined,
+): string {
+  const surviving = findings.surviving(directives)
+  for (const directive of surviving) {
+    const reason = why(directive)
+    if (reason !== undefined) findings.keep(directive, reason)
+  }
+  return toText(upstreams.renamed(surviving))
+}
+
+// ---------------------------------------------------------------------------------------------- listeners, hosts
+
+/** Undefined when none is left that a Site can have. */
+function importListeners(directives: readonly Directive[], findings: Findings) {
+  const listens = listensOf(directives)
+  const fields: Tree = {}
+  const text: Directive[] = []
+  const ids = new Names('listener')
+  if (listens.length === 0) fields['http'] = { port: 80 }
+  for (const { directive, at, isTls } of listens) {
+    if (at === undefined || isTls) text.push(directive)
+    else {
+      fields[ids.take(listenerId(at))] = at
+      const odd = directive.args.slice(1).filter((parameter) => !PLAIN_PARAMETERS.test(parameter))
+      if (odd.length > 0) findings.lose(directive, `a listener has no field for ${odd.join(' ')}`)
+    }
+  }
+  return Object.keys(fields).length === 0 ? undefined : { fields, text }
+}
+
+function listenerId({ address, port }: { address?: string; port: number }): string {
+  if (address === undefined) return `port-${port}`
+  return `${address.includes(':') ? 'ipv6-' : ''}${address}-${port}`
+}
+
+function importHosts({ directives, isDefault }: Server, findings: Findings): string[] {
+  const hosts = new Set<string>()
+  for (const directive of directives.filter(({ name }) => name === 'server_name')) {
+    for (const name of directive.args) {
+      const lower = name.toLowerCase()
+      const wanted = lower.startsWith('.') ? [lower.slice(1), `*${lower}`] : [lower]
+      // Names that no request has, for servers that answer by default.
+      if (/^(?:_|-|"|\$hostname|)$/.test(lower)) continue
+      if (wanted.every((host) => host !== '*' && siteHost.safeParse(host).success))
+        for (const host of wanted) hosts.add(host)
+      else findings.lose(directive, `a Site cannot have the host name ${name}`)
+    }
+  }
+  if (isDefault) hosts.add('*')
+  return [...hosts]
+}
+
+// ---------------------------------------------------------------------------------------------- routes
+
+interface IdentifiedRoute extends ImportedRoute {
+  readonly id: string
+}
+
+function importRoutes({ block, directives }: Server, upstreams: Upstreams, findings: Findings) {
+  const outer = {
+    inherited: directives.filter(({ name }) => [...IN_EACH_LOCATION, ...FOR_FILES].includes(name)),
+    upstreams,
+    findings,
+  }
+  const locations = withRoot(block, directives)
+  const results = locations.map((location) => importLocation(location, outer))
+  const isRegex = (location: Directive): boolean => matchOf(location).modifier.startsWith('~')
+  const isText = (index: number): boolean => typeof results[index] === 'string'
+  // Text comes before the routes, and among regexes the first counts.
+  const lastText = locations.findLastIndex((location, index) => isRegex(location) && isText(index))
+  const hasRegex = locations.some(isRegex)
+  const ids = new Names('root')
+  const routes: IdentifiedRoute[] = []
+  const text: Directive[] = []
+  for (const [index, location] of locations.entries()) {
+    const result = results[index] as ImportedRoute | string
+    const isBefore = isRegex(location) && index < lastText
+    const isFirm = matchOf(location).modifier === '^~' && hasRegex
+    if (typeof result !== 'string' && !isBefore && !(isFirm && result.path !== '/')) {
+      if (isFirm) findings.lose({ ...location, block: [] }, '^~ of /: regexes are tried before it here')
+      const order = isRegex(location) ? { order: index } : {}
+      routes.push({ ...result, id: ids.take(result.path), route: { ...result.route, ...order } })
+    } else if (
+      typeof result === 'string' &&
+      matchOf(location).path === '/' &&
+      !/^[=~]/.test(matchOf(location).modifier)
+    ) {
+      findings.lose(location, `${result}, and a Site has its own location /`)
+    } else {
+      text.push({ ...location, block: textBlock(location, outer.inherited) })
+    }
+  }
+  return { routes, text }
+}
+
+/** The locations of a server; one for all paths where the server itself answers. */
+function withRoot(block: Directive, directives: readonly Directive[]): readonly Directive[] {
+  const locations = directives.filter(({ name }) => name === 'location')
+  const answer = directives.find(({ name }) => name === 'return')
+  const root = { ...block, name: 'location', args: ['/'], raw: ['/'] }
+  // It comes before any location is looked for.
+  if (answer !== undefined) return [{ ...root, block: [answer] }]
+  const hasRoot = locations.some((location) => {
+    const { modifier, path } = matchOf(location)
+    return path === '/' && (modifier === '' || modifier === '^~')
+  })
+  if (hasRoot) return locations
+  return [...locations, { ...root, block: directives.filter(({ name }) => name === 'try_files') }]
+}
+
+/** What a location says as text of the server, which has not the headers that it would have taken over. */
+function textBlock({ block = [] }: Directive, inherited: readonly Directive[]): readonly Directive[] {
+  const lists = inherited.filter(({ name }) => IN_EACH_LOCATION.includes(name))
+  return withProxyHost(withInherited(block, lists))
+}

@@ -1,0 +1,142 @@
+/**
+ * Upstream blocks, and what is proxied to without one, as Upstream resources; and which resource a name in `proxy_pass` and
+ * its like now means. Pure; called by import.ts and by the parts of it that read servers.
+ */
+
+import { parseEndpoint } from '../../core/resources/fields.ts'
+import type { Tree } from '../../core/resources/kind.ts'
+import { upstreamBlockName } from '../rendering/render-upstream.ts'
+import { ENDPOINT_RULES, PASSED_TO, PASSES, put, UPSTREAM_RULES } from './fields.ts'
+import type { Findings } from './findings.ts'
+import { Names } from './names.ts'
+import type { Directive } from './parse.ts'
+
+export interface Place {
+  readonly workspace: string
+  readonly zone: string
+}
+
+const PORTS: Readonly<Record<string, number>> = { http: 80, https: 443 }
+
+export class Upstreams {
+  readonly #names = new Names('upstream')
+  /** Resource names by what stands in the configuration. */
+  readonly #byWord = new Map<string, string>()
+  /** Addresses of upstreams with one socket, which no endpoint can be. */
+  readonly #sockets = new Map<string, string>()
+  readonly #specs = new Map<string, Tree>()
+  readonly #findings: Findings
+  readonly #place: Place
+
+  constructor(findings: Findings, place: Place) {
+    this.#findings = findings
+    this.#place = place
+  }
+
+  /** Specs by resource name. */
+  get specs(): ReadonlyMap<string, Tree> {
+    return this.#specs
+  }
+
+  /** One that cannot be carried is lost, and with it what passes requests to it. */
+  add(upstream: Directive): void {
+    const [word = ''] = upstream.args
+    const spec: Tree = { endpoints: {} }
+    const [first, ...more] = (upstream.block ?? []).filter(({ name }) => name === 'server')
+    if (first?.args[0]?.startsWith('unix:') === true && more.length === 0) {
+      this.#sockets.set(word, first.args[0])
+      this.#findings.keep(upstream, 'what passes to it names its socket now')
+      return
+    }
+    for (const directive of upstream.block ?? []) {
+      if (directive.name === 'server') {
+        if (this.#addEndpoint(spec['endpoints'] as Tree, directive)) continue
+        this.#findings.loseUpstream(upstream, `its server ${directive.args[0]} is no address, or name, with a port`)
+        return
+      }
+      if (directive.name === 'zone') continue
+      if (!this.#addField(spec, directive)) this.#findings.lose(directive, 'an Upstream has no field for it')
+    }
+    const keepalive = spec['keepalive'] as Tree | undefined
+    if (keepalive !== undefined && keepalive['connections'] === undefined) delete spec['keepalive']
+    this.#put(word, spec)
+  }
+
+  #addEndpoint(endpoints: Tree, directive: Directive): boolean {
+    const [address = '', ...parameters] = directive.args
+    const key = withPort(address, 80)
+    if (key === undefined) return false
+    const endpoint: Tree = {}
+    for (const parameter of parameters) {
+      const [name = '', ...rest] = parameter.split('=')
+      const rule = Object.hasOwn(ENDPOINT_RULES, name) ? ENDPOINT_RULES[name] : undefined
+      const value = rule?.value(rest)
+      if (rule === undefined || value === undefined)
+        this.#findings.lose(directive, `an endpoint has no field for ${parameter}`)
+      else put(endpoint, rule.field, value)
+    }
+    endpoints[key] = endpoint
+    return true
+  }
+
+  #addField(spec: Tree, { name, args }: Directive): boolean {
+    if (name === 'hash') {
+      Object.assign(spec, { method: 'hash', hashKey: args[0] }, args[1] === 'consistent' ? { consistent: true } : {})
+      return true
+    }
+    const rule = Object.hasOwn(UPSTREAM_RULES, name) ? UPSTREAM_RULES[name] : undefined
+    const value = rule?.value(args)
+    if (rule === undefined || value === undefined) return false
+    put(spec, rule.field, value)
+    return true
+  }
+
+  #put(word: string, spec: Tree): string {
+    const name = this.#names.take(word)
+    this.#byWord.set(word, name)
+    this.#specs.set(name, spec)
+    return name
+  }
+
+  /** The Upstream that `http://word` passes to; made where the configuration names an address alone. */
+  reference(scheme: string, word: string): string | undefined {
+    const known = this.#byWord.get(word)
+    if (known !== undefined) return known
+    const key = withPort(word, PORTS[scheme] ?? 80)
+    // A name without a port and a dot is that of an upstream which is not carried.
+    if (this.#sockets.has(word) || key === undefined || (key !== word && !/[.:]/.test(word) && word !== 'localhost'))
+      return undefined
+    return this.#byWord.get(key) ?? this.#put(key, { endpoints: { [key]: {} } })
+  }
+
+  /** The directives with the names that NxMesh gives to the blocks of its upstreams. */
+  renamed(directives: readonly Directive[]): Directive[] {
+    const pass = directives.find(({ name }) => name === 'proxy_pass')
+    const [, , passed = ''] = PASSED_TO.exec(pass?.args[0] ?? '') ?? []
+    const host = this.#placeOf(passed) === undefined ? '$proxy_host' : passed
+    return directives.map((directive): Directive => {
+      const { name, args, raw, block } = directive
+      if (block !== undefined) return { ...directive, block: this.renamed(block) }
+      // The variable would say the new name.
+      if (name === 'proxy_set_header')
+        return { ...directive, raw: raw.map((word) => word.replace('$proxy_host', host)) }
+      const [, scheme = '', word = '', rest = ''] = PASSED_TO.exec(args[0] ?? '') ?? []
+      const place = PASSES.test(name) ? this.#placeOf(word) : undefined
+      if (place === undefined) return directive
+      const target = `${scheme}${place}${place.startsWith('unix:') && rest !== '' ? ':' : ''}${rest}`
+      return { ...directive, args: [target, ...args.slice(1)], raw: [target, ...raw.slice(1)] }
+    })
+  }
+
+  #placeOf(word: string): string | undefined {
+    const name = this.#byWord.get(word)
+    if (name === undefined) return this.#sockets.get(word)
+    return upstreamBlockName({ ...this.#place, kind: 'upstream', name })
+  }
+}
+
+function withPort(address: string, port: number): string | undefined {
+  if (parseEndpoint(address) !== undefined) return address
+  const key = `${address}:${port}`
+  return parseEndpoint(key) === undefined ? undefined : key
+}

@@ -1,0 +1,133 @@
+/**
+ * From a whole nginx configuration to documents of Sites and Upstreams, and to what has to be said of the way there. What
+ * stands in http holds for each site: nothing is written that other sites of the zone would take over. Pure; called by
+ * meshctl import.
+ */
+
+import { API_VERSION, parseDocument, type Resource } from '../../core/resources/index.ts'
+import type { Tree } from '../../core/resources/kind.ts'
+import { asMeshError } from '../../errors.ts'
+import { HTTP_ONLY, NODE_SETTLES } from './fields.ts'
+import { Findings } from './findings.ts'
+import { importServer, listensOf, type Server } from './import-site.ts'
+import { Upstreams, type Place } from './import-upstream.ts'
+import { MIME_TYPES } from '../rendering/mime-types.ts'
+import { Names } from './names.ts'
+import { parse, type Directive } from './parse.ts'
+
+export interface Import {
+  /** Upstreams first, each in the order of the configuration. */
+  readonly resources: readonly Resource[]
+  readonly findings: Findings
+}
+
+/** @param tree the main file with its includes, as readTree gives it; a file of servers alone will do */
+export function importConfig(tree: readonly Directive[], place: Place): Import {
+  const findings = new Findings()
+  const http = httpOf(tree, findings)
+  const upstreams = new Upstreams(findings, place)
+  for (const directive of http.filter(({ name }) => name === 'upstream')) upstreams.add(directive)
+  const shared = sharedOf(http, findings)
+  const sites: Resource[] = []
+  const names = new Names('default')
+  const read = (kind: string, name: string, spec: Tree): Resource =>
+    parseDocument({ apiVersion: API_VERSION, kind, metadata: { name, ...place }, spec })
+  for (const server of serversOf(http, shared)) {
+    const spec = importServer(server, upstreams, findings)
+    if (spec === undefined) continue
+    const [host = ''] = spec['hosts'] as string[]
+    try {
+      sites.push(read('Site', names.take(host), spec))
+    } catch (error) {
+      findings.lose(server.block, asMeshError(error).message)
+    }
+  }
+  const made = [...upstreams.specs].flatMap(([name, spec]): Resource[] => {
+    try {
+      return [read('Upstream', name, spec)]
+    } catch (error) {
+      const [block] = parse(`upstream ${name} {}`, 'upstream')
+      findings.lose(block as Directive, asMeshError(error).message)
+      return []
+    }
+  })
+  return { resources: [...made, ...sites], findings }
+}
+
+/** What stands in http. Of the rest of a main file nothing is a resource's business. */
+function httpOf(tree: readonly Directive[], findings: Findings): readonly Directive[] {
+  if (!tree.some(({ name }) => name === 'http' || name === 'events')) return tree
+  for (const directive of tree) {
+    if (directive.name === 'http') continue
+    const isTraffic = directive.name === 'stream' || directive.name === 'mail'
+    findings.lose(directive, isTraffic ? 'no kind carries it yet' : "it is the host's, and the node has its own")
+  }
+  return tree.filter(({ name }) => name === 'http').flatMap(({ block = [] }) => block)
+}
+
+/** What of http holds in every server. */
+function sharedOf(http: readonly Directive[], findings: Findings): Directive[] {
+  const shared: Directive[] = []
+  for (const directive of http) {
+    const { name } = directive
+    if (name === 'server' || name === 'upstream') continue
+    if (name === 'access_log' && directive.args[0] === 'off') shared.push(directive)
+    else if (name === 'types') loseTypes(directive, findings)
+    else if (NODE_SETTLES.test(name)) findings.lose(directive, 'the node has its own')
+    else if (HTTP_ONLY.test(name)) findings.loseDefinition(directive)
+    else if (name === 'proxy_http_version' && directive.args[0] === '1.1') continue
+    else shared.push(directive)
+  }
+  // nginx's default is another than that of the node.
+  if (!shared.some(({ name }) => name === 'default_type')) shared.push(...parse('default_type text/plain;', 'nginx'))
+  return shared
+}
+
+/** The node's types stand; told are those endings that get another one by them. */
+function loseTypes(directive: Directive, findings: Findings): void {
+  const byEnding = new Map(
+    Object.entries(MIME_TYPES).flatMap(([type, endings]) =>
+      endings.split(' ').map((ending) => [ending, type] as const),
+    ),
+  )
+  const others = (directive.block ?? []).flatMap(({ name, args }) =>
+    args.filter((ending) => byEnding.get(ending) !== name),
+  )
+  const list = others.length > 0 ? `, and another type, or none, for .${others.join(' .')}` : ''
+  findings.lose(directive, `the node has its own${list}`)
+}
+
+/** The servers, each with what it takes over; on each listener one is the default. */
+function serversOf(http: readonly Directive[], shared: readonly Directive[]): Server[] {
+  const blocks = http.filter(({ name }) => name === 'server')
+  const listens = blocks.map(({ block = [] }) => {
+    const found = listensOf(block)
+    return found.length > 0 ? found : [{ directive: undefined, at: { port: 80 }, isTls: false, isDefault: false }]
+  })
+  const defaults = new Map<string, { index: number; isSaid: boolean }>()
+  const keyOf = (at: { address?: string; port: number }): string => `${at.address ?? '*'} ${at.port}`
+  for (const [index, found] of listens.entries()) {
+    for (const { at, isDefault } of found) {
+      if (at === undefined) continue
+      const before = defaults.get(keyOf(at))
+      if (before === undefined || (isDefault && !before.isSaid)) {
+        defaults.set(keyOf(at), { index, isSaid: isDefault })
+      }
+    }
+  }
+  return blocks.map((block, index) => {
+    const own = block.block ?? []
+    const carried = (listens[index] ?? []).flatMap(({ at, isTls }) => (at === undefined || isTls ? [] : [keyOf(at)]))
+    return {
+      block,
+      directives: [...takenOver(own, shared), ...own],
+      isDefault: carried.length > 0 && carried.every((key) => defaults.get(key)?.index === index),
+    }
+  })
+}
+
+/** A directive of http holds where the server has none of its name. */
+function takenOver(own: readonly Directive[], shared: readonly Directive[]): Directive[] {
+  const listOf = (name: string): string => (name === 'deny' ? 'allow' : name)
+  return shared.filter(({ name }) => !own.some((each) => listOf(each.name) === listOf(name)))
+}

@@ -1,0 +1,146 @@
+/**
+ * Variables of one site, which nginx computes when they are asked for: conditions of routes, which route of a path
+ * counts, and which upstream of a split. Variables are of all sites together, so their names hold a hash of the site's path. Pure; called by
+ * render-site.ts.
+ */
+
+import { sha256 } from '../../core/canonical.ts'
+import { conditionsOf, requestVariable, type Condition } from '../../core/resources/conditions.ts'
+import type { Route, RouteGroup, SiteSpec } from '../../core/resources/site.ts'
+import { isSplit, sharesOf } from '../../core/resources/split.ts'
+import { block } from './lines.ts'
+import { escapeRegex, plain } from './quote.ts'
+
+/** How many variables the site may take at most: each is room in every request of every site. */
+export function variableDemand({ routes, maintenance }: SiteSpec): number {
+  const counts = Object.values(routes).map((route) => {
+    const conditions = conditionsOf(route.when).length
+    return (conditions > 0 ? conditions + 1 : 0) + (route.action === 'proxy' ? splitDemand(route.proxy) : 0)
+  })
+  return counts.reduce((sum, count) => sum + count, maintenance?.enabled === true ? 1 : 0)
+}
+
+type Proxy = (Route & { action: 'proxy' })['proxy']
+
+function splitDemand(proxy: Proxy): number {
+  const names = [proxy.sticky?.cookie, proxy.sticky?.header, proxy.force?.cookie, proxy.force?.header]
+  return isSplit(proxy) ? 1 + names.filter((name) => name !== undefined).length : 0
+}
+
+const WHOLES: ReadonlyMap<string, readonly string[]> = new Map([
+  ['0.0.0.0/0', ['0.0.0.0/1', '128.0.0.0/1']],
+  ['::/0', ['::/1', '8000::/1']],
+])
+
+export class SiteMaps {
+  readonly #scope: string
+  /** Names by what they are computed from, so that equal ones are one. */
+  readonly #names = new Map<string, string>()
+  readonly #lines: string[] = []
+
+  constructor(sitePath: string) {
+    this.#scope = `nxmesh_${sha256(sitePath).slice(0, 16)}`
+  }
+
+  /** To stand before the server block. */
+  get lines(): readonly string[] {
+    return this.#lines
+  }
+
+  /** The variable that holds the number, from 1, of the route that counts; 0 where no conditions hold. */
+  choiceOf({ routes }: RouteGroup): string {
+    const needs = routes.map(([, { when }]) =>
+      conditionsOf(when).map((condition) => this.#conditionVariable(condition)),
+    )
+    const variables = [...new Set(needs.flat())]
+    // One digit for each condition; the first pattern that fits counts.
+    const patterns = needs.map((own, index) => {
+      const digits = variables.map((variable) => (own.includes(variable) ? '1' : '.')).join('')
+      return `${plain(`~^${digits}`)} ${index + 1};`
+    })
+    const source = `"${variables.map((variable) => `$${variable}`).join('')}"`
+    return this.#define(`map ${source}`, ['default 0;', ...patterns])
+  }
+
+  /**
+   * Where a proxy passes a request: the name of an upstream's block, or a variable that holds one.
+   * @param blocks names of blocks by what the route calls the upstream
+   */
+  target(proxy: Proxy, blocks: ReadonlyMap<string, string>): string {
+    const shares = sharesOf(proxy).map((share) => ({ ...share, block: blocks.get(share.upstream) as string }))
+    const taking = shares.filter(({ parts }) => parts > 0)
+    const last = taking.pop() as (typeof shares)[0]
+    let found = last.block
+    if (taking.length > 0) {
+      // In the order of IDs, so that a change of weights moves few clients. The same for all routes of the site with the
+      // same split; other sites choose other clients.
+      const lines = taking.map(({ parts, block: name }) => `${(parts / 100).toFixed(2)}% ${plain(name)};`)
+      const head = `split_clients "$${this.#clientVariable(proxy)} ${this.#scope}"`
+      found = `$${this.#define(head, [...lines, `* ${plain(last.block)};`])}`
+    }
+    const forced = shares
+      .filter(({ id }) => id !== '')
+      .map(({ id, block: name }) => `${plain(`~^${id}\\z`)} ${plain(name)};`)
+    // The cookie is looked at when there is no such header.
+    for (const variable of isSplit(proxy) ? requestVariables(proxy.force).toReversed() : [])
+      found = `$${this.#define(`map $${variable}`, [`default ${found};`, ...forced])}`
+    return found
+  }
+
+  /** What a client is told by. */
+  #clientVariable({ sticky }: Proxy): string {
+    // The header is looked at when there is no such cookie.
+    return requestVariables(sticky).reduce((otherwise, variable) => {
+      return this.#define(`map $${variable}`, [`default $${variable};`, `"" $${otherwise};`])
+    }, 'remote_addr')
+  }
+
+  /** The variable that is 0 for clients of these networks and 1 for all others. */
+  outside(networks: readonly string[]): string {
+    // To nginx the whole is the same as default, and a duplicate: it is told as two halves.
+    const told = networks.toSorted().flatMap((each) => WHOLES.get(each) ?? [each])
+    return this.#define('geo', ['default 1;', ...new Set(told.map((each) => `${plain(each)} 0;`))])
+  }
+
+  /** A path that no request is for, since only this renderer knows it; the same for the same site. */
+  innerPath(name: string): string {
+    return `/${this.#scope}/${name}`
+  }
+
+  #conditionVariable(condition: Condition): string {
+    return this.#define(`map $${condition.variable}`, conditionLines(condition))
+  }
+
+  #define(head: string, lines: readonly string[]): string {
+    const key = [head, ...lines].join('\n')
+    const known = this.#names.get(key)
+    if (known !== undefined) return known
+    const name = `${this.#scope}_${this.#names.size + 1}`
+    this.#names.set(key, name)
+    this.#lines.push(...block(`${head} $${name}`, lines))
+    return name
+  }
+}
+
+/** Of the header, then of the cookie. */
+function requestVariables({
+  cookie,
+  header,
+}: { cookie?: string | undefined; header?: string | undefined } = {}): string[] {
+  return [
+    ...(header === undefined ? [] : [requestVariable('http_', header)]),
+    ...(cookie === undefined ? [] : [requestVariable('cookie_', cookie)]),
+  ]
+}
+
+/** A map compares texts without regard to case, so that equality is told by an expression. */
+function conditionLines(condition: Condition): readonly string[] {
+  if ('present' in condition) {
+    const { present } = condition
+    return [`default ${present ? 1 : 0};`, `"" ${present ? 0 : 1};`]
+  }
+  if ('exact' in condition)
+    return ['default 0;', `${plain(`~^(?:${condition.exact.map(escapeRegex).join('|')})\\z`)} 1;`]
+  // What is not there matches nothing, not even an expression for nothing.
+  return ['default 0;', '"" 0;', `${plain(`~${condition.regex}`)} 1;`]
+}

@@ -1,0 +1,147 @@
+import { mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { gunzipSync } from 'node:zlib'
+import { request } from 'node:http'
+import { once } from 'node:events'
+import { join } from 'node:path'
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { countAnswers } from '../../src/nginx/applying/bake.ts'
+import { probe } from '../../src/nginx/applying/probe.ts'
+import type { HostLayout } from '../../src/nginx/rendering/host-layout.ts'
+import { ask, freePort, nginxDirectory, serve, testGeneration } from '../support/real-nginx.ts'
+import { renderYaml } from '../support/resources.ts'
+import { waitFor } from '../support/wait.ts'
+
+const LONG = 'long enough to be worth it; '.repeat(200)
+
+describe('what concerns a whole site, on real nginx', () => {
+  let host: HostLayout
+  let port: number
+  let nginx: Awaited<ReturnType<typeof serve>>
+  let remove: () => void
+
+  beforeAll(async () => {
+    port = await freePort()
+    ;({ host, remove } = nginxDirectory(port))
+    const root = join(host.directory, 'www')
+    mkdirSync(root)
+    for (const name of ['long.txt', 'long.html', 'long.css', 'long.png']) writeFileSync(join(root, name), LONG)
+    writeFileSync(join(root, 'short.txt'), 'short')
+    const { generation, problems } = renderYaml(yaml(root), { host })
+    const { words } = await testGeneration(host, generation)
+    if (problems.length > 0 || words !== '') throw new Error(problems[0]?.message ?? words)
+    nginx = await serve(host, generation)
+  })
+  afterAll(async () => {
+    await nginx?.stop()
+    remove?.()
+  })
+
+  const get = (name: string, path: string, method = 'GET', body = '') =>
+    ask({ port, path, method, headers: { host: `${name}.example`, connection: 'keep-alive' } }, body)
+
+  /** As `get`, for a client that takes gzip: what it was told, and the body unpacked. */
+  async function packed(name: string, path: string) {
+    const sent = request({
+      host: '127.0.0.1',
+      port,
+      path,
+      headers: { host: `${name}.example`, 'accept-encoding': 'gzip', via: '1.1 proxy' },
+    })
+    sent.end()
+    const [response] = (await once(sent, 'response')) as [import('node:http').IncomingMessage]
+    const chunks: Buffer[] = []
+    for await (const chunk of response) chunks.push(chunk as Buffer)
+    const all = Buffer.concat(chunks)
+    const encoding = response.headers['content-encoding']
+    return { encoding, vary: response.headers.vary, body: (encoding === 'gzip' ? gunzipSync(all) : all).toString() }
+  }
+
+  test('compression: types and length that it was told, for clients that take it', async () => {
+    expect(await packed('zip', '/long.txt')).toEqual({ encoding: 'gzip', vary: 'Accept-Encoding', body: LONG })
+    expect((await packed('zip', '/long.html')).encoding).toBe('gzip')
+    expect((await packed('zip', '/long.css')).encoding).toBeUndefined()
+    expect((await packed('zip', '/long.png')).encoding).toBeUndefined()
+    expect((await packed('zip', '/short.txt')).encoding).toBeUndefined()
+    expect((await get('zip', '/long.txt')).headers['content-encoding']).toBeUndefined()
+    expect((await packed('usual', '/long.css')).encoding).toBe('gzip')
+    expect((await packed('off', '/long.css')).encoding).toBeUndefined()
+    expect((await packed('up', '/long.css')).encoding).toBeUndefined()
+  })
+
+  const down = async (name: string) => {
+    const answers = await Promise.all([
+      get(name, '/'),
+      get(name, '/long.txt?a=b'),
+      get(name, '/a%2Fb%0ac', 'POST', 'x'.repeat(2_000_000)),
+      get(name, '/', 'DELETE'),
+    ])
+    return answers.map(({ status, body, headers }) => [
+      status,
+      body,
+      headers['retry-after'],
+      headers['x-site'],
+      headers.connection,
+    ])
+  }
+
+  test('maintenance: every path and method gets 503 with the page, and when to come again; drained or not', async () => {
+    const page = [503, '<h1>back at "noon" for $5</h1>', '120', 'on errors too']
+    expect(await down('down')).toEqual(Array.from({ length: 4 }, () => [...page, 'keep-alive']))
+    expect((await get('down', '/')).headers['content-type']).toBe('text/html; charset=utf-8')
+    writeFileSync(host.drainFile, '')
+    try {
+      expect(await down('down')).toEqual(Array.from({ length: 4 }, () => [...page, 'close']))
+    } finally {
+      rmSync(host.drainFile)
+    }
+  })
+
+  test('maintenance: clients that are allowed are served, sites without it are too', async () => {
+    for (const name of ['allowed', 'everybody', 'up', 'zip']) expect((await get(name, '/long.txt')).body).toBe(LONG)
+    expect((await get('refused', '/long.txt')).status).toBe(503)
+  })
+
+  test('maintenance: a probe sees that it is meant, and so does who counts 5xx in the access log', async () => {
+    const target = (site: string) => ({ site, address: '127.0.0.1', port, host: `${site}.example` })
+    const answers = await probe([target('down'), target('up')], 5000)
+    expect(answers.get('down')).toEqual({ kind: 'planned' })
+    expect(answers.get('up')?.kind).toBe('status')
+    await get('down', '/counted')
+    await get('up', '/counted')
+    const log = await waitFor(
+      () => {
+        const lines = readFileSync(join(host.directory, 'logs/access.log'), 'utf8').split('\n')
+        const counted = lines.filter((line) => line.includes('/counted'))
+        return counted.length === 2 ? counted : undefined
+      },
+      { what: 'the lines of the access log' },
+    )
+    expect([...countAnswers(log)]).toEqual([
+      ['', { requests: 1, errors: 0 }],
+      ['default/*/site/up', { requests: 1, errors: 0 }],
+    ])
+  })
+
+  test('the page itself cannot be asked for', async () => {
+    const { generation } = renderYaml(yaml('/srv'), { host })
+    const path = /location = (\S+maintenance) /.exec([...generation.objects.values()].join('\n'))?.[1] as string
+    expect(path).toMatch(/^\/nxmesh_/)
+    expect((await get('allowed', path)).status).toBe(404)
+  })
+})
+
+function yaml(root: string): string {
+  const site = (name: string, spec: string) =>
+    `{ apiVersion: nxmesh/v1, kind: Site, metadata: { name: ${name} }, spec: { hosts: [${name}.example], routes: { r: { path: /, static: { root: ${root} } } }, ${spec} } }`
+  const page = `retryAfter: 120, body: '<h1>back at "noon" for $5</h1>', contentType: text/html; charset=utf-8`
+  return [
+    site('zip', 'compression: { types: [text/plain, text/html], minLength: 100 }'),
+    site('usual', 'compression: { enabled: true }'),
+    site('off', 'compression: { enabled: false, minLength: 1 }'),
+    site('up', 'maintenance: { enabled: false, retryAfter: 120 }'),
+    site('down', `maintenance: { enabled: true, ${page} }, responseHeaders: { set: { X-Site: on errors too } }`),
+    site('allowed', "maintenance: { enabled: true, allow: ['127.0.0.0/8', '::1', '2001:db8::/32'] }"),
+    site('everybody', "maintenance: { enabled: true, allow: ['0.0.0.0/0', '::/0', '128.0.0.0/1'] }"),
+    site('refused', "maintenance: { enabled: true, allow: ['10.0.0.0/8'] }"),
+  ].join('\n---\n')
+}

@@ -1,0 +1,209 @@
+/**
+ * What each string field is meant to become in nginx text: which arguments of which directives, and in what reading.
+ * Written from the documentation of the fields, not from the renderer, so that the fuzzer can tell a value that kept
+ * its place from one that did not. A field that is not told here is refused.
+ */
+
+import { createHash } from 'node:crypto'
+import { readVariables } from './nginx-text.ts'
+
+/** An argument of `directive`, as nginx holds it: `plain` to the letter, `expanded` after its variables were told apart. */
+interface Meaning {
+  readonly directive: string
+  readonly plain?: string
+  readonly expanded?: string
+  /** The argument holds it among other things; only for what cannot hold any punctuation of nginx's. */
+  readonly within?: string
+}
+type Field = (text: string) => readonly Meaning[]
+
+/** The name under which an entry of a map or a split is told, since its own is data. */
+export const MAP_ENTRY = 'entry of a map'
+
+/** A variable in an expanded text; no text may hold this character. */
+const variable = (name: string): string => `\u0001${name}\u0001`
+
+/** The text of an argument in which nginx expands variables. */
+export function expandedText(argument: string): string {
+  return readVariables(argument)
+    .map((part) =>
+      typeof part === 'string' ? part : part.variable === 'nxmesh_dollar' ? '$' : variable(part.variable),
+    )
+    .join('')
+}
+
+/** The text that a template is meant to give. Variables are in lower case: $hostA is $host and an A. */
+function templateText(text: string): string {
+  return text.replace(/\$(?:\$|([a-z0-9_]+)|\{([a-z0-9_]+)\})/g, (whole, bare?: string, braced?: string) =>
+    whole === '$$' ? '$' : variable((bare ?? braced) as string),
+  )
+}
+
+const nowhere: Field = () => []
+const plain =
+  (...directives: string[]): Field =>
+  (text) =>
+    directives.map((directive) => ({ directive, plain: text }))
+const within =
+  (...directives: string[]): Field =>
+  (text) =>
+    directives.map((directive) => ({ directive, within: text }))
+const literal =
+  (directive: string): Field =>
+  (text) => [{ directive, expanded: text }]
+const template =
+  (...directives: string[]): Field =>
+  (text) =>
+    directives.map((directive) => ({ directive, expanded: templateText(text) }))
+
+function escapedRegex(text: string): string {
+  return text.replace(/[\\^$.*+?()[\]{}|]/g, '\\$&')
+}
+
+const requestVariable =
+  (prefix: string): Field =>
+  (text) => {
+    const plainText = `$${prefix}${text.toLowerCase().replaceAll('-', '_')}`
+    return [
+      { directive: 'map', plain: plainText },
+      { directive: MAP_ENTRY, plain: plainText },
+    ]
+  }
+
+function condition(sort: string, prefix: string): Record<string, Field> {
+  return {
+    [`when.${sort}.{key}`]: requestVariable(prefix),
+    [`when.${sort}.*.exact`]: (text) => [{ directive: MAP_ENTRY, plain: `~^(?:${escapedRegex(text)})\\z` }],
+    [`when.${sort}.*.regex`]: (text) => [{ directive: MAP_ENTRY, plain: `~${text}` }],
+  }
+}
+
+const limits = {
+  'timeouts.connect': plain('proxy_connect_timeout'),
+  'timeouts.read': plain('proxy_read_timeout'),
+  'timeouts.send': plain('proxy_send_timeout'),
+  maxBodySize: plain('client_max_body_size'),
+}
+const common: Record<string, Field> = {
+  ...limits,
+  'requestHeaders.set.{key}': plain('proxy_set_header'),
+  'requestHeaders.set.*': template('proxy_set_header'),
+  'requestHeaders.remove.[]': plain('proxy_set_header'),
+  'responseHeaders.set.{key}': plain('add_header', 'proxy_hide_header'),
+  'responseHeaders.set.*': template('add_header'),
+}
+const everywhere: Record<string, Field> = {
+  apiVersion: nowhere,
+  kind: nowhere,
+  'metadata.name': within('set', 'upstream'),
+  'metadata.workspace': within('set', 'upstream', 'proxy_pass', MAP_ENTRY),
+  'metadata.zone': within('set', 'upstream', 'proxy_pass', MAP_ENTRY),
+  'metadata.labels.{key}': nowhere,
+  'metadata.labels.*': nowhere,
+  'spec.nodeSelector.{key}': nowhere,
+  'spec.nodeSelector.*': nowhere,
+}
+const route: Record<string, Field> = {
+  ...common,
+  path: (text) => [
+    { directive: 'location', plain: text },
+    { directive: 'rewrite', plain: `(?s)^${escapedRegex(text)}(.*)$` },
+  ],
+  match: nowhere,
+  'when.methods.[]': (text) => [{ directive: MAP_ENTRY, plain: `~^(?:${text})\\z` }],
+  ...condition('headers', 'http_'),
+  ...condition('cookies', 'cookie_'),
+  ...condition('query', 'arg_'),
+  action: nowhere,
+  'proxy.upstream': within('proxy_pass', MAP_ENTRY),
+  'proxy.split.{key}': (text) => [{ directive: MAP_ENTRY, plain: `~^${text}\\z` }],
+  'proxy.split.*.upstream': within('proxy_pass', MAP_ENTRY),
+  'proxy.sticky.cookie': requestVariable('cookie_'),
+  'proxy.sticky.header': requestVariable('http_'),
+  'proxy.force.cookie': requestVariable('cookie_'),
+  'proxy.force.header': requestVariable('http_'),
+  'proxy.scheme': nowhere,
+  'proxy.hostHeader': template('proxy_set_header', 'proxy_ssl_name'),
+  'static.root': literal('root'),
+  'static.index': (text) => [
+    { directive: 'index', expanded: text },
+    { directive: 'try_files', expanded: `/${text}` },
+    { directive: 'try_files', expanded: `${variable('uri')}/${text}` },
+  ],
+  'redirect.to': (text) => [
+    { directive: 'return', expanded: templateText(text) },
+    { directive: 'return', expanded: templateText(text.replace(/\/+$/, '')) + variable('request_uri') },
+  ],
+  'return.body': literal('return'),
+  'return.contentType': plain('default_type'),
+}
+const site: Record<string, Field> = {
+  ...below('spec.', common),
+  'spec.hosts.[]': plain('server_name'),
+  'spec.listeners.{key}': nowhere,
+  // In the one way of writing it, as in URLs.
+  'spec.listeners.*.address': (text) => [
+    { directive: 'listen', within: new URL(`http://${text.includes(':') ? `[${text}]` : text}`).hostname },
+  ],
+  'spec.maintenance.body': literal('return'),
+  'spec.maintenance.contentType': plain('default_type'),
+  'spec.maintenance.allow.[]': plain(MAP_ENTRY),
+  'spec.compression.types.[]': plain('gzip_types', 'brotli_types'),
+  'spec.routes.{key}': nowhere,
+  ...below('spec.routes.*.', route),
+  // Snippets are compared as what nginx reads in them.
+  'spec.privileged.serverSnippet': nowhere,
+  'spec.privileged.routeSnippets.{key}': nowhere,
+  'spec.privileged.routeSnippets.*': nowhere,
+}
+const upstream: Record<string, Field> = {
+  'spec.method': nowhere,
+  'spec.hashKey': template('hash'),
+  'spec.endpoints.{key}': (text) => [
+    { directive: 'server', plain: text },
+    { directive: 'server', plain: text.replace(/^(.*):/, (_, host: string) => `${addressOf(host)}:`) },
+  ],
+  'spec.endpoints.*.failTimeout': (text) => [{ directive: 'server', plain: `fail_timeout=${text}` }],
+  'spec.keepalive.timeout': plain('keepalive_timeout'),
+}
+const secret: Record<string, Field> = {
+  'spec.sealed.[]': nowhere,
+  'spec.keys.{key}': nowhere,
+  'spec.keys.*.{key}': nowhere,
+  'spec.keys.*.*': nowhere,
+}
+const zoneSettings: Record<string, Field> = {
+  'spec.reload.confirmShrink': nowhere,
+  'spec.workerShutdownTimeout': plain('worker_shutdown_timeout'),
+  ...below('spec.defaults.', limits),
+}
+const FIELDS: Readonly<Record<string, Field>> = Object.assign(
+  {},
+  ...Object.entries({ Site: site, Upstream: upstream, Secret: secret, ZoneSettings: zoneSettings }).map(
+    ([kind, fields]) => below(`${kind}.`, { ...everywhere, ...fields }),
+  ),
+) as Record<string, Field>
+
+function below(prefix: string, fields: Readonly<Record<string, Field>>): Record<string, Field> {
+  return Object.fromEntries(Object.entries(fields).map(([name, field]) => [prefix + name, field]))
+}
+
+/** What the text may become in nginx text. @throws Error for a field of which nothing is told here. */
+export function meaningsOf(pattern: string, text: string): readonly Meaning[] {
+  const field = FIELDS[pattern]
+  if (field === undefined) throw new Error(`${pattern} is a new string field: say in field-meanings.ts what it becomes`)
+  return field(text)
+}
+
+/** Whether the argument of the directive is what the meaning says, and nothing more. */
+export function isMeant(meaning: Meaning, directive: string, argument: string): boolean {
+  if (meaning.directive !== directive) return false
+  if (meaning.plain !== undefined) return argument === meaning.plain
+  if (meaning.within !== undefined) return argument.includes(meaning.within) && /^[\w./:[\]*-]*$/.test(argument)
+  return expandedText(argument) === meaning.expanded
+}
+
+/** The address that a host name has while fuzzing. */
+export function addressOf(host: string): string {
+  return [10, ...createHash('sha256').update(host).digest().subarray(0, 3)].join('.')
+}

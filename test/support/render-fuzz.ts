@@ -1,0 +1,323 @@
+/**
+ * The fuzzer of rendering: valid documents with hostile texts in any of their strings, parsed and rendered as the node
+ * does, read back by nginx's rules, and compared with the same documents with harmless texts there. Called by
+ * scripts/fuzz.ts and the unit test; knows nothing of how values are quoted.
+ */
+
+import fc from 'fast-check'
+import { resourcePath, type ResourceName } from '../../src/core/names.ts'
+import { fieldsOf, parseDocument, pathOf, type Resource } from '../../src/core/resources/index.ts'
+import { MeshError } from '../../src/errors.ts'
+import type { HostLayout } from '../../src/nginx/rendering/host-layout.ts'
+import { hostNamesOf } from '../../src/nginx/rendering/render.ts'
+import { resourceArbitrary } from './arbitrary-resources.ts'
+import { addressOf, isMeant, MAP_ENTRY, meaningsOf } from './field-meanings.ts'
+import { FULL, HOSTILE, knownPatterns, placesIn, type Document, type Place } from './injection.ts'
+import { readNginx, skeleton, type Directive } from './nginx-text.ts'
+import { LAYOUT, renderStates, sliceOf, stateOf } from './resources.ts'
+
+interface Attack {
+  /** Of the base's places, modulo their number. */
+  readonly place: number
+  readonly text: string
+  readonly as: 'whole' | 'start' | 'inside' | 'end'
+  /** Writes each `$` twice, as templates want it. */
+  readonly dollars: boolean
+}
+interface FuzzCase {
+  readonly base: Document
+  readonly attacks: readonly Attack[]
+}
+interface Written {
+  readonly place: Place
+  readonly text: string
+}
+
+export interface Tally {
+  documents: number
+  /** Documents with at least one hostile text whose rendering kept its shape. */
+  rendered: number
+  /** Documents that the schema took and that were left out with a problem. */
+  reported: number
+  /** How often each string field of the schemas was tried, and how often it took what it was given. */
+  readonly fields: Map<string, { tried: number; taken: number }>
+}
+
+const PLACES = new Map(FULL.map((document) => [document, placesIn(document)]))
+
+const FRAGMENTS = [
+  '" \' \\ ; { } # $ ${ $$ ) ( | * %0a %00 / [ ] ? ^ ~ @ = + . ` < , : & \\n \\" $host ${host} $uri evil x 1 ü'.split(
+    ' ',
+  ),
+  [' ', '\n', '\t', '\r', '\f', '\0', '\u00a0', '\u3000', '\u2028', '\u{1f600}', '\ud800', 'evil on;'],
+].flat()
+
+const hostileText = fc.oneof(
+  fc.constantFrom(...HOSTILE),
+  {
+    weight: 3,
+    arbitrary: fc.array(fc.constantFrom(...FRAGMENTS), { minLength: 1, maxLength: 8 }).map((parts) => parts.join('')),
+  },
+  fc.array(fc.nat(0x10ffff), { minLength: 1, maxLength: 24 }).map((points) => String.fromCodePoint(...points)),
+)
+
+const attack: fc.Arbitrary<Attack> = fc.record({
+  place: fc.nat(9999),
+  text: hostileText,
+  as: fc.constantFrom('whole', 'start', 'inside', 'end'),
+  dollars: fc.boolean(),
+})
+
+/** The full documents have a place of every pattern, and are chosen as often as they have places. */
+const fuzzCase: fc.Arbitrary<FuzzCase> = fc.record({
+  base: fc.oneof(
+    {
+      weight: 2,
+      arbitrary: fc.constantFrom(...[...PLACES].flatMap(([document, places]) => places.map(() => document))),
+    },
+    { weight: 1, arbitrary: resourceArbitrary as fc.Arbitrary<Document> },
+  ),
+  attacks: fc.array(attack, { minLength: 1, maxLength: 6 }),
+})
+
+/** Nothing tried yet. */
+export function emptyTally(): Tally {
+  const fields = new Map(knownPatterns().map((pattern) => [pattern, { tried: 0, taken: 0 }]))
+  return { documents: 0, rendered: 0, reported: 0, fields }
+}
+
+/**
+ * Tries as many documents from the seed; those that rendered go to `onRendered`, with the patterns that were attacked.
+ * @throws Error for the first in which a text left its place, made as small as it goes.
+ */
+export function fuzzRendering(
+  seed: number,
+  documents: number,
+  tally: Tally,
+  onRendered: (document: Document, patterns: readonly string[]) => void = () => undefined,
+): void {
+  const property = fc.property(fuzzCase, (tried) => judge(tried, tally, onRendered))
+  const result = fc.check(property, { seed, numRuns: documents })
+  if (!result.failed) return
+  const [{ base, attacks }] = result.counterexample as [FuzzCase]
+  const texts = attackedWith(base, attacks, emptyTally()).map(
+    ({ place, text }) => `${place.path.join('.')} = ${JSON.stringify(text)}`,
+  )
+  const found = result.errorInstance instanceof Error ? result.errorInstance.message : String(result.errorInstance)
+  throw new Error([found, ...texts, `in ${JSON.stringify(base)}`].join('\n  '))
+}
+
+function judge(
+  { base, attacks }: FuzzCase,
+  tally: Tally,
+  onRendered: (document: Document, patterns: readonly string[]) => void,
+): void {
+  tally.documents++
+  const hostile = attackedWith(base, attacks, tally)
+  if (hostile.length === 0) return
+  const snippets = new Map<string, readonly Directive[]>()
+  const harmless = hostile.reduce<Written[]>((settled, { place, text }, index) => {
+    const name = `harmless_${index}`
+    if (isSnippet(place)) snippets.set(name, readNginx(text))
+    const texts = isSnippet(place) ? [`${name};`] : harmlessTexts(place, index)
+    const found = texts.find((each) => parse(withTexts(base, [...settled, { place, text: each }])) !== undefined)
+    return found === undefined ? settled : [...settled, { place, text: found }]
+  }, [])
+  const document = withTexts(base, hostile)
+  const found = renderDocument(parse(document) as Resource)
+  const expected = renderDocument(parse(withTexts(base, harmless)) as Resource)
+  const directives = withEntries(readNginx(found.text))
+  if (found.problems > expected.problems) {
+    tally.reported++
+    return
+  }
+  compare(directives, withSnippets(withEntries(readNginx(expected.text)), snippets), hostile)
+  tally.rendered++
+  onRendered(
+    document,
+    hostile.map(({ place }) => place.pattern),
+  )
+}
+
+// ---------------------------------------------------------------------------------------------- documents
+
+/** What the schema takes of the attacks, each on a place of its own. */
+function attackedWith(base: Document, attacks: readonly Attack[], tally: Tally): Written[] {
+  const places = PLACES.get(base) ?? placesIn(base)
+  const taken: Written[] = []
+  for (const each of attacks) {
+    const place = places[each.place % places.length] as Place
+    const text = hostileTextAt(place.text, each)
+    if (taken.some((other) => other.place === place) || meansAnotherThing(place, text)) continue
+    const count = tally.fields.get(place.pattern)
+    if (count === undefined) throw new Error(`${place.pattern} is no field that the schemas have`)
+    count.tried++
+    if (parse(withTexts(base, [...taken, { place, text }])) === undefined) continue
+    count.taken++
+    taken.push({ place, text })
+  }
+  return taken
+}
+
+function hostileTextAt(own: string, { text, as, dollars }: Attack): string {
+  const hostile = dollars ? text.replaceAll('$', '$$$$') : text
+  if (as === 'whole') return hostile
+  if (as === 'start') return hostile + own
+  return as === 'end' ? own + hostile : own.slice(0, -1) + hostile + own.slice(-1)
+}
+
+/** Values with which a schema itself intends other directives. */
+function meansAnotherThing({ pattern, text: own }: Place, text: string): boolean {
+  if (pattern === 'Site.spec.hosts.[]') return own === '*' || text === '*'
+  return pattern === 'Site.spec.routes.*.path' && (own === '/' || text === '/')
+}
+
+function isSnippet({ pattern }: Place): boolean {
+  return /\.privileged\.(?:serverSnippet|routeSnippets\.\*)$/.test(pattern)
+}
+
+const SAMPLES = new Map([...PLACES.values()].flat().map(({ pattern, text }) => [pattern, text]))
+
+/** Of the same meaning as any other text there: it is like no other, so that it overrides nothing, and no default. */
+function harmlessTexts({ pattern, text }: Place, index: number): string[] {
+  if (/(?:address|(?:hosts|allow)\.\[\])$/.test(pattern)) return []
+  if (/(?:\{key\}|(?:remove|types)\.\[\]|path|exact|regex|cookie|header|upstream)$/.test(pattern))
+    return [`${text}h${index}`, `${text}h${index}/`]
+  return [SAMPLES.get(pattern) ?? text]
+}
+
+/** Keys last and the deepest first, since what is below a key moves with it. */
+function withTexts(base: Document, texts: readonly Written[]): Document {
+  const document = structuredClone(base)
+  const depth = ({ place: { path } }: Written): number => (path.at(-1) === '{key}' ? path.length : Infinity)
+  for (const { place, text } of texts.toSorted((a, b) => Math.sign(depth(b) - depth(a)) || 0)) place.put(document, text)
+  return document
+}
+
+/** Undefined when the schema refuses it. */
+function parse(document: Document): Resource | undefined {
+  try {
+    return parseDocument(document)
+  } catch (error) {
+    if (error instanceof MeshError && error.code === 'resource_invalid') return undefined
+    throw error
+  }
+}
+
+// ---------------------------------------------------------------------------------------------- renderings
+
+/** The resource's states: itself, and the upstreams that it names. */
+export function statesFor(resource: Resource) {
+  const { workspace, zone } = resource.metadata
+  const upstreams = placesIn({ ...resource }).filter(({ path }) => path.at(-1) === 'upstream')
+  const name = (upstream: string): ResourceName => ({ workspace, zone, kind: 'upstream', name: upstream })
+  const companions = upstreams.map(({ text }) => stateOf(resourcePath(name(text)), new Map()))
+  const states = [stateOf(pathOf(resource), fieldsOf(resource)), ...companions]
+  return [...new Map(states.map((state) => [state.path, state])).values()]
+}
+
+/** All that the states render to on a node that serves every one of them. */
+export function renderSelected(
+  states: ReturnType<typeof statesFor>,
+  { zone = '*', labels = {}, host = LAYOUT }: { zone?: string; labels?: Record<string, string>; host?: HostLayout },
+) {
+  const node = { places: [{ workspace: '*', zones: [zone === '*' ? 'eu' : zone] }], labels }
+  const names = hostNamesOf(sliceOf(states, node))
+  return renderStates(states, { node, host, addresses: new Map(names.map((name) => [name, [addressOf(name)]])) })
+}
+
+/** The texts of the resource's own unit and of nginx.conf, without what depends on digests. */
+function renderDocument(resource: Resource): { text: string; problems: number } {
+  const labels = (resource.spec['nodeSelector'] ?? {}) as Record<string, string>
+  const { units, problems, generation } = renderSelected(statesFor(resource), { zone: resource.metadata.zone, labels })
+  const own = units.filter(({ path }) => path === pathOf(resource)).map(({ text }) => text)
+  const main = generation.main.replace(/[0-9a-f]{64}/g, 'digest').replace(/^ *include .*\n/gm, '')
+  // Which number a condition or a location has depends on what it says.
+  const text = [main, ...own]
+    .join('\n')
+    .replace(/\bnxmesh_[0-9a-f]{16}(?:_\d+)?\b/g, 'nxmesh_condition')
+    .replace(/((?:location|=) @(?:drain|route))_\d+/g, '$1')
+  return { text, problems: problems.length }
+}
+
+// ---------------------------------------------------------------------------------------------- comparison
+
+/** The tree with what snippets say in the places of their harmless names. */
+function withSnippets(tree: readonly Directive[], snippets: ReadonlyMap<string, readonly Directive[]>): Directive[] {
+  return tree.flatMap((each) => {
+    const { block } = each
+    return snippets.get(each.name) ?? (block === undefined ? each : { ...each, block: withSnippets(block, snippets) })
+  })
+}
+
+const MAPS: ReadonlySet<string> = new Set(['map', 'geo', 'split_clients'])
+
+/** The tree with the entries of maps as directives of one name. */
+function withEntries(tree: readonly Directive[]): Directive[] {
+  return tree.map(({ name, args, block }) => {
+    if (block === undefined) return { name, args }
+    if (!MAPS.has(name)) return { name, args, block: withEntries(block) }
+    return {
+      name,
+      args,
+      block: block.map((entry) => ({ name: MAP_ENTRY, args: [entryKey(entry.name), ...entry.args] })),
+    }
+  })
+}
+
+/** In which order conditions are asked, and who gets which share, depends on what other fields say. */
+function entryKey(text: string): string {
+  if (/^~\^[1.]+$/.test(text)) return text.split('').toSorted().join('')
+  return /^(?:[\d.]+%|\*)$/.test(text) ? 'share' : text
+}
+
+interface Leaf {
+  /** Name, number of arguments, and the names around it. */
+  readonly head: string
+  readonly name: string
+  readonly args: readonly string[]
+}
+
+/** @throws Error when the trees differ in shape, or in an argument that is not what an attacked field is meant to be. */
+function compare(found: readonly Directive[], expected: readonly Directive[], attacks: readonly Written[]): void {
+  const shape = skeleton(found)
+  const expectedShape = skeleton(expected)
+  if (shape !== expectedShape) throw new Error(`other directives: ${difference(shape, expectedShape)}`)
+  const removed = leavesOf(expected)
+  const added = leavesOf(found).filter((leaf) => !take(removed, (other) => isEqual(leaf, other)))
+  const meanings = attacks.flatMap(({ place, text }) => meaningsOf(place.pattern, text))
+  const isIntended = (leaf: Leaf, before: Leaf): boolean => {
+    const rest = [...before.args]
+    return leaf.args
+      .filter((arg) => !take(rest, (other) => other === arg))
+      .every((arg) => meanings.some((meaning) => isMeant(meaning, leaf.name, arg)))
+  }
+  for (const leaf of added) {
+    if (!take(removed, (before) => before.head === leaf.head && isIntended(leaf, before)))
+      throw new Error(`an argument that is not meant: ${leaf.name} ${JSON.stringify(leaf.args)}`)
+  }
+}
+
+function leavesOf(tree: readonly Directive[], around = ''): Leaf[] {
+  return tree.flatMap(({ name, args, block }) => {
+    const leaf = { head: `${around} ${name}/${args.length}`, name, args }
+    return block === undefined ? [leaf] : [leaf, ...leavesOf(block, `${around} ${name}`)]
+  })
+}
+
+function isEqual(a: Leaf, b: Leaf): boolean {
+  return a.head === b.head && a.args.every((arg, index) => arg === b.args[index])
+}
+
+/** Removes the first that fits; false when none does. */
+function take<T>(from: T[], fits: (each: T) => boolean): boolean {
+  const index = from.findIndex(fits)
+  if (index >= 0) from.splice(index, 1)
+  return index >= 0
+}
+
+function difference(found: string, expected: string): string {
+  const [there, wanted] = [found.split(' '), expected.split(' ')]
+  const more = there.filter((part) => !take(wanted, (other) => other === part))
+  return `more: ${more.slice(0, 5).join(' ') || 'none'}; fewer: ${wanted.slice(0, 5).join(' ') || 'none'}`
+}

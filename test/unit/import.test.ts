@@ -1,0 +1,279 @@
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { parse as parseYaml } from 'yaml'
+import { afterEach, beforeEach, describe, expect, test } from 'vitest'
+import { importConfig } from '../../src/nginx/importing/import.ts'
+import { readTree } from '../../src/nginx/importing/includes.ts'
+import { meshctl } from '../support/cli.ts'
+
+function imported(text: string) {
+  const tree = readTree({ path: '/n/nginx.conf', text }, () => [])
+  const { resources, findings } = importConfig(tree, { workspace: 'default', zone: 'eu' })
+  const specs = Object.fromEntries(resources.map(({ kind, metadata, spec }) => [`${kind} ${metadata.name}`, spec]))
+  return { specs, kept: findings.kept, lost: findings.lost }
+}
+
+/** The one site of a configuration. */
+function site(text: string) {
+  const { specs, ...findings } = imported(text)
+  const [[, spec] = []] = Object.entries(specs).filter(([name]) => name.startsWith('Site '))
+  return { spec, specs, ...findings }
+}
+
+/** A server with these directives, and nothing of http to tell. */
+function server(directives: string): string {
+  return `default_type application/octet-stream; server { listen 80; server_name a.example; ${directives} }`
+}
+
+const TYPE = 'default_type application/octet-stream;\n'
+
+describe('upstreams', () => {
+  test.each([
+    ['server 10.0.0.1:80;', { endpoints: { '10.0.0.1:80': {} } }],
+    ['server app.internal;', { endpoints: { 'app.internal:80': {} } }],
+    [
+      'server [::1]:81 weight=3 max_fails=0 fail_timeout=5; server 10.0.0.2:80 backup; server 10.0.0.3:80 down;',
+      {
+        endpoints: {
+          '[::1]:81': { weight: 3, maxFails: 0, failTimeout: '5s' },
+          '10.0.0.2:80': { backup: true },
+          '10.0.0.3:80': { down: true },
+        },
+      },
+    ],
+    ['least_conn; server 10.0.0.1:80;', { method: 'least_conn', endpoints: { '10.0.0.1:80': {} } }],
+    [
+      'hash $request_uri consistent; server 10.0.0.1:80; keepalive 4; keepalive_timeout 1d;',
+      {
+        method: 'hash',
+        hashKey: '$request_uri',
+        consistent: true,
+        endpoints: { '10.0.0.1:80': {} },
+        keepalive: { connections: 4, timeout: '24h' },
+      },
+    ],
+  ])('%s', (text, spec) => {
+    expect(imported(`upstream App_1 { ${text} }`)).toMatchObject({ specs: { 'Upstream app-1': spec }, lost: [] })
+  })
+
+  test('names a parameter that no field can say', () => {
+    expect(imported('upstream a {\n server 10.0.0.1:80 slow_start=9s; sticky; }').lost).toEqual([
+      expect.objectContaining({ place: '/n/nginx.conf:2', why: 'an endpoint has no field for slow_start=9s' }),
+      expect.objectContaining({ what: 'sticky', why: 'an Upstream has no field for it' }),
+    ])
+  })
+
+  test('one with a single socket is named by its socket where requests pass to it', () => {
+    const { spec } = site(`upstream php { server unix:/run/php.sock; } ${server('location / { fastcgi_pass php; }')}`)
+    expect(spec).toMatchObject({ privileged: { routeSnippets: { root: 'fastcgi_pass unix:/run/php.sock;\n' } } })
+  })
+
+  test('an address without an upstream becomes one, once', () => {
+    const { specs } = site(
+      server('location / { proxy_pass http://10.0.0.1:81; } location /b { proxy_pass http://10.0.0.1:81; }'),
+    )
+    expect(specs).toMatchObject({ 'Upstream 10-0-0-1-81': { endpoints: { '10.0.0.1:81': {} } } })
+    expect(Object.keys(specs)).toHaveLength(2)
+  })
+})
+
+test('program text is not served where what ran it is not carried', () => {
+  const { spec, lost } = site(
+    `upstream php { server unix:/a; server unix:/b; } ${server('location / { fastcgi_pass php; }')}`,
+  )
+  expect(spec).toMatchObject({ privileged: { routeSnippets: { root: 'return 502;\n' } } })
+  expect(lost.map(({ what }) => what)).toEqual(['upstream php {}', 'fastcgi_pass php'])
+})
+
+describe('servers', () => {
+  test.each([
+    ['80', { 'port-80': { port: 80 } }],
+    ['*:81 default_server', { 'port-81': { port: 81 } }],
+    ['10.0.0.1', { '10-0-0-1-80': { port: 80, address: '10.0.0.1' } }],
+    ['localhost:82', { '127-0-0-1-82': { port: 82, address: '127.0.0.1' } }],
+    ['[::]:80 ipv6only=on', { 'ipv6-80': { port: 80, address: '::' } }],
+  ])('listen %s', (listen, listeners) => {
+    expect(site(`server { listen ${listen}; server_name a.example; }`).spec).toMatchObject({ listeners })
+  })
+
+  test('the first on a listener is its default, unless another says so', () => {
+    const { specs } = imported(
+      'server { listen 80; server_name a.example; } server { listen 80 default_server; server_name b.example; } server { listen 81; server_name c.example; }',
+    )
+    expect(Object.values(specs).map(({ hosts }) => hosts)).toEqual([
+      ['a.example'],
+      ['*', 'b.example'],
+      ['*', 'c.example'],
+    ])
+  })
+
+  test('names: in lower case, with and below a dot, and which cannot be', () => {
+    const { spec, lost } = site('server { listen 80; server_name A.example .b.example ~^c; }')
+    expect(spec?.['hosts']).toEqual(['*', '*.b.example', 'a.example', 'b.example'])
+    expect(lost.map(({ why }) => why)).toContain('a Site cannot have the host name ~^c')
+  })
+
+  test('one with TLS alone is not carried, and said to be so', () => {
+    const { specs, lost } = imported('server { listen 443 ssl; server_name a.example; }')
+    expect(specs).toEqual({})
+    expect(lost).toEqual([
+      expect.objectContaining({ why: 'it listens with TLS or on sockets alone, which no kind carries yet' }),
+    ])
+  })
+
+  test('takes over what http says, as far as it says nothing itself', () => {
+    const { spec } = site(
+      `events { } http { client_max_body_size 5m; proxy_read_timeout 2m; gzip on; allow 10.0.0.1; ${server('gzip off; client_max_body_size 10485760; deny all;')} }`,
+    )
+    expect(spec).toMatchObject({ maxBodySize: '10240k', timeouts: { read: '2m' } })
+    expect(spec?.['privileged']).toEqual({ serverSnippet: `${TYPE}gzip off;\ndeny all;\n` })
+  })
+
+  test('lists what uses a name that is not carried', () => {
+    const { spec, lost } = site(
+      `map $http_x $pool { default a; } limit_req_zone $host zone=one:1m rate=1r/s; ${server('location / { limit_req zone=one; proxy_pass http://$pool; }')}`,
+    )
+    expect(spec).toMatchObject({
+      privileged: { routeSnippets: { root: expect.not.stringContaining('$pool') as string } },
+    })
+    expect(lost.map(({ why }) => why)).toEqual([
+      'no kind has a place for it',
+      'no kind has a place for it',
+      'it uses zone one, which is not carried',
+      'it uses $pool, which is not carried',
+    ])
+  })
+})
+
+describe('locations', () => {
+  const proxied = (fields: object) => ({ action: 'proxy', proxy: { upstream: 'app', hostHeader: 'app', ...fields } })
+  test.each([
+    ['location / { proxy_pass http://app; }', proxied({})],
+    ['location /a/ { proxy_pass http://app/; }', proxied({ stripPrefix: true })],
+    ['location / { proxy_pass https://app; proxy_buffering off; }', proxied({ scheme: 'https', buffering: false })],
+    [
+      'location = /x { proxy_pass http://app; proxy_set_header Host $http_host; }',
+      proxied({ hostHeader: '$http_host' }),
+    ],
+    [
+      'location / { proxy_pass http://app; proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection "upgrade"; }',
+      proxied({ websocket: true }),
+    ],
+    [
+      'location / { proxy_pass http://app; proxy_set_header X-A b; proxy_set_header X-C ""; proxy_connect_timeout 5; }',
+      { requestHeaders: { set: { 'X-A': 'b' }, remove: ['X-C'] }, timeouts: { connect: '5s' } },
+    ],
+    ['location / { root /srv/www; index a.html; }', { static: { root: '/srv/www', index: 'a.html' } }],
+    [
+      'location / { return 301 https://b.example$request_uri; }',
+      { redirect: { to: 'https://b.example', status: 301, keepPath: true } },
+    ],
+    ['location / { return https://b.example/; }', { redirect: { to: 'https://b.example/', status: 302 } }],
+    ['location / { return 404; }', { return: { status: 404 } }],
+    [
+      'location = /a { default_type text/plain; return 200 "a b"; }',
+      { return: { status: 200, body: 'a b', contentType: 'text/plain' } },
+    ],
+    ['location / { return 204; add_header X-A b always; }', { responseHeaders: { set: { 'X-A': 'b' } } }],
+    ['location ~* \\.(js|css)$ { root /srv/www; }', { match: 'regex', caseSensitive: false, order: 0 }],
+  ])('%s', (location, route) => {
+    const { spec, kept } = site(`upstream app { server 10.0.0.1:80; } ${server(location)}`)
+    expect(Object.values(spec?.['routes'] as object)).toContainEqual(expect.objectContaining(route) as unknown)
+    expect(kept).toEqual([])
+  })
+
+  test.each([
+    ['location /a { alias /srv/a/; }', 'alias'],
+    ['location /a/ { return 403; location /a/b { return 204; } }', 'a location in it'],
+    ['location @a { return 403; }', 'its name'],
+    ['location ~ ^/(?<part>a+)$ { return 403; }', 'a regex that defines a variable'],
+  ])('%s stays text of the server, for %s', (location) => {
+    const { spec } = site(server(location))
+    expect(spec).toMatchObject({ privileged: { serverSnippet: expect.stringContaining('location ') as string } })
+    expect(Object.keys(spec?.['routes'] as object)).toEqual(['root'])
+  })
+
+  test('regexes before one that stays text stay text too, so that the first still wins', () => {
+    const { spec } = site(
+      server('location ~ a { return 403; } location ~ b { alias /b; } location ~ c { return 404; }'),
+    )
+    expect(Object.values(spec?.['routes'] as object)).toMatchObject([{ path: 'c' }, { path: '/' }])
+  })
+
+  test('of headers, those of the server hold where the location has none of its own', () => {
+    const { spec } = site(
+      `upstream app { server 10.0.0.1:80; } ${server('add_header X-A b; location / { proxy_pass http://app; } location /b { add_header X-C d; return 204; }')}`,
+    )
+    expect(spec).toMatchObject({
+      privileged: { routeSnippets: { root: 'add_header X-A b;\n', b: 'add_header X-C d;\n' } },
+    })
+  })
+
+  test('the Host that an upstream gets does not change with the name of its block', () => {
+    const { spec } = site(`upstream app { server 10.0.0.1:80; } ${server('location @a { proxy_pass http://app; }')}`)
+    expect(spec).toMatchObject({
+      privileged: {
+        serverSnippet: `${TYPE}location @a {\n    proxy_set_header Host app;\n    proxy_pass http://default_eu_app;\n}\n`,
+      },
+    })
+  })
+})
+
+test('files that are read again from elsewhere keep their place', () => {
+  const { spec } = site(server('auth_basic x; auth_basic_user_file users; ssl_certificate /a.pem;'))
+  expect(spec).toMatchObject({
+    privileged: {
+      serverSnippet: `${TYPE}auth_basic x;\nauth_basic_user_file /n/users;\nssl_certificate /a.pem;\n`,
+    },
+  })
+})
+
+describe('meshctl import', () => {
+  let cwd: string
+  beforeEach(() => {
+    cwd = mkdtempSync(join(tmpdir(), 'nxmesh-import-'))
+    mkdirSync(join(cwd, 'etc', 'sites'), { recursive: true })
+    writeFileSync(join(cwd, 'etc', 'nginx.conf'), 'user x; events { } http { include sites/*; }')
+    writeFileSync(join(cwd, 'etc', 'sites', 'a'), 'server { listen 80; server_name a.example; return 404; }')
+    writeFileSync(join(cwd, 'etc', 'sites', '.a.swp'), 'not {')
+  })
+  afterEach(() => rmSync(cwd, { recursive: true }))
+
+  test('writes a file for each resource, and a report', async () => {
+    const { code, out } = await meshctl(['import', 'etc', '--into', 'out', '-z', 'eu', '-w', 'shop'], { cwd })
+    expect(code).toBe(0)
+    expect(readdirSync(join(cwd, 'out')).toSorted()).toEqual(['import-report.txt', 'site-a-example.yaml'])
+    expect(parseYaml(readFileSync(join(cwd, 'out', 'site-a-example.yaml'), 'utf8'))).toMatchObject({
+      kind: 'Site',
+      metadata: { zone: 'eu', workspace: 'shop' },
+    })
+    expect(readFileSync(join(cwd, 'out', 'import-report.txt'), 'utf8')).toBe(out)
+    expect(out).toContain('etc/nginx.conf:1  user x')
+  })
+
+  test('overwrites nothing', async () => {
+    await meshctl(['import', 'etc'], { cwd })
+    expect(await meshctl(['import', 'etc'], { cwd })).toMatchObject({
+      code: 6,
+      err: expect.stringContaining('imported/site-a-example.yaml exists and is not overwritten') as string,
+    })
+  })
+
+  test.each([
+    [['gone'], 3, 'cannot read gone'],
+    [['etc', '-z', 'a', '-z', 'b'], 2, 'import takes one --zone'],
+    [[], 2, 'expected DIR|FILE'],
+  ])('%j is refused', async (args, code, words) => {
+    const result = await meshctl(['import', ...args], { cwd })
+    expect(result).toMatchObject({ code, err: expect.stringContaining(words) as string })
+  })
+
+  test('says why there is nothing to carry', async () => {
+    writeFileSync(join(cwd, 'etc', 'sites', 'a'), 'server { listen 443 ssl; }')
+    const { code, err } = await meshctl(['import', 'etc'], { cwd })
+    expect(code).toBe(3)
+    expect(err).toContain('there is no server or upstream in etc that can be carried')
+    expect(err).toContain('it listens with TLS')
+  })
+})
