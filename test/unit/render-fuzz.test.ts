@@ -84,7 +84,7 @@ describe('the fuzzer finds', () => {
     ['a brace that passes bare', QUOTE, '[A-Za-z0-9_./', '[A-Za-z0-9_{./'],
     ['a comment that begins a bare parameter', QUOTE, '[A-Za-z0-9_./', '[A-Za-z0-9_#./'],
     ['a literal dollar sign that begins a variable', QUOTE, "text.replaceAll('$', `\\${${DOLLAR_VARIABLE}}`)", 'text'],
-    ['a value that is not quoted at all', SITE, '${plain(contentType)}', '${contentType}'],
+    ['a value that is not quoted at all', SITE, '= ${plain(path)}', '= ${path}'],
     ['a value that is quoted for another reading', SITE, '${literal(root)}', '${plain(root)}'],
     ['nothing in what is intact', QUOTE, '', ''],
     ['a snippet in which a space of another script ends a word', SNIPPET, '/^[ \\t\\r\\n#]/', '/^[\\s#]/'],
