@@ -72,7 +72,7 @@ export interface SliceNode {
 }
 
 /** The workspace whose zone settings count: they concern a whole node, not one tenant. */
-const SETTINGS_WORKSPACE = 'default'
+export const SETTINGS_WORKSPACE = 'default'
 
 const remembered = new Memo<ReadFields | FieldFault>()
 
@@ -191,7 +191,7 @@ export function isUpstream(resource: SliceResource): resource is SliceResource<U
   return resource.name.kind === 'upstream'
 }
 
-function isZoneSettings(resource: SliceResource): resource is SliceResource<ZoneSettingsSpec> {
+export function isZoneSettings(resource: SliceResource): resource is SliceResource<ZoneSettingsSpec> {
   return resource.name.kind === 'zonesettings'
 }
 

@@ -56,6 +56,10 @@ describe('what concerns a whole site, on real nginx', () => {
     return { encoding, vary: response.headers.vary, body: (encoding === 'gzip' ? gunzipSync(all) : all).toString() }
   }
 
+  test('text of the zone settings in http: a map that sites use', async () => {
+    expect((await get('mapped', '/')).body).toBe('a client of its own')
+  })
+
   test('compression: types and length that it was told, for clients that take it', async () => {
     expect(await packed('zip', '/long.txt')).toEqual({ encoding: 'gzip', vary: 'Accept-Encoding', body: LONG })
     expect((await packed('zip', '/long.html')).encoding).toBe('gzip')
@@ -142,6 +146,8 @@ function yaml(root: string): string {
     site('down', `maintenance: { enabled: true, ${page} }, responseHeaders: { set: { X-Site: on errors too } }`),
     site('allowed', "maintenance: { enabled: true, allow: ['127.0.0.0/8', '::1', '2001:db8::/32'] }"),
     site('everybody', "maintenance: { enabled: true, allow: ['0.0.0.0/0', '::/0', '128.0.0.0/1'] }"),
+    `{ apiVersion: nxmesh/v1, kind: ZoneSettings, metadata: { name: settings }, spec: { privileged: { httpSnippets: { own: 'geo $own_client { default no; 127.0.0.0/8 yes; }' } } } }`,
+    site('mapped', 'privileged: { serverSnippet: \'if ($own_client = yes) { return 200 "a client of its own"; }\' }'),
     site('refused', "maintenance: { enabled: true, allow: ['10.0.0.0/8'] }"),
   ].join('\n---\n')
 }

@@ -176,6 +176,11 @@ const settingsSpec = optional({
   }),
   workerShutdownTimeout: duration,
   defaults: optional({ maxBodySize: size, timeouts }),
+  privileged: optional({
+    httpSnippets: fc.dictionary(name, fc.constantFrom('map_hash_bucket_size 128;', 'geo $own { default 1; }\n# end'), {
+      maxKeys: 2,
+    }),
+  }),
 })
 
 const metadata = optional({ name, zone: fc.constantFrom('*', 'eu', 'eu.west', 'us'), labels }, ['name'])

@@ -175,6 +175,8 @@ const secret: Record<string, Field> = {
 const zoneSettings: Record<string, Field> = {
   'spec.reload.confirmShrink': nowhere,
   'spec.workerShutdownTimeout': plain('worker_shutdown_timeout'),
+  'spec.privileged.httpSnippets.{key}': nowhere,
+  'spec.privileged.httpSnippets.*': nowhere,
   ...below('spec.defaults.', limits),
 }
 const FIELDS: Readonly<Record<string, Field>> = Object.assign(

@@ -60,6 +60,7 @@ spec:
   reload: { confirmShrink: '0123456789abcdef' }
   workerShutdownTimeout: 9s
   defaults: { maxBodySize: 9m, timeouts: { connect: 9s, read: 9s, send: 9s } }
+  privileged: { httpSnippets: { own: 'allow all;' } }
 ---
 apiVersion: nxmesh/v1
 kind: Secret

@@ -173,7 +173,7 @@ function meansAnotherThing({ pattern, text: own }: Place, text: string): boolean
 }
 
 function isSnippet({ pattern }: Place): boolean {
-  return /\.privileged\.(?:serverSnippet|routeSnippets\.\*)$/.test(pattern)
+  return /\.privileged\.(?:serverSnippet|(?:http|route)Snippets\.\*)$/.test(pattern)
 }
 
 const SAMPLES = new Map([...PLACES.values()].flat().map(({ pattern, text }) => [pattern, text]))

@@ -131,8 +131,9 @@ describe('servers', () => {
   })
 
   test('lists what uses a name that is not carried', () => {
+    const entries = Array.from({ length: 900 }, (_, index) => `key-${index} a;`).join(' ')
     const { spec, lost } = site(
-      `map $http_x $pool { default a; } limit_req_zone $host zone=one:1m rate=1r/s; ${server('location / { limit_req zone=one; proxy_pass http://$pool; }')}`,
+      `map $http_x $pool { ${entries} } limit_req_zone "$host ${'x'.repeat(5000)}" zone=one:1m rate=1r/s; ${server('location / { limit_req zone=one; proxy_pass http://$pool; }')}`,
     )
     expect(spec).toMatchObject({
       privileged: { routeSnippets: { root: expect.not.stringContaining('$pool') as string } },
@@ -144,6 +145,28 @@ describe('servers', () => {
       'it uses $pool, which is not carried',
     ])
   })
+})
+
+test('maps and zones that sites use become text of the zone settings, in the workspace of all', () => {
+  const { specs, kept, lost } = imported(
+    `map $http_x $y { default 1; } map $y $pool { default a; } geo $unused { default 1; }
+    limit_req_zone $host zone=one:1m rate=1r/s; limit_conn_zone $host zone=two:1m;
+    ${server('location / { limit_req zone=one; return 200 "$pool"; }')}`,
+  )
+  expect(specs['ZoneSettings settings']).toEqual({
+    privileged: {
+      httpSnippets: {
+        y: 'map $http_x $y {\n    default 1;\n}\n',
+        pool: 'map $y $pool {\n    default a;\n}\n',
+        one: 'limit_req_zone $host zone=one:1m rate=1r/s;\n',
+      },
+    },
+  })
+  expect(kept.map(({ what }) => what)).toContain('map $y $pool {}')
+  expect(lost.map(({ what, why }) => `${what}: ${why}`)).toEqual([
+    'geo $unused {}: nothing that is carried uses it',
+    'limit_conn_zone $host zone=two:1m: nothing that is carried uses it',
+  ])
 })
 
 describe('locations', () => {

@@ -1,7 +1,7 @@
 import { expect, test } from 'vitest'
 import { MeshError } from '../../src/errors.ts'
 import { attempts, knownPatterns, renderAttempt, renderFull, type Attempt } from '../support/injection.ts'
-import { readNginx, skeleton } from '../support/nginx-text.ts'
+import { readNginx, skeleton, type Directive } from '../support/nginx-text.ts'
 
 const full = renderFull()
 const benign = readNginx(full.text)
@@ -44,6 +44,10 @@ function judge(attempt: Attempt): 'refused' | 'reported' | 'rendered' | 'broken'
   return attempt.pattern.includes('privileged') && names(directives) === names(benign) ? 'rendered' : 'broken'
 }
 
-function names(directives: readonly { readonly name: string }[]): string {
-  return directives.map(({ name }) => name).join()
+/** Of the blocks: what a snippet of http says stands beside them. */
+function names(directives: readonly Directive[]): string {
+  return directives
+    .filter(({ block }) => block !== undefined)
+    .map(({ name }) => name)
+    .join()
 }

@@ -16,7 +16,6 @@ import {
   judgeRegex,
   key,
   labels,
-  MAX_TEXT_BYTES,
   network,
   parseTemplate,
   reference,
@@ -30,7 +29,7 @@ import {
   type Fault,
 } from './fields.ts'
 import { isTree, type Kind, type Tree } from './kind.ts'
-import { judgeSnippet } from './snippet.ts'
+import { snippet } from './snippet.ts'
 
 const ACTIONS = ['proxy', 'static', 'redirect', 'return'] as const
 
@@ -273,8 +272,6 @@ const maintenance = z.strictObject({
   /** Clients that are served all the same. */
   allow: z.array(network).max(256).optional(),
 })
-
-const snippet = text(judgeSnippet, { maxBytes: MAX_TEXT_BYTES, lines: true })
 
 const schema = z
   .strictObject({

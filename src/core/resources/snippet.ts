@@ -3,7 +3,7 @@
  * (a lost brace takes a whole server with it); it is no boundary, since a snippet may do anything nginx can.
  */
 
-import type { Fault } from './fields.ts'
+import { MAX_TEXT_BYTES, text, type Fault } from './fields.ts'
 
 /** nginx reads each into a buffer of 4,096 bytes. */
 const MAX_TOKEN_BYTES = 4000
@@ -32,3 +32,6 @@ export function judgeSnippet(snippet: string): Fault | undefined {
   if (isOpen) return { message: 'ends in a directive without ;' }
   return undefined
 }
+
+/** nginx text that ends where it began. */
+export const snippet = text(judgeSnippet, { maxBytes: MAX_TEXT_BYTES, lines: true })

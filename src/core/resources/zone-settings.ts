@@ -4,8 +4,9 @@
  */
 
 import { z } from 'zod'
-import { duration, integer, labels, matching, size, text, timeouts } from './fields.ts'
+import { atMost, duration, integer, key, labels, matching, size, text, timeouts } from './fields.ts'
 import type { Kind } from './kind.ts'
+import { snippet } from './snippet.ts'
 
 const schema = z.strictObject({
   nodeSelector: labels.optional(),
@@ -27,6 +28,8 @@ const schema = z.strictObject({
   workerShutdownTimeout: duration.optional(),
   /** What a site of the zone gets where it says nothing itself. */
   defaults: z.strictObject({ maxBodySize: size.optional(), timeouts: timeouts.optional() }).optional(),
+  /** nginx text by ID, for what nginx knows in http alone, such as maps and zones; needs the right to these fields. */
+  privileged: z.strictObject({ httpSnippets: atMost(256, key, snippet).optional() }).optional(),
 })
 
 export type ZoneSettingsSpec = z.output<typeof schema>

@@ -55,7 +55,7 @@ export const ENDPOINT_RULES: Rules = {
 export const NODE_SETTLES =
   /^(?:sendfile|tcp_nopush|tcp_nodelay|keepalive_timeout|server_tokens|(?:access|error)_log|log_format|\w+_hash(?:_bucket|_max)_size|(?:client_body|proxy|fastcgi|uwsgi|scgi)_temp_path)$/
 
-/** Directives that may stand in http alone: no resource has a place for them yet. */
+/** Directives that may stand in http alone, beside what definitions.ts carries: no resource has a place for them. */
 export const HTTP_ONLY =
   /^(?:map|geo|split_clients|limit_(?:req|conn)_zone|\w+_cache_path|geoip_\w+|perl_\w+|lua_(?!code_cache)\w+|init(?:_worker)?_by_lua\w*|js_\w*(?:import|path|set|zone)|keyval\w*|match)$/
 

@@ -3,6 +3,7 @@
  * otherwise than before. Pure; filled by the importer, printed by meshctl.
  */
 
+import { definedBy } from './definitions.ts'
 import { PASSED_TO, PASSES } from './fields.ts'
 import { parse, type Directive } from './parse.ts'
 
@@ -39,12 +40,9 @@ export class Findings {
 
   /** A directive that may stand in http alone: with it goes what uses its name. */
   loseDefinition(directive: Directive): void {
-    const { name, args } = directive
     this.lose(directive, 'no kind has a place for it')
-    const variable = name === 'geo' ? args.at(-1) : args[1]
-    if (/^(?:map|geo|split_clients)$/.test(name) && variable !== undefined) this.#gone.add(variable)
-    const zone = args.map((arg) => /^(?:keys_)?zone=([^:]+)/.exec(arg)?.[1]).find((found) => found !== undefined)
-    if (zone !== undefined) this.#gone.add(`zone ${zone}`)
+    const name = definedBy(directive)
+    if (name !== undefined) this.#gone.add(name.startsWith('$') ? name : `zone ${name}`)
   }
 
   /**

@@ -6,7 +6,9 @@
 
 import { API_VERSION, parseDocument, type Resource } from '../../core/resources/index.ts'
 import type { Tree } from '../../core/resources/kind.ts'
+import { SETTINGS_WORKSPACE } from '../../core/slice.ts'
 import { asMeshError } from '../../errors.ts'
+import { Definitions } from './definitions.ts'
 import { HTTP_ONLY, NODE_SETTLES } from './fields.ts'
 import { Findings } from './findings.ts'
 import { importServer, listensOf, type Server } from './import-site.ts'
@@ -16,7 +18,7 @@ import { Names } from './names.ts'
 import { parse, type Directive } from './parse.ts'
 
 export interface Import {
-  /** Upstreams first, each in the order of the configuration. */
+  /** Settings, upstreams, then sites; each in the order of the configuration. */
   readonly resources: readonly Resource[]
   readonly findings: Findings
 }
@@ -27,7 +29,8 @@ export function importConfig(tree: readonly Directive[], place: Place): Import {
   const http = httpOf(tree, findings)
   const upstreams = new Upstreams(findings, place)
   for (const directive of http.filter(({ name }) => name === 'upstream')) upstreams.add(directive)
-  const shared = sharedOf(http, findings)
+  const definitions = new Definitions(findings)
+  const shared = sharedOf(http, findings, definitions)
   const sites: Resource[] = []
   const names = new Names('default')
   const read = (kind: string, name: string, spec: Tree): Resource =>
@@ -51,7 +54,20 @@ export function importConfig(tree: readonly Directive[], place: Place): Import {
       return []
     }
   })
-  return { resources: [...made, ...sites], findings }
+  const httpSnippets = definitions.usedBy(sites.map(({ spec }) => spec))
+  const settings = Object.keys(httpSnippets).length === 0 ? [] : [settingsWith(httpSnippets, place)]
+  return { resources: [...settings, ...made, ...sites], findings }
+}
+
+/** They concern whole nodes, and so lie in the workspace of all. */
+function settingsWith(httpSnippets: Tree, { zone }: Place): Resource {
+  const metadata = { name: 'settings', workspace: SETTINGS_WORKSPACE, zone }
+  return parseDocument({
+    apiVersion: API_VERSION,
+    kind: 'ZoneSettings',
+    metadata,
+    spec: { privileged: { httpSnippets } },
+  })
 }
 
 /** What stands in http. Of the rest of a main file nothing is a resource's business. */
@@ -66,7 +82,7 @@ function httpOf(tree: readonly Directive[], findings: Findings): readonly Direct
 }
 
 /** What of http holds in every server. */
-function sharedOf(http: readonly Directive[], findings: Findings): Directive[] {
+function sharedOf(http: readonly Directive[], findings: Findings, definitions: Definitions): Directive[] {
   const shared: Directive[] = []
   for (const directive of http) {
     const { name } = directive
@@ -74,6 +90,7 @@ function sharedOf(http: readonly Directive[], findings: Findings): Directive[] {
     if (name === 'access_log' && directive.args[0] === 'off') shared.push(directive)
     else if (name === 'types') loseTypes(directive, findings)
     else if (NODE_SETTLES.test(name)) findings.lose(directive, 'the node has its own')
+    else if (definitions.add(directive)) continue
     else if (HTTP_ONLY.test(name)) findings.loseDefinition(directive)
     else if (name === 'proxy_http_version' && directive.args[0] === '1.1') continue
     else shared.push(directive)

@@ -230,11 +230,11 @@ function limitLines({ maxBodySize, timeouts }: Pick<Route | SiteSpec, 'maxBodySi
 }
 
 /** As written, between line feeds, so that a comment at its end takes nothing with it. */
-function snippetLines(snippet: string | undefined): readonly string[] {
+export function snippetLines(snippet: string | undefined): readonly string[] {
   return snippet === undefined ? [] : ['# privileged snippet', snippet.replace(/\n$/, '')]
 }
 
-function sortedEntries(map: Readonly<Record<string, string>> | undefined): [string, string][] {
+export function sortedEntries(map: Readonly<Record<string, string>> | undefined): [string, string][] {
   return Object.entries(map ?? {}).toSorted(([a], [b]) => (a < b ? -1 : 1))
 }
 

@@ -9,13 +9,23 @@ import { Memo } from '../../core/memo.ts'
 import { resourcePath, zoneAndAncestors } from '../../core/names.ts'
 import { upstreamsOf } from '../../core/resources/split.ts'
 import { CONSISTENT_WEIGHT_MAX, type UpstreamSpec } from '../../core/resources/upstream.ts'
-import { isSite, isUpstream, settingsOf, type Problem, type Slice, type SliceResource } from '../../core/slice.ts'
+import type { ZoneSettingsSpec } from '../../core/resources/zone-settings.ts'
+import {
+  isSite,
+  isUpstream,
+  isZoneSettings,
+  settingsOf,
+  type Problem,
+  type Slice,
+  type SliceResource,
+} from '../../core/slice.ts'
 import type { Capabilities } from '../../ports.ts'
 import { Claims, listenerKey, wishesOf, type Site } from './claims.ts'
 import type { HostLayout } from './host-layout.ts'
+import { toText } from './lines.ts'
 import { mainConf } from './main-conf.ts'
 import { UnquotableError } from './quote.ts'
-import { renderSite } from './render-site.ts'
+import { renderSite, snippetLines, sortedEntries } from './render-site.ts'
 import {
   ADDRESSES_MAX,
   consistentWeight,
@@ -74,6 +84,9 @@ export function render({ slice, capabilities, host, addresses }: RenderInput): R
     if (names.length > 0) problems.push(unresolved(path, names))
     const crowded = crowdedNames(spec, addresses)
     if (crowded.length > 0) problems.push(crowd(path, crowded))
+  }
+  for (const settings of slice.resources.filter(isZoneSettings)) {
+    if (settings.spec.privileged?.httpSnippets !== undefined) add(settingsUnit(settings))
   }
   // An upstream with a problem of its own is there all the same: its last good unit may serve.
   const known = new Set([...slice.resources, ...slice.problems].map(({ path }) => path))
@@ -161,6 +174,18 @@ function upstreamUnit(
   const resolved = hostNames(spec).map((name) => `${name}=${(addresses.get(name) ?? []).toSorted().join()}`)
   return remembered.get([path, hash, ...resolved].join('\n'), () =>
     unitOf({ path, kind: 'upstream', needs: [], listeners: [], hosts: [] }, () => renderUpstream(upstream, addresses)),
+  )
+}
+
+/** What the settings of a zone say in http; their other fields are nginx.conf's. */
+function settingsUnit({ path, spec, hash }: SliceResource<ZoneSettingsSpec>): Outcome {
+  return remembered.get(`${path}\n${hash}`, () =>
+    unitOf({ path, kind: 'settings', needs: [], listeners: [], hosts: [] }, () =>
+      toText([
+        `# ${path}`,
+        ...sortedEntries(spec.privileged?.httpSnippets).flatMap(([, snippet]) => snippetLines(snippet)),
+      ]),
+    ),
   )
 }
 

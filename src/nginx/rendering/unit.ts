@@ -14,7 +14,7 @@ export interface Listener {
 export interface Unit {
   /** Of the resource. */
   readonly path: string
-  readonly kind: 'site' | 'upstream'
+  readonly kind: 'site' | 'upstream' | 'settings'
   readonly text: string
   /** SHA-256 of text. */
   readonly digest: string
