@@ -278,7 +278,7 @@ export class Reconciler implements Startable {
     this.#phase = 'render'
     const addresses = await this.#options.addresses.of(hostNamesOf(slice))
     const capabilities = this.#capabilities ?? (await this.#options.nginx.capabilities())
-    const input = { slice, capabilities, host: layout, addresses }
+    const input = { slice, capabilities, host: layout, addresses, ejected: NONE, openCircuits: NONE }
     const { units, problems } = render(input)
     this.#problems = problems.toSorted((a, b) => Number(isBeyondGrant(a)) - Number(isBeyondGrant(b)))
     // Where a clash took a whole site away, it is dropped like one that was deleted.
@@ -447,6 +447,8 @@ export class Reconciler implements Startable {
     onReceipt({ ...state, at: clock.now() })
   }
 }
+
+const NONE: ReadonlySet<string> = new Set()
 
 /** What an empty generation is made of. */
 const NOTHING: Slice = { resources: [], problems: [], target: '' }

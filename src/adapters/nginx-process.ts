@@ -14,6 +14,7 @@ import { disk } from '../nginx/applying/disk.ts'
 import { nginxWords } from '../nginx/applying/isolate.ts'
 import * as proc from '../nginx/applying/proc.ts'
 import { closedDirectories } from '../nginx/applying/reach.ts'
+import { circuitSocket } from '../nginx/rendering/host-layout.ts'
 import type { Capabilities, NginxOutput, NginxProcess, WorkerProcess } from '../ports.ts'
 
 export interface NginxProcessOptions {
@@ -132,7 +133,9 @@ export class LocalNginx implements NginxProcess {
       for (const pid of await this.#orphans()) await endOrphan(pid)
       await rm(this.#options.pidFile, { force: true })
     }
-    if (!(await isListening(this.#options.verifySocket))) await rm(this.#options.verifySocket, { force: true })
+    for (const path of [this.#options.verifySocket, circuitSocket(this.#options.directory)]) {
+      if (!(await isListening(path))) await rm(path, { force: true })
+    }
   }
 
   #prefix(): readonly string[] {

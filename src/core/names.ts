@@ -11,6 +11,8 @@ const ZONE = new RegExp(`^(?:\\*|${LABEL}(?:\\.${LABEL})*)$`)
 export const PROXIED_HEADER = 'X-NxMesh-Proxied'
 /** On answers of a site in maintenance: a 503 that is meant, no sign of a bad generation. */
 export const PLANNED_HEADER = 'X-NxMesh-Planned'
+/** On answers in place of an upstream whose circuit is open. */
+export const CIRCUIT_HEADER = 'X-NxMesh-Circuit'
 
 const FIELD_PATH_MAX = 512
 const ZONE_MAX = 253

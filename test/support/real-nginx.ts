@@ -22,7 +22,7 @@ interface GenerationText {
 /** A fresh directory with a layout in it; `remove` deletes it. */
 export function nginxDirectory(port: number): { host: HostLayout; remove: () => void } {
   const directory = mkdtempSync(join(tmpdir(), 'nxmesh-render-'))
-  for (const name of ['objects', 'generations', 'logs', 'temp']) mkdirSync(join(directory, name))
+  for (const name of ['objects', 'generations', 'logs', 'temp', 'run']) mkdirSync(join(directory, name))
   const host: HostLayout = {
     directory,
     pidFile: join(directory, 'nginx.pid'),

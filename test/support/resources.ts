@@ -70,6 +70,8 @@ export function renderStates(
     capabilities: DEBIAN_12,
     host: LAYOUT,
     addresses: new Map(),
+    ejected: new Set(),
+    openCircuits: new Set(),
     ...rest,
   }
   const rendering = render(input)

@@ -381,9 +381,9 @@ describe('generations', () => {
       const listeners = Array.from({ length: count }, (_, index) => `l${index}: { port: ${index + 1} }`)
       return renderYaml(site('a', `hosts: [a.example], listeners: { ${listeners.join()} }`)).generation.main
     }
-    expect(main(1)).toContain('worker_connections 4098;')
-    expect(main(16)).toContain('worker_connections 4113;')
-    expect(main(16)).toContain('worker_rlimit_nofile 8226;')
+    expect(main(1)).toContain('worker_connections 4099;')
+    expect(main(16)).toContain('worker_connections 4114;')
+    expect(main(16)).toContain('worker_rlimit_nofile 8228;')
   })
 
   test('zone settings reach the text', () => {
@@ -435,7 +435,14 @@ test('what did not change is not rendered again', () => {
     ),
   ).flat()
   const unitsOf = (list: typeof states) =>
-    render({ slice: sliceOf(list, EVERYWHERE), capabilities: DEBIAN_12, host: LAYOUT, addresses: new Map() }).units
+    render({
+      slice: sliceOf(list, EVERYWHERE),
+      capabilities: DEBIAN_12,
+      host: LAYOUT,
+      addresses: new Map(),
+      ejected: new Set(),
+      openCircuits: new Set(),
+    }).units
   const before = new Set(unitsOf(states))
   const after = unitsOf([...states.slice(1), ...statesOf(site('s0', 'hosts: [t0.example]'))])
   expect(after.filter((unit) => !before.has(unit)).map(({ path }) => path)).toEqual(['default/*/site/s0'])

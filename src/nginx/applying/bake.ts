@@ -26,7 +26,7 @@ export interface BakeFailure {
 
 const ALL = ''
 
-/** Adds up answers by site, and all together. Lines that are not JSON, our own probes, and answers of sites in maintenance are left out. */
+/** Adds up answers by site, and all together. Lines that are not JSON, our own probes, and answers of sites in maintenance or for open circuits are left out. */
 export function countAnswers(lines: readonly string[], counts: AnswerCounts = new Map()): AnswerCounts {
   for (const line of lines) {
     if (line.includes('nxmesh-probe')) continue
@@ -68,10 +68,10 @@ function share(answers: Answers | undefined): number {
 
 function parse(line: string): { status: number; site: string; isPlanned: boolean } | undefined {
   try {
-    const { status, site, planned } = JSON.parse(line) as { status?: unknown; site?: unknown; planned?: unknown }
-    return Number.isInteger(Number(status))
-      ? { status: Number(status), site: typeof site === 'string' ? site : ALL, isPlanned: planned === '1' }
-      : undefined
+    const { status, site, planned, upstream } = JSON.parse(line) as Readonly<Record<string, unknown>>
+    if (!Number.isInteger(Number(status))) return undefined
+    const isPlanned = planned === '1' || (typeof upstream === 'string' && upstream.endsWith('/circuit.sock'))
+    return { status: Number(status), site: typeof site === 'string' ? site : ALL, isPlanned }
   } catch {
     return undefined
   }

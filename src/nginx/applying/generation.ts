@@ -43,6 +43,7 @@ const FOLDERS: readonly (readonly [name: string, access: Access])[] = [
   ['drift', 'closed'],
   ['logs', 'passable'],
   ['temp', 'passable'],
+  ['run', 'passable'],
 ]
 /** Proven generations that stay on disk, and with them every object that they name. */
 const GENERATIONS_KEPT = 10

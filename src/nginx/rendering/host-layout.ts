@@ -1,6 +1,6 @@
 /**
- * Where things lie on this host, and how its nginx is run: what nginx's text says of the host and not of the mesh. A type
- * alone. The composition root makes it; rendering and applying read it.
+ * Where things lie on this host, and how its nginx is run: what nginx's text says of the host and not of the mesh. The
+ * composition root makes it; rendering and applying read it.
  */
 
 /** Where things lie on this host, and how its nginx is run. */
@@ -21,4 +21,9 @@ export interface HostLayout {
   readonly modules: readonly string[]
   /** Directories below which static files may be served; anywhere when left out. */
   readonly staticRoots?: readonly string[]
+}
+
+/** Where nginx itself answers for upstreams whose circuit is open. Workers connect to it, so its directory is passable. */
+export function circuitSocket(directory: string): string {
+  return `${directory}/run/circuit.sock`
 }

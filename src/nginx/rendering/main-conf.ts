@@ -3,9 +3,10 @@
  * that no site claims whole, and the includes. Pure; called by render.ts.
  */
 
+import { CIRCUIT_HEADER, PLANNED_HEADER } from '../../core/names.ts'
 import type { NodeSettings } from '../../core/resources/zone-settings.ts'
 import type { Capabilities } from '../../ports.ts'
-import type { HostLayout } from './host-layout.ts'
+import { circuitSocket, type HostLayout } from './host-layout.ts'
 import { block, directive, toText, when } from './lines.ts'
 import { drainable } from './location.ts'
 import { MIME_TYPES } from './mime-types.ts'
@@ -18,6 +19,9 @@ export const DEFAULT_ANSWER = 'no site answers to this host name'
 
 /** Of each worker, to clients and upstreams, beside those that nginx takes for listening. */
 const CONNECTIONS = 4096
+
+/** When clients may come again while a circuit is open. */
+const CIRCUIT_RETRY_SECONDS = 10
 
 export interface MainInput {
   readonly host: HostLayout
@@ -34,8 +38,8 @@ export interface MainInput {
 /** nginx.conf of the generation that `digest` names. */
 export function mainConf(input: MainInput, digest: string): string {
   const { host, capabilities, settings, listeners, unclaimed, includes } = input
-  // Each listening socket is a connection of every worker; the verify socket is one.
-  const connections = CONNECTIONS + listeners + 1
+  // Each listening socket is a connection of every worker; the verify socket is one, that of open circuits another.
+  const connections = CONNECTIONS + listeners + 2
   return toText([
     '# Written by mesh-node. What is changed here by hand is put aside and undone: change the mesh instead.',
     ...host.modules.map((module) => `load_module ${plain(module)};`),
@@ -62,6 +66,7 @@ export function mainConf(input: MainInput, digest: string): string {
       ...directive('proxy_send_timeout', settings.sendTimeout),
       ...DEFAULT_HEADER_LINES,
       ...block('server', verifyServer(host, capabilities, digest)),
+      ...block('server', circuitServer(host)),
       ...unclaimed.flatMap((listener) => block('server', defaultServer(listener, host))),
       ...includes.map((path) => `include ${plain(path)};`),
     ]),
@@ -129,6 +134,25 @@ function verifyServer(host: HostLayout, capabilities: Capabilities, digest: stri
     `location = /generation { return 200 "${digest} $pid\\n"; }`,
     ...when(capabilities.modules.includes('http_stub_status'), 'location = /status { stub_status; }'),
     'location / { return 404; }',
+  ]
+}
+
+/** Stands in for upstreams with an open circuit, so that caches, policies and error pages work as with any 503. */
+function circuitServer(host: HostLayout): string[] {
+  return [
+    `listen ${plain(`unix:${circuitSocket(host.directory)}`)};`,
+    'access_log off;',
+    'set $nxmesh_site "";',
+    'set $nxmesh_planned "";',
+    // The body was read by the server that passed it on.
+    'client_max_body_size 0;',
+    'types { }',
+    'default_type text/plain;',
+    `add_header Retry-After ${CIRCUIT_RETRY_SECONDS} always;`,
+    `add_header ${CIRCUIT_HEADER} open always;`,
+    // Probes let this pass, like a 503 of maintenance.
+    `add_header ${PLANNED_HEADER} 1 always;`,
+    `return 503 ${literal('the upstream is not asked for now: too many of its answers were errors\n')};`,
   ]
 }
 

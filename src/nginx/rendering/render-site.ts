@@ -5,6 +5,7 @@
 
 import { PLANNED_HEADER, PROXIED_HEADER } from '../../core/names.ts'
 import { conditionsOf } from '../../core/resources/conditions.ts'
+import { upstreamsOf } from '../../core/resources/split.ts'
 import { groupRoutes, type Route, type RouteGroup, type SiteSpec } from '../../core/resources/site.ts'
 import type { SliceResource } from '../../core/slice.ts'
 import type { HostLayout } from './host-layout.ts'
@@ -20,6 +21,8 @@ export interface SitePlace {
   readonly listeners: readonly Listener[]
   /** Upstream block names by the name that a route refers to. */
   readonly upstreams: ReadonlyMap<string, string>
+  /** Names of blocks with an open circuit, among those that are passed to over TLS. */
+  readonly open: ReadonlySet<string>
 }
 
 interface MappedPlace extends SitePlace {
@@ -152,8 +155,18 @@ function proxyLines(route: Route & { action: 'proxy' }, spec: SiteSpec, place: M
     ...proxyHeaderLines(route, spec),
     ...when(!buffering, 'proxy_buffering off;'),
     ...when(scheme === 'https', 'proxy_ssl_server_name on;', `proxy_ssl_name ${template(hostHeader)};`),
-    `proxy_pass ${scheme}://${place.maps.target(route.proxy, place.upstreams)};`,
+    `proxy_pass ${targetUrl(route, place)};`,
   ]
+}
+
+/** What answers in place of an upstream with an open circuit speaks no TLS. */
+function targetUrl({ proxy }: Route & { action: 'proxy' }, { maps, upstreams, open }: MappedPlace): string {
+  const target = maps.target(proxy, upstreams)
+  if (proxy.scheme === 'http' || open.has(target)) return `http://${target}`
+  const isSplit = target.startsWith('$')
+  const passed = upstreamsOf(proxy).map((name) => upstreams.get(name) as string)
+  const closed = passed.filter((name) => open.has(name)).toSorted()
+  return isSplit && closed.length > 0 ? `$${maps.schemeOf(target, closed)}://${target}` : `https://${target}`
 }
 
 /** Nothing when the route's headers are those that every proxied request has. */

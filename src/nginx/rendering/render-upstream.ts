@@ -8,11 +8,20 @@ import type { ResourceName } from '../../core/names.ts'
 import { parseEndpoint, type Endpoint } from '../../core/resources/fields.ts'
 import type { UpstreamSpec } from '../../core/resources/upstream.ts'
 import type { SliceResource } from '../../core/slice.ts'
+import { circuitSocket, type HostLayout } from './host-layout.ts'
 import { block, directive, toText, when } from './lines.ts'
 import { plain, template } from './quote.ts'
 
 /** Of one host name; the first in the order of their text take requests. */
 export const ADDRESSES_MAX = 64
+
+/** What this node has seen of its upstreams. Rendering obeys it and never judges it. */
+export interface ObservedHealth {
+  /** `<upstream path> <address>:<port>` of servers that take no requests for now. */
+  readonly ejected: ReadonlySet<string>
+  /** Paths of upstreams that answer 503 at once. */
+  readonly openCircuits: ReadonlySet<string>
+}
 
 /** `default_eu.west_api`, `default_-_api` for zone `*`. No part has `_` in it, so no two resources share a name. */
 export function upstreamBlockName({ workspace, zone, name }: ResourceName): string {
@@ -25,34 +34,77 @@ export function hostNames(spec: UpstreamSpec): string[] {
   return [...new Set(endpoints.filter((endpoint) => endpoint.family === 0).map(({ host }) => host))].toSorted()
 }
 
-/** Never empty: an upstream without a usable endpoint answers 502. */
-export function renderUpstream(
-  { path, name, spec }: SliceResource<UpstreamSpec>,
+/** One address of an endpoint, as nginx is told of it. */
+export interface Server {
+  /** `10.0.0.1:80`, `[2001:db8::1]:80`. */
+  readonly address: string
+  readonly weight: number
+  readonly maxFails: number
+  readonly failTimeout: string
+  readonly backup: boolean
+  readonly down: boolean
+}
+
+/**
+ * The servers of an upstream in the order of its endpoints, each address once.
+ * @param ejected `<upstream path> <address>` of those that observed health takes out; unless that would leave none
+ */
+export function serversOf(
+  { path, spec }: SliceResource<UpstreamSpec>,
   addresses: ReadonlyMap<string, readonly string[]>,
-): string {
+  ejected: ReadonlySet<string>,
+): readonly Server[] {
   const endpoints = Object.entries(spec.endpoints).toSorted(([a], [b]) => (a < b ? -1 : 1))
   // nginx wants one endpoint that is no backup; where all are, they serve.
   const hasPrimary = endpoints.some(([key, { backup }]) => !backup && serverAddresses(key, addresses).length > 0)
-  const servers = endpoints.flatMap(([key, endpoint]) => {
-    const parameters = [
-      ...when(endpoint.weight !== 1, `weight=${endpoint.weight}`),
-      ...when(endpoint.maxFails !== 1, `max_fails=${endpoint.maxFails}`),
-      ...when(endpoint.failTimeout !== '10s', `fail_timeout=${endpoint.failTimeout}`),
-      ...when(endpoint.backup && hasPrimary, 'backup'),
-      ...when(endpoint.down, 'down'),
-    ]
-    return serverAddresses(key, addresses).map((address) => `server ${[plain(address), ...parameters].join(' ')};`)
-  })
+  const servers = new Map<string, Server>()
+  for (const [key, { weight, maxFails, failTimeout, backup, down }] of endpoints) {
+    for (const address of serverAddresses(key, addresses)) {
+      const server = { address, weight, maxFails, failTimeout, backup: backup && hasPrimary, down }
+      const known = servers.get(address)
+      // A name and an address may mean the same; what takes requests goes first.
+      if (known === undefined || (known.down && !down)) servers.set(address, server)
+    }
+  }
+  const isEjected = ({ address }: Server) => ejected.has(`${path} ${address}`)
+  const all = [...servers.values()]
+  if (!all.some((server) => !server.down && !isEjected(server))) return all
+  return all.map((server) => (isEjected(server) ? { ...server, down: true } : server))
+}
+
+/** Never empty: an upstream without a usable endpoint answers 502. One with an open circuit answers 503. */
+export function renderUpstream(
+  upstream: SliceResource<UpstreamSpec>,
+  addresses: ReadonlyMap<string, readonly string[]>,
+  observed: ObservedHealth,
+  host: HostLayout,
+): string {
+  const { path, name, spec } = upstream
+  const isOpen = observed.openCircuits.has(path)
+  const servers = isOpen
+    ? [`server ${plain(`unix:${circuitSocket(host.directory)}`)};`]
+    : serversOf(upstream, addresses, observed.ejected).map(serverLine)
   return toText([
     `# ${path}`,
     ...block(`upstream ${upstreamBlockName(name)}`, [
       ...methodLines(spec),
-      ...(servers.length > 0 ? [...new Set(servers)] : ['server 127.0.0.1:1 down;']),
+      ...(servers.length > 0 ? servers : ['server 127.0.0.1:1 down;']),
       ...directive('keepalive', spec.keepalive?.connections),
       ...directive('keepalive_timeout', spec.keepalive?.timeout),
       ...directive('keepalive_requests', spec.keepalive?.requests),
     ]),
   ])
+}
+
+function serverLine({ address, weight, maxFails, failTimeout, backup, down }: Server): string {
+  const parameters = [
+    ...when(weight !== 1, `weight=${weight}`),
+    ...when(maxFails !== 1, `max_fails=${maxFails}`),
+    ...when(failTimeout !== '10s', `fail_timeout=${failTimeout}`),
+    ...when(backup, 'backup'),
+    ...when(down, 'down'),
+  ]
+  return `server ${[plain(address), ...parameters].join(' ')};`
 }
 
 function methodLines({ method, hashKey, consistent }: UpstreamSpec): readonly string[] {

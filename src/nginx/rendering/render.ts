@@ -34,6 +34,7 @@ import {
   renderUpstream,
   unresolvedNames,
   upstreamBlockName,
+  type ObservedHealth,
 } from './render-upstream.ts'
 import { shareOut, type Demand } from './shares.ts'
 import { variableDemand } from './site-maps.ts'
@@ -41,7 +42,7 @@ import type { Listener, Unit } from './unit.ts'
 
 export { DEFAULT_ANSWER } from './main-conf.ts'
 
-export interface RenderInput {
+export interface RenderInput extends ObservedHealth {
   readonly slice: Slice
   readonly capabilities: Capabilities
   readonly host: HostLayout
@@ -67,7 +68,8 @@ type Outcome = Unit | Problem
 const remembered = new Memo<Outcome>()
 
 /** A resource whose unit cannot be made is absent from `units`; its problem says why. */
-export function render({ slice, capabilities, host, addresses }: RenderInput): Rendering {
+export function render(input: RenderInput): Rendering {
+  const { slice, host, addresses } = input
   remembered.turn()
   const problems: Problem[] = [...slice.problems]
   const units: Unit[] = []
@@ -79,7 +81,7 @@ export function render({ slice, capabilities, host, addresses }: RenderInput): R
   const heavy = tooHeavy(upstreams, addresses)
   for (const upstream of upstreams) {
     const { path, spec } = upstream
-    add(heavy.get(path) ?? upstreamUnit(upstream, capabilities, addresses))
+    add(heavy.get(path) ?? upstreamUnit(upstream, input))
     const names = unresolvedNames(spec, addresses)
     if (names.length > 0) problems.push(unresolved(path, names))
     const crowded = crowdedNames(spec, addresses)
@@ -92,7 +94,7 @@ export function render({ slice, capabilities, host, addresses }: RenderInput): R
   const known = new Set([...slice.resources, ...slice.problems].map(({ path }) => path))
   const sites = slice.resources.filter(isSite).toSorted(olderFirst)
   const wordy = tooManyVariables(sites)
-  const unitFor = (site: Site, place: Place) => wordy.get(site.path) ?? siteUnit(site, place, known, capabilities, host)
+  const unitFor = (site: Site, place: Place) => wordy.get(site.path) ?? siteUnit(site, place, known, input)
   const rendered = sites.filter((site) => !('code' in unitFor(site, wishesOf(site, host.defaultHttpPort))))
   const claims = new Claims(rendered, host.defaultHttpPort)
   const renders = new Set(rendered)
@@ -165,15 +167,18 @@ function tooManyVariables(oldestFirst: readonly Site[]): ReadonlyMap<string, Pro
 
 function upstreamUnit(
   upstream: SliceResource<UpstreamSpec>,
-  capabilities: Capabilities,
-  addresses: ReadonlyMap<string, readonly string[]>,
+  { capabilities, addresses, ejected, openCircuits, host }: RenderInput,
 ): Outcome {
   const { path, spec, hash } = upstream
   const missing = upstreamNeeds(spec).find((need) => !isMet(need, capabilities))
   if (missing !== undefined) return unsupported(path, missing, capabilities)
   const resolved = hostNames(spec).map((name) => `${name}=${(addresses.get(name) ?? []).toSorted().join()}`)
-  return remembered.get([path, hash, ...resolved].join('\n'), () =>
-    unitOf({ path, kind: 'upstream', needs: [], listeners: [], hosts: [] }, () => renderUpstream(upstream, addresses)),
+  const out = [...ejected].filter((one) => one.startsWith(`${path} `)).toSorted()
+  const key = [path, hash, host.directory, ...resolved, openCircuits.has(path) ? 'open' : out.join()].join('\n')
+  return remembered.get(key, () =>
+    unitOf({ path, kind: 'upstream', needs: [], listeners: [], hosts: [] }, () =>
+      renderUpstream(upstream, addresses, { ejected: new Set(out), openCircuits }, host),
+    ),
   )
 }
 
@@ -196,12 +201,12 @@ function siteUnit(
   site: Site,
   { hosts, listeners }: Place,
   known: ReadonlySet<string>,
-  capabilities: Capabilities,
-  host: HostLayout,
+  { capabilities, host, openCircuits }: RenderInput,
 ): Outcome {
   const { path, hash } = site
   const upstreams = new Map<string, string>()
   const needs: string[] = []
+  const open = new Set<string>()
   for (const route of Object.values(site.spec.routes)) {
     if (route.action === 'static' && !isAllowedRoot(route.static.root, host.staticRoots))
       return forbiddenRoot(path, route.static.root, host)
@@ -212,10 +217,13 @@ function siteUnit(
       const upstream = findUpstream(site, name, known)
       if (upstream === undefined) return missingUpstream(site, name)
       upstreams.set(name, upstreamBlockName(upstream))
-      needs.push(resourcePath(upstream))
+      const upstreamPath = resourcePath(upstream)
+      needs.push(upstreamPath)
+      // Only what is passed over TLS heeds it: see targetUrl.
+      if (route.proxy.scheme === 'https' && openCircuits.has(upstreamPath)) open.add(upstreamBlockName(upstream))
     }
   }
-  const place = { hosts, listeners, upstreams }
+  const place = { hosts, listeners, upstreams, open }
   const key = [
     path,
     hash,
@@ -224,6 +232,8 @@ function siteUnit(
     ...hosts,
     ...listeners.map(listenerKey),
     ...upstreams.values(),
+    '',
+    ...open,
   ].join('\n')
   return remembered.get(key, () =>
     unitOf({ path, kind: 'site', needs: [...new Set(needs)].toSorted(), listeners, hosts }, () =>

@@ -95,6 +95,11 @@ export class SiteMaps {
     }, 'remote_addr')
   }
 
+  /** The variable that is http where the target is one of these blocks, else https. */
+  schemeOf(target: string, plainBlocks: readonly string[]): string {
+    return this.#define(`map ${target}`, ['default https;', ...plainBlocks.map((name) => `${plain(name)} http;`)])
+  }
+
   /** The variable that is 0 for clients of these networks and 1 for all others. */
   outside(networks: readonly string[]): string {
     // To nginx the whole is the same as default, and a duplicate: it is told as two halves.
