@@ -30,6 +30,7 @@ import { Addresses } from './nginx/applying/addresses.ts'
 import { Applier } from './nginx/applying/apply.ts'
 import type { HostLayout } from './nginx/rendering/host-layout.ts'
 import type { Clock, Network, Random, Startable, Store } from './ports.ts'
+import { OpenedSecrets } from './opened-secrets.ts'
 import { Reconciler, type Receipt } from './reconciler.ts'
 import { Replica } from './replica.ts'
 import { Settling } from './settling.ts'
@@ -313,12 +314,13 @@ export class MeshNode implements Startable {
     const { nginx } = this.#config
     const { clock, random } = this.#adapters
     const directory = resolve(nginx.directory)
+    const user = nginx.user === '' ? {} : { user: nginx.user }
     const layout: HostLayout = {
       directory,
       pidFile: resolve(nginx.pidFile),
       verifySocket: resolve(directory, 'private', 'verify.sock'),
       drainFile: resolve(directory, 'drain'),
-      ...(nginx.user === '' ? {} : { user: nginx.user }),
+      ...user,
       defaultHttpPort: nginx.defaultHttpPort,
       workerProcesses: nginx.workerProcesses,
       workerShutdownTimeoutSeconds: nginx.workerShutdownTimeoutSeconds,
@@ -327,7 +329,7 @@ export class MeshNode implements Startable {
     }
     const mode = nginx.mode === 'attach' ? 'attach' : 'own'
     const { pidFile, verifySocket } = layout
-    const process = new LocalNginx({ binary: nginx.binary, directory, pidFile, verifySocket, mode })
+    const process = new LocalNginx({ binary: nginx.binary, directory, pidFile, verifySocket, mode, ...user })
     this.#nginx = process
     const settings = {
       mode,
@@ -335,11 +337,13 @@ export class MeshNode implements Startable {
       maxDrainingWorkers: nginx.maxDrainingWorkers,
     } as const
     const log = this.#log.child('nginx')
+    const opened = new OpenedSecrets(encryptionKey(this.#key.seed))
     return new Reconciler({
       desired: async () => {
         const state = await this.replica.fresh()
         return slice(state.resources(), this.#place(), (edit) => state.grantOf(edit))
       },
+      secrets: (desired) => opened.of(desired),
       applier: new Applier({ layout, nginx: process, clock, random, settings }),
       nginx: process,
       layout,

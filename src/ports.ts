@@ -171,6 +171,8 @@ export interface NginxProcess {
   /** The live master's pid, or undefined when none runs. */
   master(): Promise<number | undefined>
   workers(masterPid: number): Promise<readonly WorkerProcess[]>
+  /** The group as which workers run, where they are another user than this process; undefined where they are the same. */
+  workerGroup(): Promise<number | undefined>
   /** Sends a signal to the master. HUP: reload; QUIT: stop gracefully; TERM: stop; USR1: reopen logs. */
   signal(masterPid: number, name: 'HUP' | 'QUIT' | 'TERM' | 'USR1'): void
   /** Ends workers left without a master by a crash, and removes stale sockets, so that nginx can start again. */

@@ -75,6 +75,8 @@ export type ApplierPort = Pick<
 
 export interface ReconcilerOptions {
   readonly desired: () => Slice | Promise<Slice>
+  /** Texts of secrets of the slice, by path: those that this node can open. */
+  readonly secrets: (slice: Slice) => ReadonlyMap<string, string>
   readonly applier: ApplierPort
   readonly nginx: NginxProcess
   readonly layout: HostLayout
@@ -278,7 +280,8 @@ export class Reconciler implements Startable {
     this.#phase = 'render'
     const addresses = await this.#options.addresses.of(hostNamesOf(slice))
     const capabilities = this.#capabilities ?? (await this.#options.nginx.capabilities())
-    const input = { slice, capabilities, host: layout, addresses, ejected: NONE, openCircuits: NONE }
+    const secrets = this.#options.secrets(slice)
+    const input = { slice, capabilities, host: layout, addresses, secrets, ejected: NONE, openCircuits: NONE }
     const { units, problems } = render(input)
     this.#problems = problems.toSorted((a, b) => Number(isBeyondGrant(a)) - Number(isBeyondGrant(b)))
     // Where a clash took a whole site away, it is dropped like one that was deleted.

@@ -9,7 +9,7 @@ import { connect } from 'node:net'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { MeshError } from '../errors.ts'
-import { modulesPath, parseCapabilities } from '../nginx/applying/capabilities.ts'
+import { builtInGroups, modulesPath, parseCapabilities } from '../nginx/applying/capabilities.ts'
 import { disk } from '../nginx/applying/disk.ts'
 import { nginxWords } from '../nginx/applying/isolate.ts'
 import * as proc from '../nginx/applying/proc.ts'
@@ -26,6 +26,8 @@ export interface NginxProcessOptions {
   readonly verifySocket: string
   /** own: this daemon starts nginx. attach: somebody else does, and nothing of it is ever ended here. */
   readonly mode: 'own' | 'attach'
+  /** Of the workers, when the master runs as root; else what nginx was built with. */
+  readonly user?: string
 }
 
 const MASTER_TITLE = 'nginx: master process '
@@ -50,6 +52,8 @@ interface Recorded {
 export class LocalNginx implements NginxProcess {
   readonly #options: NginxProcessOptions
   readonly #configPath: string
+  /** What `-V` said last. */
+  #words = ''
   /** The workers last written down, as text, so that only a change is written. */
   #recorded = ''
 
@@ -63,6 +67,7 @@ export class LocalNginx implements NginxProcess {
     await disk.makeDirectory(this.#options.directory, 'passable')
     const { ok, stderr } = await this.#run(['-V'], VERSION_TIMEOUT_MS)
     if (!ok) throw failed(`${this.#options.binary} -V failed: ${stderr}`, 'set nginx.binary to the path of nginx')
+    this.#words = stderr
     const directory = modulesPath(stderr)
     const files = directory === undefined ? [] : await readdir(directory).catch(() => [])
     return parseCapabilities(stderr, files)
@@ -108,6 +113,18 @@ export class LocalNginx implements NginxProcess {
     const [worker] = master === undefined ? [] : await this.workers(master)
     const who = worker === undefined ? undefined : await proc.credentialsOf(worker.pid)
     return who === undefined ? [] : closedDirectories(join(this.#options.directory, 'temp'), who)
+  }
+
+  async workerGroup(): Promise<number | undefined> {
+    // Without root nginx changes nobody's user.
+    if (process.getuid?.() !== 0) return undefined
+    const { user } = this.#options
+    const names = user === undefined ? builtInGroups(this.#words) : [user]
+    const groups = new Map((await readFile('/etc/group', 'utf8')).split('\n').map(readGroup))
+    const found = names.find((name) => groups.has(name))
+    if (found !== undefined) return groups.get(found)
+    const hint = 'name a user with a group of the same name: nginx.user'
+    throw failed(`the group ${names.join(' or ')} of nginx’s workers is not in /etc/group`, hint)
   }
 
   signal(masterPid: number, name: 'HUP' | 'QUIT' | 'TERM' | 'USR1'): void {
@@ -292,4 +309,9 @@ function isListening(socketPath: string): Promise<boolean> {
 
 function failed(message: string, hint: string, cause?: unknown): MeshError {
   return new MeshError('nginx_failed', message, { hint }, cause)
+}
+
+function readGroup(line: string): [name: string, id: number] {
+  const [name = '', , id] = line.split(':')
+  return [name, Number(id)]
 }

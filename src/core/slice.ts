@@ -9,6 +9,7 @@ import { Memo } from './memo.ts'
 import { escapeSegment, hostCovers, parseResourcePath, zoneCovers, type ResourceName } from './names.ts'
 import { overQuota, type GrantOf } from './quota.ts'
 import { KINDS, readFields, type ReadFields } from './resources/index.ts'
+import type { SecretSpec } from './resources/secret.ts'
 import type { SiteSpec } from './resources/site.ts'
 import type { UpstreamSpec } from './resources/upstream.ts'
 import type { FieldFault } from './resources/validate.ts'
@@ -189,6 +190,10 @@ export function isSite(resource: SliceResource): resource is SliceResource<SiteS
 
 export function isUpstream(resource: SliceResource): resource is SliceResource<UpstreamSpec> {
   return resource.name.kind === 'upstream'
+}
+
+export function isSecret(resource: SliceResource): resource is SliceResource<SecretSpec> {
+  return resource.name.kind === 'secret'
 }
 
 export function isZoneSettings(resource: SliceResource): resource is SliceResource<ZoneSettingsSpec> {

@@ -150,7 +150,7 @@ spec:
     const objects = new Map([...full.generation.objects, ...sites])
     const includes = [...sites.keys()].map((digest) => `include ${host.directory}/objects/${digest}.conf;`)
     const main = full.generation.main.replace(/include .*\n/, (line) => `${includes.join('\n')}\n${line}`)
-    const { words } = await testGeneration(host, { digest: full.generation.digest, main, objects })
+    const { words } = await testGeneration(host, { ...full.generation, main, objects })
     expect(words.split('\n').filter((line) => line !== '' && !line.includes('conflicting server name'))).toEqual([])
     expect(sites.size).toBeGreaterThan(200)
   })

@@ -613,6 +613,7 @@ test('from resources to proven nginx: edits, a bad one, nginx killed, a hand edi
   const applier = host.applier()
   const daemon = new Reconciler({
     desired: () => sliceOf(statesOf(yaml.join('---\n'))),
+    secrets: () => new Map(),
     applier,
     nginx: host.nginx,
     layout: host.layout,

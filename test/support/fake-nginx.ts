@@ -71,6 +71,10 @@ export class FakeNginx implements NginxProcess {
     return Promise.resolve(masterPid === this.#master ? this.#workers : [])
   }
 
+  workerGroup(): Promise<undefined> {
+    return Promise.resolve(undefined)
+  }
+
   signal(masterPid: number, name: 'HUP' | 'QUIT' | 'TERM' | 'USR1'): void {
     if (masterPid !== this.#master) throw new MeshError('nginx_failed', `process ${masterPid} is no longer our nginx`)
     this.signals.push(name)

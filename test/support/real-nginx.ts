@@ -11,12 +11,14 @@ import { request, type IncomingHttpHeaders, type RequestOptions } from 'node:htt
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import type { HostLayout } from '../../src/nginx/rendering/host-layout.ts'
+import type { UnitFile } from '../../src/nginx/rendering/unit.ts'
 import { waitFor } from './wait.ts'
 
 interface GenerationText {
   readonly digest: string
   readonly main: string
   readonly objects: ReadonlyMap<string, string>
+  readonly files: readonly UnitFile[]
 }
 
 /** A fresh directory with a layout in it; `remove` deletes it. */
@@ -37,8 +39,9 @@ export function nginxDirectory(port: number): { host: HostLayout; remove: () => 
   return { host, remove: () => rmSync(directory, { recursive: true, force: true }) }
 }
 
-export function writeGeneration({ directory }: HostLayout, { digest, main, objects }: GenerationText): string {
+export function writeGeneration({ directory }: HostLayout, { digest, main, objects, files }: GenerationText): string {
   for (const [object, text] of objects) writeFileSync(join(directory, 'objects', `${object}.conf`), text)
+  for (const { name, text } of files) writeFileSync(join(directory, 'objects', name), text, { mode: 0o600 })
   mkdirSync(join(directory, 'generations', digest), { recursive: true })
   const config = join(directory, 'generations', digest, 'nginx.conf')
   writeFileSync(config, main)

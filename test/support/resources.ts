@@ -72,6 +72,7 @@ export function renderStates(
     addresses: new Map(),
     ejected: new Set(),
     openCircuits: new Set(),
+    secrets: new Map(),
     ...rest,
   }
   const rendering = render(input)

@@ -49,7 +49,8 @@ function failingDisk() {
     return operation()
   }
   const failing: Disk = {
-    write: (path, text) => may(() => disk.write(path, text)),
+    write: (path, text, group) => may(() => disk.write(path, text, group)),
+    admit: (path, group) => may(() => disk.admit(path, group)),
     link: (path, target) => may(() => disk.link(path, target)),
     move: (from, to) => may(() => disk.move(from, to)),
     makeDirectory: (path, access) => may(() => disk.makeDirectory(path, access)),

@@ -92,6 +92,7 @@ async function scene(
   const receipts: Receipt[] = []
   const reconciler = new Reconciler({
     desired: () => EMPTY,
+    secrets: () => new Map(),
     applier,
     nginx: new FakeNginx('/nowhere'),
     layout: LAYOUT,
@@ -183,7 +184,7 @@ function settings(confirmShrink: string) {
 
 test('a slice that drops over half of the sites waits for a person’s word', async () => {
   const units: Unit[] = ['a', 'b', 'c', 'd'].map((name) => site(name, '/drain', { port: 80 }))
-  const lastGood = { digest: 'b'.repeat(64), main: '', objects: new Map(), units }
+  const lastGood = { digest: 'b'.repeat(64), main: '', objects: new Map(), files: [], units }
   let confirmed = ''
   let present = 1
   const confirmation = (key: string) =>
@@ -213,7 +214,7 @@ test('a slice that drops over half of the sites waits for a person’s word', as
 
 test('sites that a clash takes away count as dropped', async () => {
   const units: Unit[] = ['a', 'b', 'c', 'd'].map((name) => site(name, '/drain', { port: 80 }))
-  const lastGood = { digest: 'b'.repeat(64), main: '', objects: new Map(), units }
+  const lastGood = { digest: 'b'.repeat(64), main: '', objects: new Map(), files: [], units }
   const document = (name: string, spec: object) =>
     JSON.stringify({ apiVersion: 'nxmesh/v1', kind: 'Site', metadata: { name, zone: 'eu' }, spec })
   const yaml = ['a', 'b', 'c', 'd'].map((name) => document(name, { hosts: ['one.example'] })).join('\n---\n')

@@ -8,9 +8,12 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 import { systemClock } from '../../src/adapters/clock.ts'
+import { builtInGroups } from '../../src/nginx/applying/capabilities.ts'
+import { disk } from '../../src/nginx/applying/disk.ts'
 import { GenerationStore } from '../../src/nginx/applying/generation.ts'
 import { prepareLogs, putAside } from '../../src/nginx/applying/logs.ts'
 import { ANYBODY, closedDirectories, mayPass } from '../../src/nginx/applying/reach.ts'
+import { filePath, unitFile } from '../../src/nginx/rendering/unit-files.ts'
 import { NginxHost } from '../support/nginx-host.ts'
 
 let base: string
@@ -81,6 +84,96 @@ describe('directories', () => {
     expect(files).toHaveLength(4)
     expect(new Set(Object.values(await modesOf(files)))).toEqual(new Set(['600']))
     expect(await modeOf(join(directory, 'generations', generation.digest))).toBe('700')
+  })
+})
+
+describe('files of units', () => {
+  const withFile = (host: NginxHost, text: string, readers: 'master' | 'workers') => {
+    const file = unitFile(text, 'txt', readers)
+    const site = host.site('a', { port: 80, body: `auth_basic_user_file ${filePath(host.layout, file)};` })
+    const units = [{ ...site, files: [file] }]
+    return { ...host.assemble(units), units }
+  }
+  const objects = async () => (await readdir(join(directory, 'objects'))).filter((name) => name.endsWith('.txt'))
+  const newStore = async (host: NginxHost, group?: number) => {
+    const store = new GenerationStore(host.layout, systemClock, disk, () => Promise.resolve(group))
+    await store.open()
+    return store
+  }
+
+  test('are written for their readers, come back, are missed and mended, and go with their generation', async () => {
+    const host = new NginxHost(directory)
+    const store = await newStore(host, process.getgid?.())
+    const first = withFile(host, 'one\n', 'master')
+    await store.stage(first)
+    await store.activate(first.digest)
+    expect(await modesOf(['objects', `objects/${first.files[0]?.name}`])).toEqual({
+      objects: '700',
+      [`objects/${first.files[0]?.name}`]: '600',
+    })
+    const manifest = join(directory, 'generations', first.digest, 'manifest.json')
+    expect(await readFile(manifest, 'utf8')).not.toContain('one')
+    expect(await (await newStore(host)).load(first.digest)).toEqual(first)
+
+    const path = join(directory, 'objects', first.files[0]?.name ?? '')
+    await writeFile(path, 'two\n')
+    expect(await (await newStore(host)).load(first.digest)).toBeUndefined()
+    const damage = await store.damage(first)
+    expect(damage).toEqual([{ path, reason: 'changed' }])
+    await store.repair(first, damage)
+    expect(await readFile(path, 'utf8')).toBe('one\n')
+    await rm(path)
+    expect(await store.damage(first)).toEqual([{ path, reason: 'missing' }])
+    await store.repair(first, await store.damage(first))
+    expect(await store.damage(first)).toEqual([])
+
+    const second = withFile(host, 'two\n', 'workers')
+    expect(second.digest).not.toBe(first.digest)
+    await store.stage(second)
+    await store.activate(second.digest)
+    await store.prune()
+    expect(await objects()).toEqual([second.files[0]?.name])
+    // Only its group beyond this user, and nobody who is in neither.
+    expect(await modesOf(['objects', `objects/${second.files[0]?.name}`])).toEqual({
+      objects: '710',
+      [`objects/${second.files[0]?.name}`]: '640',
+    })
+  })
+
+  test('for workers stay this user’s alone where workers are the same', async () => {
+    const host = new NginxHost(directory)
+    const store = await newStore(host)
+    const generation = withFile(host, 'one\n', 'workers')
+    await store.stage(generation)
+    const [name = ''] = await objects()
+    expect(await modesOf(['objects', `objects/${name}`])).toEqual({ objects: '700', [`objects/${name}`]: '600' })
+  })
+
+  test('for workers are written anew by a new daemon, whose workers may be of another group', async () => {
+    const host = new NginxHost(directory)
+    const generation = withFile(host, 'one\n', 'workers')
+    await (await newStore(host)).stage(generation)
+    const store = await newStore(host, process.getgid?.())
+    expect(await store.load(generation.digest)).toEqual(generation)
+    await store.stage(generation)
+    expect(await modeOf(join(directory, 'objects', (await objects())[0] ?? ''))).toBe('640')
+  })
+
+  test('that one unit has for the master and another for workers are for workers', () => {
+    const host = new NginxHost(directory)
+    const [a, b] = [host.site('a', { port: 80 }), host.site('b', { port: 80 })]
+    const [master, workers] = [unitFile('x', 'txt', 'master'), unitFile('x', 'txt', 'workers')]
+    const units = [
+      { ...a, files: [workers] },
+      { ...b, files: [master] },
+    ]
+    expect(host.assemble(units).files).toEqual([workers])
+  })
+
+  test('their group is the one that nginx gives its workers', () => {
+    expect(builtInGroups('configure arguments: --user=nginx --group=web')).toEqual(['web'])
+    expect(builtInGroups('configure arguments: --user=nginx --with-x')).toEqual(['nginx'])
+    expect(builtInGroups('configure arguments: --with-x')).toEqual(['nogroup', 'nobody'])
   })
 })
 

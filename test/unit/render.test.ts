@@ -442,6 +442,7 @@ test('what did not change is not rendered again', () => {
       addresses: new Map(),
       ejected: new Set(),
       openCircuits: new Set(),
+      secrets: new Map(),
     }).units
   const before = new Set(unitsOf(states))
   const after = unitsOf([...states.slice(1), ...statesOf(site('s0', 'hosts: [t0.example]'))])

@@ -19,6 +19,8 @@ const schema = z.strictObject({
   keys: z.record(hex(32), z.record(hex(64), base64url(256))).default({}),
 })
 
+export type SecretSpec = z.output<typeof schema>
+
 export const secretKind = {
   kind: 'Secret',
   path: 'secret',
@@ -26,4 +28,4 @@ export const secretKind = {
   schema,
   sets: [],
   items: [],
-} satisfies Kind
+} as const satisfies Kind<SecretSpec>

@@ -16,6 +16,12 @@ export function modulesPath(words: string): string | undefined {
   return /--modules-path=(\S+)/.exec(words)?.[1]
 }
 
+/** The group of workers when the configuration names no user: as `nginx -V` says, or what nginx is built with by itself. */
+export function builtInGroups(words: string): readonly string[] {
+  const named = /--group=(\S+)/.exec(words)?.[1] ?? /--user=(\S+)/.exec(words)?.[1]
+  return named === undefined ? ['nogroup', 'nobody'] : [named]
+}
+
 /**
  * Capabilities from the output of `nginx -V` and the file names in its modules directory.
  * @throws MeshError `nginx_unsupported` when it is too old, lacks a module, or is not nginx.

@@ -3,7 +3,7 @@
  * fsync. Never changes a live file in place. generation.ts writes through it; tests put a failing one in its place.
  */
 
-import { chmod, mkdir, open, rename, rm, stat, symlink } from 'node:fs/promises'
+import { chmod, chown, mkdir, open, rename, rm, stat, symlink } from 'node:fs/promises'
 import { dirname } from 'node:path'
 import { MeshError } from '../../errors.ts'
 
@@ -12,13 +12,18 @@ export type Access = 'closed' | 'passable'
 
 /** What generation.ts does to the disk. Every call throws MeshError `store_unwritable` when it cannot be done. */
 export interface Disk {
-  /** Writes a whole file, for this user alone, and fsyncs it; afterwards the path holds the old content or the new. */
-  write(path: string, text: string): Promise<void>
+  /**
+   * Writes a whole file, for this user alone or for a group to read too, and fsyncs it; afterwards the path holds the old
+   * content or the new.
+   */
+  write(path: string, text: string, group?: number): Promise<void>
   /** Points the symlink at target, in one step, and fsyncs its directory. */
   link(path: string, target: string): Promise<void>
   move(from: string, to: string): Promise<void>
   /** Makes a directory, or takes from other users what they may do beyond this with the one that is there. */
   makeDirectory(path: string, access: Access): Promise<void>
+  /** Lets a group get to what it knows the name of in a directory of this user, and nobody else beyond who does. */
+  admit(path: string, group: number): Promise<void>
   syncDirectory(path: string): Promise<void>
   /** Removes a file or a whole directory; what is not there counts as removed. */
   remove(path: string): Promise<void>
@@ -26,6 +31,8 @@ export interface Disk {
 
 const DIRECTORY_MODES: Readonly<Record<Access, number>> = { closed: 0o700, passable: 0o711 }
 const FILE_MODE = 0o600
+const GROUP_FILE_MODE = 0o640
+const GROUP_PASSES = 0o010
 const OTHERS = 0o007
 
 let temporaryFiles = 0
@@ -42,12 +49,17 @@ const syncDirectory = async (path: string) => {
 
 /** The real disk. */
 export const disk: Disk = {
-  write: (path, text) =>
+  write: (path, text, group) =>
     writable(path, async () => {
       const part = temporary(path)
       try {
         const handle = await open(part, 'w', FILE_MODE)
         try {
+          if (group !== undefined) {
+            // -1 leaves the owner as it is.
+            await handle.chown(-1, group)
+            await handle.chmod(GROUP_FILE_MODE)
+          }
           await handle.writeFile(text)
           await handle.sync()
         } finally {
@@ -82,6 +94,12 @@ export const disk: Disk = {
       const isWrong = made !== undefined || (found.mode & OTHERS & ~mode) !== 0
       // Some file systems have no modes. That must not keep nginx from serving.
       if (isWrong) await chmod(path, mode).catch(() => undefined)
+    }),
+  admit: (path, group) =>
+    writable(path, async () => {
+      const { uid, gid, mode } = await stat(path)
+      if (gid !== group) await chown(path, uid, group)
+      if ((mode & GROUP_PASSES) === 0) await chmod(path, (mode & 0o777) | GROUP_PASSES)
     }),
   syncDirectory: (path) => writable(path, () => syncDirectory(path)),
   remove: (path) => writable(path, () => rm(path, { recursive: true, force: true })),

@@ -10,7 +10,8 @@ import { sha256 } from '../../core/canonical.ts'
 import type { Clock } from '../../ports.ts'
 import { disk as realDisk, type Access, type Disk } from './disk.ts'
 import type { HostLayout } from '../rendering/host-layout.ts'
-import type { Unit } from '../rendering/unit.ts'
+import { filesOf } from '../rendering/unit-files.ts'
+import type { Unit, UnitFile } from '../rendering/unit.ts'
 
 /** A generation's text, as assemble() of render.ts gives it. */
 export interface Assembled {
@@ -19,6 +20,8 @@ export interface Assembled {
   readonly main: string
   /** Every included file's text by its SHA-256. */
   readonly objects: ReadonlyMap<string, string>
+  /** What the objects name beside, each once. */
+  readonly files: readonly UnitFile[]
 }
 
 /** A generation with the units that it was assembled from. */
@@ -32,9 +35,13 @@ export interface Damage {
   readonly reason: 'missing' | 'changed'
 }
 
+/** Texts stay out of it: some are secret. */
+type FileRecord = Omit<UnitFile, 'text'>
+
 /**
  * nginx's master, which is the daemon's user or root, reads the configuration and binds the socket in private/. Its
- * workers may be another user; they write temporary files, and open the logs anew after one was put aside.
+ * workers may be another user; they write temporary files, and open the logs anew after one was put aside. To objects/ their
+ * group is admitted once there is a file for them.
  */
 const FOLDERS: readonly (readonly [name: string, access: Access])[] = [
   ['objects', 'closed'],
@@ -56,20 +63,30 @@ interface ManifestBody {
   /** SHA-256 of nginx.conf. */
   readonly main: string
   /** Every object is the text of a unit. */
-  readonly units: readonly Omit<Unit, 'text'>[]
+  readonly units: readonly (Omit<Unit, 'text' | 'files'> & { readonly files?: readonly FileRecord[] })[]
 }
+
+/** The group as which workers read, where they are another user than this process and it may write for them. */
+export type WorkerGroup = () => Promise<number | undefined>
 
 export class GenerationStore {
   readonly #directory: string
   readonly #clock: Pick<Clock, 'now'>
   readonly #disk: Disk
-  /** Objects known to be on disk with their right content: written or verified by this process. */
+  readonly #workerGroup: WorkerGroup
+  /** Names in objects/ known to have their right content: written or verified by this process. */
   readonly #objects = new Set<string>()
-  /** Object digests of the generations known to be whole on disk. */
+  /** Names in objects/ of the generations known to be whole on disk. */
   readonly #generations = new Map<string, readonly string[]>()
   #proven: readonly string[] = []
 
-  constructor(layout: Pick<HostLayout, 'directory'>, clock: Pick<Clock, 'now'>, disk: Disk = realDisk) {
+  constructor(
+    layout: Pick<HostLayout, 'directory'>,
+    clock: Pick<Clock, 'now'>,
+    disk: Disk = realDisk,
+    workerGroup: WorkerGroup = () => Promise.resolve(undefined),
+  ) {
+    this.#workerGroup = workerGroup
     this.#directory = layout.directory
     this.#clock = clock
     this.#disk = disk
@@ -97,20 +114,24 @@ export class GenerationStore {
     return join(this.#directory, 'generations', digest, 'nginx.conf')
   }
 
-  objectPath(digest: string): string {
-    return join(this.#directory, 'objects', `${digest}.conf`)
+  #objectPath(name: string): string {
+    return join(this.#directory, 'objects', name)
   }
 
   /** Writes what is not on disk yet, durably. Afterwards the generation can be tested and linked. */
   async stage(generation: Generation): Promise<void> {
-    const missing = [...generation.objects].filter(([digest]) => !this.#objects.has(digest))
+    const missing = textsOf(generation).filter(({ name }) => !this.#objects.has(name))
+    const directoryOfObjects = join(this.#directory, 'objects')
     // Somebody may have removed the directory since open().
-    if (missing.length > 0) await this.#disk.makeDirectory(join(this.#directory, 'objects'), 'closed')
-    await inParallel(missing, async ([digest, text]) => {
-      await this.#disk.write(this.objectPath(digest), text)
+    if (missing.length > 0) await this.#disk.makeDirectory(directoryOfObjects, 'closed')
+    const isForWorkers = missing.some(({ readers }) => readers === 'workers')
+    const group = isForWorkers ? await this.#workerGroup() : undefined
+    if (group !== undefined) await this.#disk.admit(directoryOfObjects, group)
+    await inParallel(missing, async ({ name, text, readers }) => {
+      await this.#disk.write(this.#objectPath(name), text, readers === 'workers' ? group : undefined)
     })
-    if (missing.length > 0) await this.#disk.syncDirectory(join(this.#directory, 'objects'))
-    for (const [digest] of missing) this.#objects.add(digest)
+    if (missing.length > 0) await this.#disk.syncDirectory(directoryOfObjects)
+    for (const { name } of missing) this.#objects.add(name)
     if (this.#generations.has(generation.digest)) return
 
     const directory = join(this.#directory, 'generations', generation.digest)
@@ -125,7 +146,8 @@ export class GenerationStore {
     await this.#disk.remove(directory)
     await this.#disk.move(part, directory)
     await this.#disk.syncDirectory(join(this.#directory, 'generations'))
-    this.#generations.set(generation.digest, [...generation.objects.keys()])
+    const names = textsOf(generation).map(({ name }) => name)
+    this.#generations.set(generation.digest, names)
   }
 
   /** Points `current` at a staged generation. */
@@ -170,17 +192,25 @@ export class GenerationStore {
     const body = await this.#manifest(digest)
     const main = await readText(join(directory, 'nginx.conf'))
     if (body === undefined || main === undefined || sha256(main) !== body.main) return undefined
-    const objects = new Map<string, string>()
-    const named = objectsOf(body)
-    await inParallel(named, async (object) => {
-      const text = await readText(this.objectPath(object))
-      if (text !== undefined && sha256(text) === object) objects.set(object, text)
+    const texts = new Map<string, string>()
+    const named = namesOf(body)
+    await inParallel(named, async (name) => {
+      const text = await readText(this.#objectPath(name))
+      if (text !== undefined && sha256(text) === hashIn(name)) texts.set(name, text)
     })
-    if (objects.size !== named.length) return undefined
-    for (const object of objects.keys()) this.#objects.add(object)
+    if (texts.size !== named.length) return undefined
+    const textIn = (name: string) => texts.get(name) ?? ''
+    const units = body.units.map(({ files, ...unit }): Unit => {
+      const text = textIn(objectName(unit.digest))
+      return { ...unit, text, ...(files && { files: files.map((file) => ({ ...file, text: textIn(file.name) })) }) }
+    })
+    const objects = new Map(units.map((unit) => [unit.digest, unit.text]))
+    const files = filesOf(units)
+    // As whom the workers run may be another since; what they read is written anew when it is next staged.
+    const forWorkers = new Set(files.filter(({ readers }) => readers === 'workers').map(({ name }) => name))
+    for (const name of named) if (!forWorkers.has(name)) this.#objects.add(name)
     this.#generations.set(digest, named)
-    const units = body.units.map((unit) => ({ ...unit, text: objects.get(unit.digest) ?? '' }))
-    return { digest, main, objects, units }
+    return { digest, main, objects, files, units }
   }
 
   /** The files of a generation that are not what they should be, found by hashing all of them. */
@@ -189,7 +219,7 @@ export class GenerationStore {
     const expected = new Map([
       [join(directory, 'nginx.conf'), sha256(generation.main)],
       [join(directory, 'manifest.json'), sha256(manifest(generation))],
-      ...[...generation.objects.keys()].map((digest): [string, string] => [this.objectPath(digest), digest]),
+      ...textsOf(generation).map(({ name }): [string, string] => [this.#objectPath(name), hashIn(name)]),
     ])
     const damage: Damage[] = []
     await inParallel([...expected], async ([path, hash]) => {
@@ -205,8 +235,8 @@ export class GenerationStore {
     for (const { path, reason } of damage) {
       if (reason === 'changed') await this.#setAside(path)
     }
-    for (const digest of generation.objects.keys()) {
-      if (damage.some(({ path }) => path === this.objectPath(digest))) this.#objects.delete(digest)
+    for (const { name } of textsOf(generation)) {
+      if (damage.some(({ path }) => path === this.#objectPath(name))) this.#objects.delete(name)
     }
     const directory = join(this.#directory, 'generations', generation.digest)
     if (damage.some(({ path }) => path.startsWith(`${directory}/`))) this.#generations.delete(generation.digest)
@@ -220,7 +250,7 @@ export class GenerationStore {
     if (current !== undefined) keep.add(current)
     const named = new Set<string>()
     for (const digest of keep) {
-      for (const object of this.#generations.get(digest) ?? objectsOf(await this.#manifest(digest))) named.add(object)
+      for (const name of this.#generations.get(digest) ?? namesOf(await this.#manifest(digest))) named.add(name)
     }
     for (const digest of await this.#onDisk()) {
       if (keep.has(digest)) continue
@@ -228,9 +258,8 @@ export class GenerationStore {
       await this.#disk.remove(join(this.#directory, 'generations', digest))
     }
     for (const name of await readdir(join(this.#directory, 'objects'))) {
-      const digest = name.replace(/\.conf$/, '')
-      if (named.has(digest)) continue
-      this.#objects.delete(digest)
+      if (named.has(name)) continue
+      this.#objects.delete(name)
       await this.#disk.remove(join(this.#directory, 'objects', name))
     }
     const drift = (await readdir(join(this.#directory, 'drift'))).toSorted()
@@ -275,13 +304,14 @@ function manifest({ digest, main, units }: Generation): string {
     v: 1,
     digest,
     main: sha256(main),
-    units: units.map(({ path, kind, digest: unit, needs, listeners, hosts }) => ({
+    units: units.map(({ path, kind, digest: unit, needs, listeners, hosts, files }) => ({
       path,
       kind,
       digest: unit,
       needs,
       listeners,
       hosts,
+      ...(files && { files: files.map(({ name, readers }) => ({ name, readers })) }),
     })),
   }
   // The manifest vouches for the other files, so it carries its own hash.
@@ -289,8 +319,24 @@ function manifest({ digest, main, units }: Generation): string {
   return `{"sha256":"${sha256(text)}","body":${text}}\n`
 }
 
-function objectsOf(body: ManifestBody | undefined): readonly string[] {
-  return [...new Set(body?.units.map(({ digest }) => digest))]
+/** What lies in objects/ for a generation. */
+function textsOf({ objects, files }: Assembled): readonly UnitFile[] {
+  const texts = [...objects].map(([digest, text]): UnitFile => ({ name: objectName(digest), text, readers: 'master' }))
+  return [...texts, ...files]
+}
+
+function namesOf(body: ManifestBody | undefined): readonly string[] {
+  const names = body?.units.flatMap(({ digest, files = [] }) => [objectName(digest), ...files.map(({ name }) => name)])
+  return [...new Set(names)]
+}
+
+function objectName(digest: string): string {
+  return `${digest}.conf`
+}
+
+/** The SHA-256 that a name in objects/ begins with. */
+function hashIn(name: string): string {
+  return name.slice(0, name.indexOf('.'))
 }
 
 function parseManifest(text: string | undefined): ManifestBody | undefined {

@@ -7,6 +7,7 @@ import { join } from 'node:path'
 import type { Clock, NginxProcess, Random } from '../../ports.ts'
 import type { HostLayout } from '../rendering/host-layout.ts'
 import type { BakeRule } from './bake.ts'
+import { disk } from './disk.ts'
 import { GenerationStore } from './generation.ts'
 import { LogTail } from './log-tail.ts'
 import type { BindCheck } from './precheck.ts'
@@ -82,7 +83,7 @@ export function partsOf(options: ApplierOptions): Parts {
     clock,
     random,
     settings: { ...APPLY_DEFAULTS, ...options.settings },
-    store: options.store ?? new GenerationStore(layout, clock),
+    store: options.store ?? new GenerationStore(layout, clock, disk, () => nginx.workerGroup()),
     endpoint: options.endpoint ?? verifyEndpoint(layout.verifySocket),
     whoHas: options.whoHas,
     probe: options.probe ?? probeOverNetwork,

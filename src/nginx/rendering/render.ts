@@ -6,7 +6,7 @@
 
 import { sha256 } from '../../core/canonical.ts'
 import { Memo } from '../../core/memo.ts'
-import { resourcePath, zoneAndAncestors } from '../../core/names.ts'
+import { resourcePath } from '../../core/names.ts'
 import { upstreamsOf } from '../../core/resources/split.ts'
 import { CONSISTENT_WEIGHT_MAX, type UpstreamSpec } from '../../core/resources/upstream.ts'
 import type { ZoneSettingsSpec } from '../../core/resources/zone-settings.ts'
@@ -25,6 +25,7 @@ import type { HostLayout } from './host-layout.ts'
 import { toText } from './lines.ts'
 import { mainConf } from './main-conf.ts'
 import { UnquotableError } from './quote.ts'
+import { missing, nearest } from './references.ts'
 import { renderSite, snippetLines, sortedEntries } from './render-site.ts'
 import {
   ADDRESSES_MAX,
@@ -38,7 +39,8 @@ import {
 } from './render-upstream.ts'
 import { shareOut, type Demand } from './shares.ts'
 import { variableDemand } from './site-maps.ts'
-import type { Listener, Unit } from './unit.ts'
+import { filesOf } from './unit-files.ts'
+import type { Listener, Unit, UnitFile } from './unit.ts'
 
 export { DEFAULT_ANSWER } from './main-conf.ts'
 
@@ -48,6 +50,8 @@ export interface RenderInput extends ObservedHealth {
   readonly host: HostLayout
   /** Addresses of the host names among the upstreams' endpoints; see hostNamesOf. */
   readonly addresses: ReadonlyMap<string, readonly string[]>
+  /** Texts of the Secrets of the slice that this node can open, by path. */
+  readonly secrets: ReadonlyMap<string, string>
 }
 
 export interface Rendering {
@@ -170,8 +174,8 @@ function upstreamUnit(
   { capabilities, addresses, ejected, openCircuits, host }: RenderInput,
 ): Outcome {
   const { path, spec, hash } = upstream
-  const missing = upstreamNeeds(spec).find((need) => !isMet(need, capabilities))
-  if (missing !== undefined) return unsupported(path, missing, capabilities)
+  const unmet = upstreamNeeds(spec).find((need) => !isMet(need, capabilities))
+  if (unmet !== undefined) return unsupported(path, unmet, capabilities)
   const resolved = hostNames(spec).map((name) => `${name}=${(addresses.get(name) ?? []).toSorted().join()}`)
   const out = [...ejected].filter((one) => one.startsWith(`${path} `)).toSorted()
   const key = [path, hash, host.directory, ...resolved, openCircuits.has(path) ? 'open' : out.join()].join('\n')
@@ -214,8 +218,8 @@ function siteUnit(
     const need: Need = { what: 'scheme: https of a proxy', module: 'http_ssl' }
     if (route.proxy.scheme === 'https' && !isMet(need, capabilities)) return unsupported(path, need, capabilities)
     for (const name of upstreamsOf(route.proxy)) {
-      const upstream = findUpstream(site, name, known)
-      if (upstream === undefined) return missingUpstream(site, name)
+      const upstream = nearest(site, 'upstream', name, known)
+      if (upstream === undefined) return missing(site, 'Upstream', name)
       upstreams.set(name, upstreamBlockName(upstream))
       const upstreamPath = resourcePath(upstream)
       needs.push(upstreamPath)
@@ -255,19 +259,6 @@ function unitOf(about: Omit<Unit, 'text' | 'digest'>, make: () => string): Outco
       hint: 'serve long texts as static files',
     }
   }
-}
-
-/** The upstream that a site's reference means: the nearest of that name, from the site's zone outward. */
-function findUpstream({ name: site }: SliceResource, name: string, known: ReadonlySet<string>) {
-  return zoneAndAncestors(site.zone)
-    .map((zone) => ({ workspace: site.workspace, zone, kind: 'upstream', name }))
-    .find((upstream) => known.has(resourcePath(upstream)))
-}
-
-function missingUpstream({ path, name }: SliceResource, upstream: string): Problem {
-  const zones = zoneAndAncestors(name.zone)
-  const hint = `create an Upstream ${upstream} in workspace ${name.workspace} and zone ${zones.join(' or ')}`
-  return { path, code: 'reference', message: `there is no upstream ${upstream}`, hint }
 }
 
 function isAllowedRoot(root: string, allowed: readonly string[] | undefined): boolean {
@@ -335,7 +326,7 @@ const BLANK_DIGEST = '0'.repeat(64)
 export function assemble(
   units: readonly Unit[],
   { slice, capabilities, host }: Pick<RenderInput, 'slice' | 'capabilities' | 'host'>,
-): { digest: string; main: string; objects: ReadonlyMap<string, string> } {
+): { digest: string; main: string; objects: ReadonlyMap<string, string>; files: readonly UnitFile[] } {
   const sorted = units.toSorted(byPath)
   // Upstreams first: one that is passed to over http and https before it is defined is a host name to nginx over one.
   const definedFirst = sorted.toSorted((a, b) => Number(a.kind === 'site') - Number(b.kind === 'site'))
@@ -350,6 +341,7 @@ export function assemble(
     digest,
     main: blank.replace(BLANK_DIGEST, digest),
     objects: new Map(sorted.map((unit) => [unit.digest, unit.text])),
+    files: filesOf(sorted),
   }
 }
 

@@ -10,6 +10,18 @@ export interface Listener {
   readonly tls: false
 }
 
+/**
+ * A text that nginx reads beside its configuration: a certificate, a key, a list of users. Text of a unit names it by
+ * `${host.directory}/objects/${name}`, so that another file makes another unit.
+ */
+export interface UnitFile {
+  /** `<sha256 of text>.<extension>`; the extension is never `conf`. */
+  readonly name: string
+  readonly text: string
+  /** Who opens it: the master alone, while it loads the configuration, or the workers, at requests. */
+  readonly readers: 'master' | 'workers'
+}
+
 /** The nginx text of one resource. */
 export interface Unit {
   /** Of the resource. */
@@ -23,4 +35,5 @@ export interface Unit {
   readonly listeners: readonly Listener[]
   /** `*`: it is the default server of its listeners. */
   readonly hosts: readonly string[]
+  readonly files?: readonly UnitFile[]
 }
