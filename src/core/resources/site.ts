@@ -7,7 +7,8 @@
 
 import { z } from 'zod'
 import { conditions, conditionsOf } from './conditions.ts'
-import { force, isSplit, split, sticky } from './split.ts'
+import { proxy } from './proxy.ts'
+import { isSplit } from './split.ts'
 import {
   atMost,
   integer,
@@ -18,7 +19,6 @@ import {
   labels,
   network,
   parseTemplate,
-  reference,
   requestHeaders,
   responseHeaders,
   siteHost,
@@ -40,22 +40,6 @@ const listener = z.strictObject({
   port: integer(1, 65535),
   /** All IPv4 addresses of the host when left out. */
   address: ipAddress.optional(),
-})
-
-const proxy = z.strictObject({
-  /** An Upstream of the same workspace, looked up from the site's zone outward. Needed unless there is a split. */
-  upstream: reference.optional(),
-  split: split.optional(),
-  sticky: sticky.optional(),
-  force: force.optional(),
-  /** `https` encrypts; it does not yet verify the upstream's certificate. */
-  scheme: z.enum(['http', 'https']).default('http'),
-  /** `/api/users` at a route with path `/api/` becomes `/users`. Escapes such as %2F are decoded by this. */
-  stripPrefix: z.boolean().default(false),
-  websocket: z.boolean().default(false),
-  /** Off: the response is passed on as it comes. */
-  buffering: z.boolean().default(true),
-  hostHeader: template((value) => (value === '' ? { message: 'is empty' } : undefined)).default('$host'),
 })
 
 const filePath = /^(?!\/)(?!.*(?:^|\/)\.\.?(?:\/|$))[^\\]+$/

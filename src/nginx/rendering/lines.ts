@@ -23,3 +23,8 @@ export function directive(name: string, value: string | number | undefined): rea
 export function toText(lines: readonly string[]): string {
   return `${lines.join('\n')}\n`
 }
+
+/** The entries of a map in the order of their keys; none for undefined. */
+export function sortedEntries(map: Readonly<Record<string, string>> | undefined): [string, string][] {
+  return Object.entries(map ?? {}).toSorted(([a], [b]) => (a < b ? -1 : 1))
+}

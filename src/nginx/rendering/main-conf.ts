@@ -11,7 +11,8 @@ import { block, directive, toText, when } from './lines.ts'
 import { drainable } from './location.ts'
 import { MIME_TYPES } from './mime-types.ts'
 import { DOLLAR_VARIABLE, literal, plain } from './quote.ts'
-import { CONNECTION_VARIABLE, DEFAULT_HEADER_LINES, listenLine } from './render-site.ts'
+import { CONNECTION_VARIABLE, DEFAULT_HEADER_LINES } from './proxy.ts'
+import { listenLine } from './render-site.ts'
 import type { Listener } from './unit.ts'
 
 /** What a listener answers, with 404, to a host that no site claims. */

@@ -3,15 +3,16 @@
  * which has settled the hosts, listeners and upstreams. Every value goes through quote.ts.
  */
 
-import { PLANNED_HEADER, PROXIED_HEADER } from '../../core/names.ts'
+import { PLANNED_HEADER } from '../../core/names.ts'
 import { conditionsOf } from '../../core/resources/conditions.ts'
 import { upstreamsOf } from '../../core/resources/split.ts'
 import { groupRoutes, type Route, type RouteGroup, type SiteSpec } from '../../core/resources/site.ts'
 import type { SliceResource } from '../../core/slice.ts'
 import type { HostLayout } from './host-layout.ts'
-import { block, directive, toText, when } from './lines.ts'
+import { block, directive, sortedEntries, toText, when } from './lines.ts'
 import { drainable, type Location } from './location.ts'
-import { escapeRegex, literal, plain, template, templateThen, variableThen } from './quote.ts'
+import { literal, plain, template, templateThen, variableThen } from './quote.ts'
+import { proxyLines } from './proxy.ts'
 import { SiteMaps } from './site-maps.ts'
 import type { Listener } from './unit.ts'
 
@@ -28,20 +29,6 @@ export interface SitePlace {
 interface MappedPlace extends SitePlace {
   readonly maps: SiteMaps
 }
-
-/** Headers of every proxied request; main-conf.ts sets them once, a location only where its own differ. */
-export const PROXY_HEADERS: readonly (readonly [name: string, value: string])[] = [
-  ['Host', '$host'],
-  ['Connection', '""'],
-  ['X-Real-IP', '$remote_addr'],
-  ['X-Forwarded-For', '$proxy_add_x_forwarded_for'],
-  ['X-Forwarded-Proto', '$scheme'],
-  ['X-Forwarded-Host', '$host'],
-  ['X-Forwarded-Port', '$server_port'],
-  [PROXIED_HEADER, '1'],
-]
-/** `upgrade` when the client asks to switch protocols, else empty; main-conf.ts defines it. */
-export const CONNECTION_VARIABLE = 'nxmesh_connection'
 
 export function renderSite(site: SliceResource<SiteSpec>, place: SitePlace, host: HostLayout): string {
   const { path, spec } = site
@@ -126,7 +113,7 @@ function routeBody(id: string, route: Route, spec: SiteSpec, place: MappedPlace)
 function actionLines(route: Route, spec: SiteSpec, place: MappedPlace): readonly string[] {
   switch (route.action) {
     case 'proxy':
-      return proxyLines(route, spec, place)
+      return proxyLines(route, spec, targetUrl(route, place))
     case 'static': {
       const { root, index, spa } = route.static
       const fallback = `try_files $uri ${variableThen('uri', `/${index}`)} ${literal(`/${index}`)} =404;`
@@ -147,18 +134,6 @@ function returnLines({ status, body, contentType }: (Route & { action: 'return' 
   return ['types { }', `default_type ${plain(contentType)};`, `return ${status} ${literal(body)};`]
 }
 
-function proxyLines(route: Route & { action: 'proxy' }, spec: SiteSpec, place: MappedPlace): readonly string[] {
-  const { scheme, stripPrefix, buffering, hostHeader } = route.proxy
-  return [
-    // (?s): a decoded line feed in the path must not keep the prefix from being taken off.
-    ...when(stripPrefix, `rewrite ${plain(`(?s)^${escapeRegex(route.path)}(.*)$`)} /$1 break;`),
-    ...proxyHeaderLines(route, spec),
-    ...when(!buffering, 'proxy_buffering off;'),
-    ...when(scheme === 'https', 'proxy_ssl_server_name on;', `proxy_ssl_name ${template(hostHeader)};`),
-    `proxy_pass ${targetUrl(route, place)};`,
-  ]
-}
-
 /** What answers in place of an upstream with an open circuit speaks no TLS. */
 function targetUrl({ proxy }: Route & { action: 'proxy' }, { maps, upstreams, open }: MappedPlace): string {
   const target = maps.target(proxy, upstreams)
@@ -168,29 +143,6 @@ function targetUrl({ proxy }: Route & { action: 'proxy' }, { maps, upstreams, op
   const closed = passed.filter((name) => open.has(name)).toSorted()
   return isSplit && closed.length > 0 ? `$${maps.schemeOf(target, closed)}://${target}` : `https://${target}`
 }
-
-/** Nothing when the route's headers are those that every proxied request has. */
-function proxyHeaderLines(route: Route & { action: 'proxy' }, spec: SiteSpec): readonly string[] {
-  const { websocket, hostHeader } = route.proxy
-  const headers = new Map(PROXY_HEADERS.map(([name, value]) => [name.toLowerCase(), [name, value]]))
-  const put = (name: string, value: string): void => {
-    headers.set(name.toLowerCase(), [name, value])
-  }
-  put('Host', template(hostHeader))
-  if (websocket) {
-    put('Upgrade', '$http_upgrade')
-    put('Connection', `$${CONNECTION_VARIABLE}`)
-  }
-  for (const { set, remove } of [spec.requestHeaders ?? {}, route.requestHeaders ?? {}]) {
-    for (const [name, value] of sortedEntries(set)) put(name, template(value))
-    for (const name of remove ?? []) put(name, '""')
-  }
-  put(PROXIED_HEADER, '1')
-  const own = [...headers.values()].map(([name, value]) => `proxy_set_header ${name} ${value};`)
-  return own.join() === DEFAULT_HEADER_LINES.join() ? [] : own
-}
-
-export const DEFAULT_HEADER_LINES = PROXY_HEADERS.map(([name, value]) => `proxy_set_header ${name} ${value};`)
 
 function compressionLines({ compression }: SiteSpec, host: HostLayout): readonly string[] {
   if (compression?.enabled !== true) return []
@@ -247,10 +199,6 @@ export function snippetLines(snippet: string | undefined): readonly string[] {
   return snippet === undefined ? [] : ['# privileged snippet', snippet.replace(/\n$/, '')]
 }
 
-export function sortedEntries(map: Readonly<Record<string, string>> | undefined): [string, string][] {
-  return Object.entries(map ?? {}).toSorted(([a], [b]) => (a < b ? -1 : 1))
-}
-
-function ownValue(map: Readonly<Record<string, string>> | undefined, key: string): string | undefined {
+export function ownValue(map: Readonly<Record<string, string>> | undefined, key: string): string | undefined {
   return map !== undefined && Object.hasOwn(map, key) ? map[key] : undefined
 }

@@ -22,11 +22,11 @@ import {
 import type { Capabilities } from '../../ports.ts'
 import { Claims, listenerKey, wishesOf, type Site } from './claims.ts'
 import type { HostLayout } from './host-layout.ts'
-import { toText } from './lines.ts'
+import { sortedEntries, toText } from './lines.ts'
 import { mainConf } from './main-conf.ts'
 import { UnquotableError } from './quote.ts'
 import { missing, nearest } from './references.ts'
-import { renderSite, snippetLines, sortedEntries } from './render-site.ts'
+import { renderSite, snippetLines } from './render-site.ts'
 import {
   ADDRESSES_MAX,
   consistentWeight,
