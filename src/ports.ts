@@ -158,6 +158,8 @@ export interface NginxOutput {
   readonly ok: boolean
   readonly stderr: string
   readonly durationMs: number
+  /** It was ended, since it took too long. */
+  readonly expired?: boolean
 }
 
 /** The host's nginx as processes and commands. Files are written by src/nginx, not here. */

@@ -237,7 +237,7 @@ export class LocalNginx implements NginxProcess {
         clearTimeout(timer)
         child.stderr.destroy()
         if (expired) stderr += `\nnginx did not finish within ${timeoutMs} ms`
-        resolve({ ok: ok && !expired, stderr, durationMs: performance.now() - began })
+        resolve({ ok: ok && !expired, stderr, durationMs: performance.now() - began, expired })
       }
       child.stderr.setEncoding('utf8').on('data', (text: string) => {
         if (stderr.length < OUTPUT_MAX_BYTES) stderr += text

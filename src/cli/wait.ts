@@ -52,7 +52,9 @@ export function progressOf({ receipt, target }: NodeReceipt, paths?: ReadonlySet
   const isAppliedElse = isolated.length + withheld > 0 && isProven && paths !== undefined
   if (isAppliedElse) return asApplied
   const isWaitingForMesh = outcome === 'held' && phase === 'hold'
-  if (error === null || isWaitingForMesh) return { state: 'pending', phase }
+  // Old workers drain; the node goes on by itself when they have ended.
+  const isWaitingForMemory = error?.code === 'unavailable'
+  if (error === null || isWaitingForMesh || isWaitingForMemory) return { state: 'pending', phase }
   return { state: 'failed', reasons: [withHint(error)] }
 }
 

@@ -106,7 +106,7 @@ const nginxSchema = z.strictObject({
   test_timeout_seconds: seconds(1, 3600)
     .default(60)
     .describe(
-      'Time limit of `nginx -t`. It takes about 0.1 s for 1,000 sites, and 10 times that with a certificate each.',
+      'The longest that `nginx -t` may take for a change. It takes about 0.1 s for 1,000 sites, 10 times that with a certificate each; what serves already may take 5 times as long.',
     ),
   max_draining_workers: integer(1, 10_000)
     .default(32)

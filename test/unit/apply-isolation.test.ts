@@ -11,6 +11,7 @@ import { expect, test } from 'vitest'
 import type { ApplyResult } from '../../src/nginx/applying/run.ts'
 import type { ApplierOptions, ApplySettings } from '../../src/nginx/applying/settings.ts'
 import type { Unit } from '../../src/nginx/rendering/unit.ts'
+import type { NginxProcess } from '../../src/ports.ts'
 import { FakeNginx } from '../support/fake-nginx.ts'
 import { NginxHost, upstream } from '../support/nginx-host.ts'
 import { VirtualClock } from '../support/virtual-clock.ts'
@@ -135,9 +136,77 @@ test('what fails without any change is not blamed on a change', async () => {
   const result = await at.apply(changed)
   expect(result).toMatchObject({ outcome: 'refused', phase: 'test', isolated: [] })
   expect(result.error?.message).toBe('module is not binary compatible')
-  expect(at.tests()).toBe(2)
+  // All, what serves, that again, nothing at all.
+  expect(at.tests()).toBe(4)
   expect((await at.apply(changed)).outcome).toBe('refused')
-  expect(at.tests()).toBe(2)
+  expect(at.tests()).toBe(4)
+})
+
+test('one that serves and fails by itself now, and is not named, holds up nobody: a file of its own is gone', async () => {
+  await using at = await scene()
+  const units = names(64).map((name, index) =>
+    at.host.site(name, { port: 81, body: index === 23 ? 'uses "/gone";' : 'return 200;' }),
+  )
+  await at.apply(units)
+  at.refuse((texts) => (has(texts, '/gone') ? 'cannot load certificate "/gone"' : undefined))
+  const fresh = at.host.site('zz', { port: 81 })
+  const result = await at.apply([...units, fresh])
+  expect(result.outcome).toBe('applied')
+  expect(isolated(result)).toEqual(['default/eu/site/s023 left_out'])
+  expect(result.isolated[0]?.reason).toBe('cannot load certificate "/gone"')
+  expect(at.served()).toHaveLength(64)
+  expect(at.tests(), 'its words quote what it reads').toBeLessThanOrEqual(8)
+})
+
+test('what serves and fails only together, as when memory is short, is nobody’s fault', async () => {
+  await using at = await scene()
+  const units = names(32).map((name) => at.host.site(name, { port: 81 }))
+  await at.apply(units)
+  at.refuse((texts) => (texts.size > 20 ? 'mmap() failed (12: Cannot allocate memory)' : undefined))
+  const result = await at.apply([...units, at.host.site('zz', { port: 81 })])
+  expect(result).toMatchObject({ outcome: 'refused', isolated: [], error: { message: expect.stringMatching(/mmap/) } })
+  expect(at.served()).toHaveLength(32)
+})
+
+/** An nginx that needs so long for a test, by its texts, and is ended when it may not. */
+async function slowScene(needsMs: (texts: Texts) => number, testTimeoutMs: number) {
+  const at = await scene({ testTimeoutMs })
+  let spentMs = 0
+  const slow = () => {
+    const nginx: NginxProcess = at.nginx
+    nginx.test = async (configPath, limitMs) => {
+      const ms = needsMs(await textsOf(configPath))
+      const expired = ms > limitMs
+      spentMs += Math.min(ms, limitMs)
+      const stderr = expired ? `nginx did not finish within ${limitMs} ms` : ''
+      return { ok: !expired, stderr, durationMs: Math.min(ms, limitMs), expired }
+    }
+  }
+  return { ...at, slow, spentMs: () => spentMs }
+}
+
+test('of a hundred changes one that makes the test slow is found in little more than one time limit', async () => {
+  await using at = await slowScene((texts) => (has(texts, 'slow;') ? 3_600_000 : 20), 3_000)
+  await at.apply(names(100).map((name) => at.host.site(name, { port: 81 })))
+  at.slow()
+  const units = names(100).map((name, index) =>
+    at.host.site(name, { port: 81, body: index === 66 ? 'slow;' : 'return 201;' }),
+  )
+  const result = await at.apply(units)
+  expect(result.outcome).toBe('applied')
+  expect(isolated(result)).toEqual(['default/eu/site/s066 last_good'])
+  expect(result.isolated[0]?.reason).toMatch(/nginx did not finish within \d+ ms/)
+  expect(at.served().filter(({ text }) => text.includes('return 201;'))).toHaveLength(99)
+  expect(at.spentMs()).toBeLessThan(3_000 + 8 * 1_200)
+})
+
+test('a host so busy that what serves is not tested in time takes edits all the same', async () => {
+  await using at = await slowScene(() => 10_000, 3_000)
+  await at.apply(names(8).map((name) => at.host.site(name, { port: 81 })))
+  at.slow()
+  const result = await at.apply(names(8).map((name) => at.host.site(name, { port: 81, body: 'return 201;' })))
+  expect(result).toMatchObject({ outcome: 'applied', isolated: [] })
+  expect(at.served().filter(({ text }) => text.includes('return 201;'))).toHaveLength(8)
 })
 
 test('a site that did not change and is named for another’s fault stays', async () => {
@@ -310,6 +379,27 @@ test('a single edit that fails after the swap is tried once more; then its pause
   await at.clock.advance(2_000)
   expect((await at.apply([bad, good])).outcome).toBe('applied')
   expect(at.served()).toEqual([good])
+})
+
+test('what fails after the swap and is quoted costs one more attempt, and the others are not tried yet meanwhile', async () => {
+  await using at = await scene()
+  await at.apply(names(64).map((name) => at.host.site(name, { port: 81 })))
+  at.nginx.reloadFault = async (configPath) =>
+    has(await textsOf(configPath), 'zone=one') ? 'limit_req "one" uses the "$a" key' : undefined
+  const units = names(64).map((name, index) =>
+    at.host.site(name, { port: 81, body: index === 9 ? 'limit_req zone="one" ;zone=one;' : 'return 201;' }),
+  )
+  const first = await at.apply(units)
+  expect(first.outcome).toBe('rolled_back')
+  expect(first.isolated.map(({ why }) => why)).toEqual(units.map(() => 'untried'))
+  const held = await at.apply(units)
+  expect(held.outcome).toBe('refused')
+  expect(held.isolated.map(({ why }) => why)).toEqual(units.map(() => 'untried'))
+  await at.clock.advance(first.retryAfterMs ?? 0)
+  expect((await at.apply(units)).outcome).toBe('applied')
+  expect(at.served().filter(({ text }) => text.includes('return 201;'))).toHaveLength(63)
+  expect((await at.apply(units)).outcome).toBe('rolled_back')
+  expect(isolated(await at.apply(units))).toEqual(['default/eu/site/s009 last_good'])
 })
 
 test('a good edit does not wait for those among which one fails after the swap', async () => {

@@ -9,9 +9,16 @@ import { join } from 'node:path'
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import type { Problem } from '../../src/core/slice.ts'
-import { bakeFailure, countAnswers } from '../../src/nginx/applying/bake.ts'
+import { bakeFailure, countAnswers, sitesToWatch } from '../../src/nginx/applying/bake.ts'
 import { modulesPath, parseCapabilities } from '../../src/nginx/applying/capabilities.ts'
-import { blamedUnits, nginxWords, selectUnits, type Refused, type Selection } from '../../src/nginx/applying/isolate.ts'
+import {
+  blamedUnits,
+  nginxWords,
+  selectUnits,
+  suspectedUnits,
+  type Refused,
+  type Selection,
+} from '../../src/nginx/applying/isolate.ts'
 import { emergencies, LogTail } from '../../src/nginx/applying/log-tail.ts'
 import { portConflicts } from '../../src/nginx/applying/precheck.ts'
 import { worsened, type ProbeAnswer } from '../../src/nginx/applying/probe.ts'
@@ -142,6 +149,17 @@ describe('blame', () => {
     expect(paths(blamedUnits(words, [a, b, c]))).toEqual(blamed)
   })
 
+  test('words without a file are about those who use what they quote, and who needs these', () => {
+    const limited = site('limited', { body: 'limit_req zone=one;' })
+    const pool = upstream('one', '127.0.0.1:1')
+    const needy = site('needy', { needs: ['default/eu/upstream/one'] })
+    const words = 'limit_req "one" uses the "$uri" key while previously it used the "$arg_x" key'
+    expect(paths(suspectedUnits(words, [a, limited, pool, needy]))).toEqual(['limited', 'one', 'needy'])
+    expect(suspectedUnits('limit_req "two" uses', [a, limited])).toEqual([])
+    expect(suspectedUnits(words, [limited]), 'all of them: that tells nothing').toEqual([])
+    expect(suspectedUnits('could not build referer_hash', [a, b])).toEqual([])
+  })
+
   test('nginx’s words are the first [emerg] message, with or without a time, else all', () => {
     expect(nginxWords('nginx: [warn] w\nnginx: [emerg] bad in f:1\nnginx: configuration file test failed')).toBe(
       'bad in f:1',
@@ -231,8 +249,30 @@ describe('bake', () => {
     const failure = verdict(lines('a', 100, 0), [...lines('a', 10, 20), ...lines('b', 900, 0)])
     expect(failure).toEqual({ reason: '67 % of 30 answers were 5xx, earlier 0 %', sites: ['a'] })
   })
-  test('the whole got worse, no changed site did', () => {
-    expect(verdict(lines('b', 100, 0), lines('b', 50, 50))?.sites).toEqual([])
+  test('errors of a site that did not change are not blamed on the change', () => {
+    expect(verdict([...lines('a', 100, 0), ...lines('b', 100, 0)], [...lines('a', 30, 0), ...lines('b', 0, 90)])).toBe(
+      undefined,
+    )
+  })
+  test('changed sites with few answers each tell together, and those that got worse are blamed', () => {
+    const names = ['a', 'b', 'c', 'd']
+    const earlier = names.flatMap((name) => lines(name, 10, 0))
+    const since = names.flatMap((name) => (name === 'a' ? lines(name, 5, 0) : lines(name, 1, 6)))
+    expect(verdict(earlier, since, names)).toEqual({
+      reason: '69 % of 26 answers were 5xx, earlier 0 %',
+      sites: ['b', 'c', 'd'],
+    })
+    expect(verdict(earlier, since, ['a'])).toBeUndefined()
+  })
+  test('what all sites share has all of them watched', () => {
+    const [a, b] = [site('a', { port: 81 }), site('b', { port: 81, needs: ['default/eu/upstream/pool'] })]
+    const settings: Unit = { ...upstream('pool', '127.0.0.1:1'), path: 'default/eu/zone/settings', kind: 'settings' }
+    const pools = ['127.0.0.1:1', '127.0.0.1:2'].map((server) => upstream('pool', server)) as [Unit, Unit]
+    const watched = (before: Unit[], after: Unit[]) => paths(sitesToWatch(before, after))
+    expect(watched([a, b, pools[0]], [a, b, pools[1]])).toEqual(['b'])
+    expect(watched([a, b], [a, b, settings])).toEqual(['a', 'b'])
+    expect(watched([a, b, settings], [a, b])).toEqual(['a', 'b'])
+    expect(watched([a, b], [a, b])).toEqual(['a', 'b'])
   })
   test.each([
     ['as bad as before', lines('a', 50, 50), lines('a', 50, 50)],

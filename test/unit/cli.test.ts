@@ -14,6 +14,7 @@ import { meshctl, type CliOptions, type CliResult } from '../support/cli.ts'
 import { GENERATION, OLD_GENERATION, receiptOf } from '../support/receipt.ts'
 import { startFlakyProxy } from '../support/flaky-proxy.ts'
 import type { NodeReceipt } from '../../src/api/schemas.ts'
+import type { Receipt } from '../../src/reconciler.ts'
 import { progressOf } from '../../src/cli/wait.ts'
 import { speak } from '../support/peer-status.ts'
 import { editor, MESH_ID } from '../support/sign.ts'
@@ -726,6 +727,19 @@ describe('status, peers, log, watch', () => {
     const at = { receipt, target: receipt.target } as unknown as NodeReceipt
     expect(progressOf(at, new Set(['default/eu/site/s0'])).state).toBe('failed')
     expect(progressOf(at, new Set(['default/eu/site/other'])).state).toBe('applied')
+  })
+
+  test('what the node will go on with by itself is waited for, though an attempt failed', () => {
+    const path = 'default/eu/site/a'
+    const wait = (overrides: Partial<Receipt>) => {
+      const receipt = { ...receiptOf({ applied: OLD_GENERATION, ...overrides }), withheld: 0 }
+      return progressOf({ receipt, target: receipt.target } as unknown as NodeReceipt, new Set([path])).state
+    }
+    const error = { code: 'nginx_failed', message: 'generation x did not come to serve: …' } as const
+    const untried = { path, why: 'untried', reason: 'not tried yet', serves: 'last_good' } as const
+    expect(wait({ outcome: 'rolled_back', error, isolated: [untried], problemCount: 1 })).toBe('pending')
+    expect(wait({ outcome: 'rolled_back', error })).toBe('failed')
+    expect(wait({ outcome: 'failed', phase: 'gate', error: { ...error, code: 'unavailable' } })).toBe('pending')
   })
 
   test('colours only on a terminal, and not when they are unwanted', async () => {

@@ -119,7 +119,11 @@ export class Applier {
       return
     }
     const { error, reached } = failure
-    if (reached) run.retryAfterMs = this.#validator.failed(choice, failure)
+    if (reached) {
+      const { retryAfterMs, isolated } = this.#validator.failed(choice, failure)
+      run.retryAfterMs = retryAfterMs
+      run.isolated = isolated
+    }
     try {
       await run.phase('rollback', () => this.#swap.back(order, failure))
       run.end(reached ? 'rolled_back' : 'failed', error)

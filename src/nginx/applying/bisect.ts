@@ -7,6 +7,8 @@
 export interface Blame<T> {
   readonly reason: string
   readonly blamed: readonly T[]
+  /** Whom they may mean: these are tried apart from the others, and refused only when that shows it. */
+  readonly suspected?: readonly T[]
 }
 
 export interface Search<T> {
@@ -30,6 +32,8 @@ const NAMINGS_MAX = 4
 interface Group<T> {
   readonly members: readonly T[]
   readonly namings: number
+  /** The test that failed, of what this is a part of and all that was taken before. */
+  readonly whole: { readonly size: number; readonly blames: readonly Blame<T>[] } | undefined
 }
 
 /**
@@ -46,8 +50,10 @@ export async function findGood<T>(groups: readonly (readonly T[])[], { test, has
   while (hasTime() || (taken.length === 0 && refused.size === 0)) {
     const group = pending.shift()
     if (group === undefined) break
-    const { members, namings } = group
-    const blames = await test([...taken, ...members])
+    const { members, namings, whole } = group
+    // With as many as in the whole that failed it is that whole again.
+    const size = taken.length + members.length
+    const blames = whole?.size === size ? whole.blames : await test([...taken, ...members])
     if (blames.length === 0) {
       taken.push(...members)
       base = blames
@@ -63,7 +69,9 @@ export async function findGood<T>(groups: readonly (readonly T[])[], { test, has
     for (const member of bad) refused.set(member, reasonFor(member, blames))
     const rest = members.filter((member) => !refused.has(member))
     const staysWhole = named.length > 0 && namings + 1 < NAMINGS_MAX
-    pending.unshift(...(staysWhole ? groupOf(rest, namings + 1) : halvesOf(rest).flatMap((half) => groupOf(half))))
+    const parts = staysWhole ? [rest] : partsOf(rest, new Set(blames.flatMap(({ suspected = [] }) => suspected)))
+    const seen = rest.length === members.length ? { size, blames } : undefined
+    pending.unshift(...parts.flatMap((part) => groupOf(part, staysWhole ? namings + 1 : 0, seen)))
   }
   base ??= await test([])
   return { taken, refused, base }
@@ -74,8 +82,15 @@ function reasonFor<T>(member: T, blames: readonly Blame<T>[]): string {
 }
 
 /** None when there is nobody in it. */
-function groupOf<T>(members: readonly T[], namings = 0): readonly Group<T>[] {
-  return members.length === 0 ? [] : [{ members, namings }]
+function groupOf<T>(members: readonly T[], namings = 0, whole?: Group<T>['whole']): readonly Group<T>[] {
+  return members.length === 0 ? [] : [{ members, namings, whole }]
+}
+
+/** Those beyond suspicion before the others, where there are both; else halves. */
+export function partsOf<T>(members: readonly T[], suspected: ReadonlySet<T>): readonly (readonly T[])[] {
+  const clear = members.filter((member) => !suspected.has(member))
+  if (clear.length === 0 || clear.length === members.length) return halvesOf(members)
+  return [clear, members.filter((member) => suspected.has(member))]
 }
 
 /** Two, where there are two. */

@@ -139,6 +139,21 @@ export function blamedUnits(words: string, units: readonly Unit[]): readonly Uni
   )
 }
 
+/**
+ * The units whose texts hold what nginx's words quote: a path, a zone, a variable. Words of what is only opened or
+ * compared after all is parsed name no file of ours. With those that need them, which fail with them. Empty where that
+ * tells nobody from the others.
+ */
+export function suspectedUnits(words: string, units: readonly Unit[]): readonly Unit[] {
+  const quoted = [...words.matchAll(/"([^"]{2,4096})"/g)].map(([, token]) => token as string)
+  for (const token of quoted) {
+    const found = new Set(units.filter(({ text }) => text.includes(token)).map(({ path }) => path))
+    if (found.size > 0 && found.size < units.length)
+      return units.filter(({ path, needs }) => [path, ...needs].some((one) => found.has(one)))
+  }
+  return []
+}
+
 /** An address without brackets, with every way to write "all of IPv4" as `0.0.0.0`. */
 export function bareAddress(address: string): string {
   const bare = address.replace(/^\[|\]$/g, '')

@@ -86,9 +86,9 @@ export class Serving {
   }
 
   /** `nginx -t` on a staged generation. */
-  async test(generation: string): Promise<NginxOutput> {
-    const { nginx, store, settings } = this.#parts
-    const output = await nginx.test(store.configPath(generation), settings.testTimeoutMs)
+  async test(generation: string, limitMs: number): Promise<NginxOutput> {
+    const { nginx, store } = this.#parts
+    const output = await nginx.test(store.configPath(generation), limitMs)
     if (output.ok) this.#testMs = output.durationMs
     return output
   }

@@ -7,7 +7,7 @@
 import { rm, writeFile } from 'node:fs/promises'
 import { asMeshError, MeshError } from '../../errors.ts'
 import type { Unit } from '../rendering/unit.ts'
-import { bakeFailure, countAnswers, type AnswerCounts } from './bake.ts'
+import { bakeFailure, countAnswers, sitesToWatch, type AnswerCounts } from './bake.ts'
 import type { Generation } from './generation.ts'
 import { blamedUnits, changedUnits } from './isolate.ts'
 import { probeTargets, sameTarget, worsened, type ProbeAnswer } from './probe.ts'
@@ -73,7 +73,7 @@ export class Swap {
     return (
       (await this.#load(order)) ??
       (await run.phase('probe', () => this.#probeAfter(sites, before))) ??
-      (await run.phase('bake', () => this.#bake(sites, request.bakeMs, signal)))
+      (await run.phase('bake', () => this.#bake(sitesToWatch(previous.units, next.units), request.bakeMs, signal)))
     )
   }
 

@@ -5,11 +5,11 @@
  */
 
 import type { Unit } from '../rendering/unit.ts'
-import { findGood, halvesOf, type Blame } from './bisect.ts'
+import { findGood, partsOf } from './bisect.ts'
 import { Draft, type Variant } from './draft.ts'
 import type { Generation } from './generation.ts'
-import { blamedUnits, changedUnits, nginxWords } from './isolate.ts'
-import { portConflicts } from './precheck.ts'
+import { changedUnits, suspectedUnits, type Isolated } from './isolate.ts'
+import { Judge } from './judge.ts'
 import { Refusals } from './refusals.ts'
 import type { ApplyRequest, Run } from './run.ts'
 import type { Serving } from './serving.ts'
@@ -31,6 +31,17 @@ export interface Choice {
   readonly whole: string
   /** Changes that are left for the next apply. */
   readonly untried: readonly Unit[]
+  readonly draft: Draft
+  /** Reasons by digest, as the draft sees them. */
+  readonly refused: Map<string, string>
+}
+
+/** What follows from a swap that failed. */
+export interface Setback {
+  /** When to go on, ms from now. */
+  readonly retryAfterMs: number
+  /** What is not served for it: the culprits, and all else that changed, which is still to be told apart from them. */
+  readonly isolated: readonly Isolated[]
 }
 
 const ISOLATE_PER_TEST = 16
@@ -75,7 +86,7 @@ export class Validator {
       this.#refusedUnits.add(unit.digest, reason)
       refused.set(unit.digest, reason)
     }
-    let tests = 0
+    const judge = new Judge({ parts: this.#parts, serving: this.#serving, master, run, signal })
     // Every round but the last refuses at least one more, so it ends.
     for (;;) {
       const draft = new Draft(request, lastGood, refused, (digest) => this.#refusedUnits.last(digest)?.reason)
@@ -84,28 +95,25 @@ export class Validator {
         run.generation = variant.generation.digest
         run.isolated = variant.isolated
         run.retryAfterMs = untried.length > 0 ? UNTRIED_PAUSE_MS : this.#soonest(request.units, refused, variant)
-        return { generation: variant.generation, whole: whole.generation.digest, untried }
+        return { generation: variant.generation, whole: whole.generation.digest, untried, draft, refused }
       }
       const all = show(whole, [])
       if (all.whole === this.#serving.applied) return all
       const held =
         this.#refusedGenerations.get(all.whole) ?? this.#refusedGenerations.get(draft.with([]).generation.digest)
       if (held !== undefined) {
+        if (this.#suspects.length > 0) run.isolated = draft.with([]).isolated
         run.refuse(held.reason, held.until - clock.monotonic())
         return undefined
       }
 
+      const present = () => draft.with([]).generation
       const candidates = this.#inOrder(this.#apart(draft.changed))
       const found = await findGood(candidates, {
         hasTime,
-        test: (taken) => {
-          signal?.throwIfAborted()
-          tests += 1
-          // Looking through all files takes time: once for the new ones, and for the old ones.
-          const mayBeDamaged = tests === 1 || taken.length === 0
-          return this.#judge(draft.with(taken).generation, master, run, mayBeDamaged)
-        },
+        test: (taken) => judge.judge(draft.with(taken).generation, present),
       })
+      this.#validated = judge.validated ?? this.#validated
       for (const [unit, reason] of found.refused) refuse(unit, reason)
       if (found.base.length === 0) {
         const decided = [...found.taken, ...found.refused.keys()]
@@ -114,13 +122,42 @@ export class Validator {
       }
       // What did not change fails by itself: something around it must have changed.
       const named = found.base.filter(({ blamed }) => blamed.length > 0)
-      if (named.length === 0) {
+      const culprits = named.length > 0 ? new Map() : await this.#culprits(present(), request, judge, hasTime)
+      if (named.length === 0 && culprits.size === 0) {
         const { reason, until } = this.#refusedGenerations.add(all.whole, found.base[0]?.reason ?? '')
         run.refuse(reason, until - clock.monotonic())
         return undefined
       }
+      for (const [unit, reason] of culprits) refuse(unit, reason)
       for (const { blamed, reason } of named) for (const unit of blamed) refuse(unit, reason)
     }
+  }
+
+  /**
+   * Units that serve and that nginx does not take any more, though its words name none: what they read is gone, say. Only
+   * such that fail on their own: short memory, or a module that does not fit, is nobody's fault.
+   */
+  async #culprits(
+    present: Generation,
+    request: ApplyRequest,
+    judge: Judge,
+    hasTime: () => boolean,
+  ): Promise<ReadonlyMap<Unit, string>> {
+    const nothing: Generation = { ...request.assemble([]), units: [] }
+    const draft = new Draft(
+      { units: present.units, problems: [], assemble: request.assemble },
+      nothing,
+      new Map(),
+      () => undefined,
+    )
+    const test = (taken: readonly Unit[]) => judge.judge(draft.with(taken).generation, () => nothing)
+    const found = await findGood([needsFirst(present.units, present.units)], { hasTime, test })
+    const culprits = new Map<Unit, string>()
+    for (const [unit, reason] of found.refused) {
+      const alone = needsFirst([unit], present.units)
+      if (found.base.length === 0 && (await test(alone)).length > 0) culprits.set(unit, reason)
+    }
+    return culprits
   }
 
   /** It serves. */
@@ -133,15 +170,22 @@ export class Validator {
    * It did not prove itself, so something that changed is to blame. When nothing tells what, the next applies take a part
    * of it after the other; what fails alone, and not for the first time, is it. Only its own pauses grow: the whole is held
    * but for a moment, since what is good in it waits as well.
-   * @returns when to go on, ms from now
    */
-  failed({ generation, whole }: Choice, { blamed, error }: Failure): number {
+  failed(choice: Choice, failure: Failure): Setback {
+    const retryAfterMs = this.#blame(choice, failure)
+    return { retryAfterMs, isolated: choice.draft.with([]).isolated }
+  }
+
+  #blame({ generation, whole, refused }: Choice, { blamed, error }: Failure): number {
     const changed = changedUnits(this.#serving.booted().units, generation.units)
     const digests = changed.map(({ digest }) => digest)
     const hasFailed = (digest: string) =>
       this.#refusedUnits.last(digest) !== undefined || this.#suspects.some((group) => group.includes(digest))
     const culprits = digests.length === 1 && digests.every(hasFailed) ? changed : culpritsOf(blamed, changed)
-    for (const { digest } of culprits) this.#refusedUnits.add(digest, error.message)
+    for (const { digest } of culprits) {
+      this.#refusedUnits.add(digest, error.message)
+      refused.set(digest, error.message)
+    }
     if (culprits.length > 0) {
       const found = new Set(culprits.map(({ digest }) => digest))
       this.#keepSuspects((digest) => !found.has(digest))
@@ -149,51 +193,23 @@ export class Validator {
       return 0
     }
     this.#keepSuspects((digest) => !digests.includes(digest))
-    this.#suspects = [...this.#suspects, ...this.#partsOf(digests)]
+    this.#suspects = [...this.#suspects, ...this.#partsOf(changed, error.message)]
     const refusals = this.#refusedGenerations
     const { until } =
       digests.length === 0 ? refusals.add(generation.digest, error.message) : refusals.hold(whole, error.message)
     return until - this.#parts.clock.monotonic()
   }
 
-  /** Two: those never refused before the others, or else halves. */
-  #partsOf(digests: readonly string[]): readonly (readonly string[])[] {
-    const known = new Set(digests.filter((digest) => this.#refusedUnits.last(digest) !== undefined))
-    if (known.size === 0 || known.size === digests.length) return halvesOf(digests)
-    return [digests.filter((digest) => !known.has(digest)), [...known]]
+  /** Two: those never refused before the others, or those whom the words cannot mean, or else halves. */
+  #partsOf(changed: readonly Unit[], words: string): readonly (readonly string[])[] {
+    const known = changed.filter(({ digest }) => this.#refusedUnits.last(digest) !== undefined)
+    const isTelling = known.length > 0 && known.length < changed.length
+    const parts = partsOf(changed, new Set(isTelling ? known : suspectedUnits(words, changed)))
+    return parts.map((part) => part.map(({ digest }) => digest))
   }
 
   #keepSuspects(stays: (digest: string) => boolean): void {
     this.#suspects = this.#suspects.map((group) => group.filter(stays)).filter((group) => group.length > 0)
-  }
-
-  /** Why nginx does not take the generation; empty when it does. */
-  async #judge(
-    generation: Generation,
-    master: number | undefined,
-    run: Run,
-    mayBeDamaged: boolean,
-  ): Promise<readonly Blame<Unit>[]> {
-    const { store, whoHas } = this.#parts
-    await run.phase('stage', () => store.stage(generation))
-    const listeners = master === undefined ? [] : this.#serving.booted().units.flatMap((unit) => unit.listeners)
-    const conflicts = await run.phase('precheck', () => portConflicts(generation.units, { master, listeners }, whoHas))
-    if (conflicts.length > 0) return conflicts.map(({ units, reason }) => ({ blamed: units, reason }))
-    const output = await run.phase('test', async () => {
-      const first = await this.#serving.test(generation.digest)
-      if (first.ok || !mayBeDamaged) return first
-      // It may have met files that somebody changed behind our back rather than what was rendered.
-      const damage = await store.damage(generation)
-      if (damage.length === 0) return first
-      await store.repair(generation, damage)
-      return this.#serving.test(generation.digest)
-    })
-    if (output.ok) {
-      this.#validated = generation.digest
-      return []
-    }
-    const reason = nginxWords(output.stderr)
-    return [{ reason, blamed: blamedUnits(reason, generation.units) }]
   }
 
   /** Reasons by digest of the refusals that hold now. Forgets what is too many. */
