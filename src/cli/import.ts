@@ -13,21 +13,26 @@ import { importConfig, type Import } from '../nginx/importing/import.ts'
 import { readTree, type ConfigFile } from '../nginx/importing/includes.ts'
 import { INPUT_LIMITS } from './documents.ts'
 import { usage, type Verb } from './cli.ts'
+import { proveImport, type Proof } from './import-proof.ts'
 import { writeNewFile } from './new-file.ts'
 import { plain, toYaml } from './terminal.ts'
 
 const REPORT = 'import-report.txt'
+const DIFFERENCES_SHOWN = 100
 
 export const importVerb: Verb = {
   name: 'import',
   summary: 'read an nginx configuration into YAML files; nothing is applied',
-  usage: ['import DIR|FILE [--into DIR] [-w NAME] [-z ZONE]'],
+  usage: ['import DIR|FILE [--into DIR] [--no-proof] [-w NAME] [-z ZONE]'],
   details: [
     'DIR is one with an nginx.conf, such as /etc/nginx; FILE a main file, or one of servers alone. Writes a YAML file for each',
     `Upstream and Site, and ${REPORT}: what stayed nginx text (privileged snippets, which need a grant), and`,
-    'what could not be carried. Read both, then: meshctl diff -f DIR, meshctl apply -f DIR.',
+    'what could not be carried. Where there is nginx, the configuration and what it became are run side by side, on ports of',
+    'their own with stand-ins for upstreams, and asked the same: the report lists what is answered otherwise. Read it,',
+    'then: meshctl diff -f DIR, meshctl apply -f DIR.',
   ].join('\n'),
   options: {
+    'no-proof': { type: 'boolean', description: 'do not start nginx to compare its answers before and after' },
     into: { type: 'string', value: 'DIR', description: 'where to write; must be empty or new (default: ./imported)' },
   },
   examples: ['meshctl import /etc/nginx --into imported -z eu', 'meshctl apply -f imported'],
@@ -35,7 +40,8 @@ export const importVerb: Verb = {
     const [given = ''] = args.expect('DIR|FILE')
     if (args.list('zone').length > 1) throw usage('import takes one --zone: give a resource to others in its file')
     const place = { workspace: cli.workspace ?? 'default', zone: cli.zone ?? '*' }
-    const imported = importConfig(readTree(mainFile(cli.path(given), given), lookup), place)
+    const tree = readTree(mainFile(cli.path(given), given), lookup)
+    const imported = importConfig(tree, place)
     if (imported.resources.length === 0) {
       throw new MeshError('input_invalid', `there is no server or upstream in ${given} that can be carried`, {
         field: 'DIR|FILE',
@@ -48,7 +54,8 @@ export const importVerb: Verb = {
       const name = `${resource.kind.toLowerCase()}-${resource.metadata.name}.yaml`
       await write(join(into, name), toYaml(resource))
     }
-    const report = reportOf(imported)
+    const proof = args.flag('no-proof') ? 'it was not asked for' : await proveImport(tree, place)
+    const report = [...reportOf(imported), ...proofLines(proof), ''].join('\n')
     await write(join(into, REPORT), report)
     cli.out(report)
     cli.note(`Written to ${into}. Nothing was applied.`)
@@ -90,7 +97,7 @@ function readConfig(path: string): ConfigFile {
   return { path, text: readFileSync(path, 'utf8') }
 }
 
-function reportOf({ resources, findings }: Import): string {
+function reportOf({ resources, findings }: Import): string[] {
   const count = (kind: string): number => resources.filter((resource: Resource) => resource.kind === kind).length
   return [
     `Carried: ${count('Site')} sites, ${count('Upstream')} upstreams.`,
@@ -98,8 +105,21 @@ function reportOf({ resources, findings }: Import): string {
     ...section('Not carried', findings.lost),
     'Other than before, wherever it is not set: requests to upstreams carry X-Real-IP and X-Forwarded-* headers, redirects of',
     'nginx itself name no host, the Server header has no version, files whose ending had no type may have one.',
-    '',
-  ].join('\n')
+  ]
+}
+
+function proofLines(proof: Proof | string): string[] {
+  if (typeof proof === 'string') return [`Not proven: ${plain(proof)}.`]
+  const { asked, alike, differences } = proof
+  if (differences.length === 0)
+    return [
+      `Proven: ${asked} requests got the same answers, in a sandbox, from the configuration and from what it became.`,
+    ]
+  return [
+    `Not the same: ${asked - alike} of ${asked} requests are answered otherwise than by the configuration:`,
+    ...differences.slice(0, DIFFERENCES_SHOWN).map((difference) => `  ${plain(difference)}`),
+    ...(differences.length > DIFFERENCES_SHOWN ? [`  and ${differences.length - DIFFERENCES_SHOWN} more`] : []),
+  ]
 }
 
 function section(title: string, findings: readonly Finding[]): string[] {

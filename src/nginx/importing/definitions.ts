@@ -6,6 +6,7 @@
 import type { Tree } from '../../core/resources/kind.ts'
 import { MAX_TEXT_BYTES } from '../../core/resources/fields.ts'
 import { judgeSnippet } from '../../core/resources/snippet.ts'
+import { definedBy } from './fields.ts'
 import type { Findings } from './findings.ts'
 import { Names } from './names.ts'
 import { toText, type Directive } from './parse.ts'
@@ -60,13 +61,6 @@ export class Definitions {
     }
     return snippets
   }
-}
-
-/** The name that a directive of http gives to what it defines. */
-export function definedBy({ name, args }: Directive): string | undefined {
-  if (name === 'geo') return args.at(-1)
-  if (/^(?:map|split_clients)$/.test(name)) return args[1]
-  return args.map((arg) => /^(?:keys_)?zone=([^:]+)/.exec(arg)?.[1]).find((zone) => zone !== undefined)
 }
 
 function uses(text: string, name: string): boolean {

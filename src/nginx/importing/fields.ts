@@ -5,6 +5,7 @@
 
 import type { z } from 'zod'
 import { duration, size, wholeSeconds } from '../../core/resources/fields.ts'
+import type { Directive } from './parse.ts'
 
 export interface FieldRule {
   /** Below the spec of the site, the route or the upstream. */
@@ -58,6 +59,13 @@ export const NODE_SETTLES =
 /** Directives that may stand in http alone, beside what definitions.ts carries: no resource has a place for them. */
 export const HTTP_ONLY =
   /^(?:map|geo|split_clients|limit_(?:req|conn)_zone|\w+_cache_path|geoip_\w+|perl_\w+|lua_(?!code_cache)\w+|init(?:_worker)?_by_lua\w*|js_\w*(?:import|path|set|zone)|keyval\w*|match)$/
+
+/** The name that a directive of http gives to what it defines. */
+export function definedBy({ name, args }: Pick<Directive, 'name' | 'args'>): string | undefined {
+  if (name === 'geo') return args.at(-1)
+  if (/^(?:map|split_clients)$/.test(name)) return args[1]
+  return args.map((arg) => /^(?:keys_)?zone=([^:]+)/.exec(arg)?.[1]).find((zone) => zone !== undefined)
+}
 
 /** Directives that pass requests on, to an address or to an upstream by name. */
 export const PASSES = /^(?:proxy|grpc|fastcgi|uwsgi|scgi|memcached)_pass$/

@@ -3,8 +3,7 @@
  * otherwise than before. Pure; filled by the importer, printed by meshctl.
  */
 
-import { definedBy } from './definitions.ts'
-import { PASSED_TO, PASSES } from './fields.ts'
+import { definedBy, PASSED_TO, PASSES } from './fields.ts'
 import { parse, type Directive } from './parse.ts'
 
 export interface Finding {

@@ -188,6 +188,7 @@ function proxyAttempt(
   const implied = directives.filter(
     ({ name, args }) =>
       (name === 'proxy_http_version' && args[0] === '1.1') ||
+      (name === 'proxy_redirect' && args[0] === 'default') ||
       (name === 'proxy_ssl_server_name' && scheme === 'https' && args[0] === 'on'),
   )
   const rewritten = uri === '' || strips ? [] : [rewriteTo(uri, path, modifier, pass)]
@@ -276,6 +277,11 @@ function* returnAttempts(
 
 // ---------------------------------------------------------------------------------------------- files
 
+/** Whether the field can say it: a path or a variable stays text, and the field is tried after it. */
+function isIndex(file: string | undefined): boolean {
+  return file === undefined || faultOf({ path: '/', action: 'static', static: { root: '/', index: file } }) === ''
+}
+
 /** Where files lie that nobody says where they lie. */
 const DEFAULT_ROOT = '/usr/share/nginx/html'
 
@@ -285,7 +291,9 @@ function staticAttempt(directives: readonly Directive[], { inherited }: Outer): 
   const effective = indexes.length > 0 ? indexes : inherited.filter(({ name }) => name === 'index')
   const files = effective.flatMap(({ args }) => args)
   // nginx tries them in order, and the field comes last.
-  const [last = 'index.html', ...before] = files.toReversed()
+  const [last = 'index.html', ...before] = isIndex(files.at(-1))
+    ? files.toReversed()
+    : ['index.html', ...files.toReversed()]
   const model = effective[0] ?? root
   const added: Directive[] =
     before.length === 0 || model === undefined

@@ -8,6 +8,8 @@ import { MeshError } from '../../errors.ts'
 
 export interface Directive {
   readonly name: string
+  /** The name as it was written, where that is another text: entries of a map may be quoted. */
+  readonly written?: string
   /** What nginx takes them for: without quotes and escapes. */
   readonly args: readonly string[]
   /** The same as they were written. */
@@ -69,6 +71,7 @@ class Reader {
       if (first === undefined) throw this.#fault(`there is a ${word.kind} without a directive before it`)
       const head = {
         name: valueOf(first),
+        ...(first.raw === valueOf(first) ? {} : { written: first.raw }),
         args: rest.map(valueOf),
         raw: rest.map(({ raw }) => raw),
         file: this.#file,
@@ -144,8 +147,8 @@ function valueOf({ raw, quote }: Word): string {
 /** nginx text of directives, indented for people; quotes as they were written. */
 export function toText(directives: readonly Directive[], indent = ''): string {
   return directives
-    .map(({ name, raw, block, lua }) => {
-      const head = `${indent}${[name, ...raw].join(' ')}`
+    .map(({ name, written = name, raw, block, lua }) => {
+      const head = `${indent}${[written, ...raw].join(' ')}`
       if (lua !== undefined) return `${head} {${lua}}\n`
       return block === undefined ? `${head};\n` : `${head} {\n${toText(block, `${indent}    `)}${indent}}\n`
     })

@@ -1,0 +1,222 @@
+/**
+ * A configuration made harmless to run beside the one that serves: it listens on ports of its own on loopback, asks stand-ins
+ * instead of upstreams, and writes nowhere. What is left answers as it would, so that an import can be proven by it. Pure; called by meshctl import.
+ */
+
+import { PASSED_TO, PASSES } from './fields.ts'
+import { parse, toText, type Directive } from './parse.ts'
+
+/** Something that answers in the place of an upstream. */
+export interface StandIn {
+  readonly protocol: 'http' | 'fastcgi'
+  /** An address of loopback with a port, or a socket below the sandbox. */
+  readonly at: string
+}
+
+export interface SandboxParts {
+  /** Below which sockets and caches of the sandbox lie. */
+  readonly directory: string
+  /** Of stand-ins. */
+  readonly backendPort: number
+  /** What `nginx -V` names as prefix: relative paths of modules begin there. */
+  readonly prefix: string
+  /** As whom workers run, so that they read what its files are; only when nginx starts as root. */
+  readonly user?: string
+}
+
+/** Why a configuration is not run, not even in a sandbox; undefined when it can be. */
+export function unprovable(tree: readonly Directive[]): string | undefined {
+  for (const { name, file, line, block } of tree) {
+    if (/_by_lua|^(?:js|perl|lua|init|passenger|modsecurity|opentelemetry|dav)_|^(?:lua|perl)$/.test(name))
+      return `${file}:${line}: ${name} may run programs or write, which a proof must not`
+    const inner = block === undefined ? undefined : unprovable(block)
+    if (inner !== undefined) return inner
+  }
+  return undefined
+}
+
+/** Directives that write, ask others, or need what the sandbox does not have. */
+const DROPPED =
+  /^(?:error_log|\w+_temp_path|ssl_\w+|http2\w*|http3\w*|quic\w*|proxy_ssl_\w+|grpc_ssl_\w+|resolver\w*|stub_status|mirror\w*|zone|resolve|sticky|keepalive_timeout|reset_timedout_connection|limit_rate\w*)$/
+const PORTS: Readonly<Record<string, string>> = { 'http://': '80', 'https://': '443' }
+
+export class Sandbox {
+  readonly #parts: SandboxParts
+  /** By what stands in the configuration. */
+  readonly #standIns = new Map<string, StandIn>()
+  readonly #listeners = new Set<string>()
+  readonly #http: readonly Directive[]
+  readonly #before: readonly Directive[]
+
+  /** @param tree a main file with its includes, or servers alone */
+  constructor(tree: readonly Directive[], parts: SandboxParts) {
+    this.#parts = parts
+    const isMain = tree.some(({ name }) => name === 'http' || name === 'events')
+    const http = isMain ? tree.filter(({ name }) => name === 'http').flatMap(({ block = [] }) => block) : tree
+    const pools = new Map(
+      http.filter(({ name }) => name === 'upstream').map((upstream) => [upstream.args[0] ?? '', upstream] as const),
+    )
+    for (const [name, { block = [] }] of pools) {
+      const [first] = block.filter((each) => each.name === 'server')
+      this.#standIn(name, first?.args[0] ?? '', isPassedAs(http, name))
+    }
+    this.#http = http.flatMap((directive) => this.#harmless(directive, pools))
+    this.#before = tree.flatMap((directive) => {
+      const [path = ''] = directive.args
+      if (directive.name !== 'load_module') return []
+      const absolute = path.startsWith('/') ? path : `${parts.prefix}/${path}`
+      return [{ ...directive, args: [absolute], raw: [absolute] }]
+    })
+  }
+
+  /** What the sandbox listens on, each to be given a port: `*:80`. */
+  get listeners(): readonly string[] {
+    return [...this.#listeners].toSorted()
+  }
+
+  get standIns(): readonly StandIn[] {
+    return [...this.#standIns.values()]
+  }
+
+  /** The directives of http as nobody runs them: they listen on what `listeners` names. */
+  get template(): readonly Directive[] {
+    return this.#http
+  }
+
+  /** The directives of http, listening on these ports: what is imported. */
+  http(ports: ReadonlyMap<string, number>): Directive[] {
+    const listening = (directives: readonly Directive[]): Directive[] =>
+      directives.map((directive) => {
+        const { name, args, block } = directive
+        if (block !== undefined) return { ...directive, block: listening(block) }
+        if (name !== 'listen') return directive
+        const words = [`127.0.0.1:${ports.get(args[0] ?? '')}`, ...args.slice(1)]
+        return { ...directive, args: words, raw: words }
+      })
+    return listening(this.#http)
+  }
+
+  /** A whole nginx.conf. */
+  text(ports: ReadonlyMap<string, number>, pidFile: string): string {
+    const temps = ['client_body', 'proxy', 'fastcgi', 'uwsgi', 'scgi'].map((name) => `${name}_temp_path temp/${name};`)
+    return [
+      toText(this.#before),
+      ...(this.#parts.user === undefined ? [] : [`user ${this.#parts.user};`]),
+      `pid ${pidFile};`,
+      'worker_processes 1;',
+      'error_log logs/error.log;',
+      'events { worker_connections 256; }',
+      'http {',
+      ...temps,
+      toText(this.http(ports)),
+      '}\n',
+    ].join('\n')
+  }
+
+  #harmless(directive: Directive, pools: ReadonlyMap<string, Directive>): Directive[] {
+    const { name, args, block } = directive
+    if (DROPPED.test(name) || (name === 'access_log' && args[0] !== 'off')) return []
+    if (name === 'upstream') return [this.#pool(directive)]
+    if (name === 'server' && block !== undefined) return this.#server(directive, pools)
+    if (block !== undefined) return [{ ...directive, block: block.flatMap((each) => this.#harmless(each, pools)) }]
+    if (name.endsWith('_cache_path')) {
+      const words = [`${this.#parts.directory}/cache-${args[0]?.replace(/\W+/g, '-')}`, ...args.slice(1)]
+      return [{ ...directive, args: words, raw: words }]
+    }
+    return PASSES.test(name) ? [this.#pass(directive, pools)] : [directive]
+  }
+
+  /** With one server, so that every request gets the same answer. */
+  #pool(upstream: Directive): Directive {
+    const block = upstream.block ?? []
+    const kept = block.filter(
+      ({ name }) => name !== 'server' && !DROPPED.test(name) && !/^hash|_hash|random|least_/.test(name),
+    )
+    const at = this.#standIns.get(upstream.args[0] ?? '')?.at ?? CLOSED
+    const word = at.startsWith('/') ? `unix:${at}` : at
+    const [server] = parse(`server ${word};`, upstream.file)
+    return { ...upstream, block: [server as Directive, ...kept] }
+  }
+
+  #server(directive: Directive, pools: ReadonlyMap<string, Directive>): Directive[] {
+    const block = (directive.block ?? []).filter(
+      ({ name, args }) => name !== 'listen' || args[0]?.startsWith('unix:') !== true,
+    )
+    if (block.length < (directive.block ?? []).length && !block.some(({ name }) => name === 'listen')) return []
+    const listens = block.some(({ name }) => name === 'listen') ? [] : parse('listen 80;', directive.file)
+    const told = [...listens, ...block].flatMap((each): Directive[] => {
+      if (each.name !== 'listen') return this.#harmless(each, pools)
+      const key = keyOf(each.args[0] ?? '')
+      this.#listeners.add(key)
+      const words = [key, ...each.args.slice(1).filter((word) => /^default(?:_server)?$/.test(word))]
+      return [{ ...each, args: words, raw: words }]
+    })
+    // The same listener for both families of addresses.
+    const seen = new Set<string>()
+    const once = told.filter(({ name, args }) => {
+      if (name !== 'listen') return true
+      const isNew = !seen.has(args[0] ?? '')
+      seen.add(args[0] ?? '')
+      return isNew
+    })
+    return [{ ...directive, block: once }]
+  }
+
+  #pass(directive: Directive, pools: ReadonlyMap<string, Directive>): Directive {
+    const { name, args } = directive
+    const protocol = protocolOf(name)
+    const [to = ''] = args
+    const [, scheme = '', word = '', rest = ''] = PASSED_TO.exec(to) ?? []
+    const plain = name === 'proxy_pass' ? 'http://' : scheme
+    const isVariable = word === '' || /^\$|:\/\/\$/.test(rest)
+    let target: string
+    if (protocol === undefined) target = `${plain}${CLOSED}`
+    else if (!isVariable && pools.has(word)) target = `${plain}${word}${rest}`
+    else if (isVariable) target = `${plain}${addressOf(this.#standIn('$', '', protocol))}`
+    else {
+      const [, port = ''] = /^(:\d+)?/.exec(rest) ?? []
+      const own = this.#standIn(`${word}${port || `:${PORTS[scheme] ?? ''}`}`, word, protocol)
+      const path = word.startsWith('unix:') ? rest : rest.slice(port.length)
+      target = `${plain}${addressOf(own)}${path}`
+    }
+    return { ...directive, args: [target, ...args.slice(1)], raw: [target, ...args.slice(1)] }
+  }
+
+  #standIn(key: string, address: string, protocol: StandIn['protocol']): StandIn {
+    const known = this.#standIns.get(key)
+    if (known !== undefined) return known
+    const number = this.#standIns.size + 1
+    const at = address.startsWith('unix:')
+      ? `${this.#parts.directory}/backend-${number}.sock`
+      : `127.1.${Math.floor(number / 250)}.${(number % 250) + 1}:${this.#parts.backendPort}`
+    const standIn = { protocol, at }
+    this.#standIns.set(key, standIn)
+    return standIn
+  }
+}
+
+/** Nobody listens there. */
+const CLOSED = '127.0.0.1:1'
+
+function addressOf({ at }: StandIn): string {
+  return at.startsWith('/') ? `unix:${at}` : at
+}
+
+function protocolOf(directive: string): StandIn['protocol'] | undefined {
+  if (directive === 'proxy_pass') return 'http'
+  return directive === 'fastcgi_pass' ? 'fastcgi' : undefined
+}
+
+/** By which protocol an upstream is asked. */
+function isPassedAs(tree: readonly Directive[], upstream: string): StandIn['protocol'] {
+  const isFastcgi = (directives: readonly Directive[]): boolean =>
+    directives.some(
+      ({ name, args, block = [] }) => (name === 'fastcgi_pass' && args[0] === upstream) || isFastcgi(block),
+    )
+  return isFastcgi(tree) ? 'fastcgi' : 'http'
+}
+
+/** One listener for all addresses of a port: which of the host's they are matters to no answer. */
+function keyOf(listen: string): string {
+  return `*:${/(?:^|:)(\d+)$/.exec(listen)?.[1] ?? '80'}`
+}

@@ -1,0 +1,77 @@
+/** What import makes of how well-known applications are put behind nginx answers as nginx did before. */
+
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { globSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { dirname, join } from 'node:path'
+import { afterEach, beforeEach, expect, test } from 'vitest'
+import { proveImport } from '../../src/cli/import-proof.ts'
+import { readTree, type ConfigFile } from '../../src/nginx/importing/includes.ts'
+import { meshctl } from '../support/cli.ts'
+import { APPLICATIONS } from '../support/import-applications.ts'
+import { TREES } from '../support/import-trees.ts'
+
+let directory: string
+beforeEach(() => {
+  directory = mkdtempSync(join(tmpdir(), 'nxmesh-tree-'))
+})
+afterEach(() => rmSync(directory, { recursive: true }))
+
+function write(files: Readonly<Record<string, string>>): ConfigFile {
+  for (const [name, text] of Object.entries(files)) {
+    mkdirSync(dirname(join(directory, name)), { recursive: true })
+    writeFileSync(join(directory, name), text)
+  }
+  return read(join(directory, 'nginx.conf'))
+}
+
+function read(path: string): ConfigFile {
+  return { path, text: readFileSync(path, 'utf8') }
+}
+
+const ALL = [
+  ...APPLICATIONS.map(({ name, files }) => ({ name, files: () => files(directory) })),
+  ...TREES.map(({ name, files }) => ({ name, files: () => files({ port: 80, backend: 8000, directory }) })),
+]
+
+test.each(ALL)('$name', async ({ files }) => {
+  const tree = readTree(write(files()), (pattern) => globSync(pattern).toSorted().map(read))
+  const proof = await proveImport(tree, { workspace: 'default', zone: '*' })
+  expect(proof).toMatchObject({ differences: [] })
+  expect((proof as { asked: number }).asked).toBeGreaterThanOrEqual(20)
+})
+
+test('the report of meshctl import names a request that is answered otherwise', async () => {
+  const entries = Array.from({ length: 900 }, (_, index) => `key-${index} a;`).join(' ')
+  write({
+    'nginx.conf': `events { } http { map $host $part { default b; ${entries} }
+      server { listen 80; server_name a.example; location / { return 200 "all"; } location /part { return 200 "$part"; } } }`,
+  })
+  const { code, out } = await meshctl(['import', '.', '--into', 'out'], { cwd: directory })
+  expect(code).toBe(0)
+  expect(out).toMatch(/^Not the same: [1-9]\d* of \d+ requests are answered otherwise than by the configuration:$/m)
+  expect(out).toMatch(/^ {2}GET a\.example \/part: /m)
+  const without = await meshctl(['import', '.', '--into', 'other', '--no-proof'], { cwd: directory })
+  expect(without.out).toContain('Not proven: it was not asked for.')
+})
+
+test.each([
+  [
+    'runs programs',
+    'http { server { listen 80; content_by_lua_block { os.exit() } } }',
+    /nginx\.conf:1: content_by_lua_block may run programs/,
+  ],
+  [
+    'nginx itself refuses',
+    'http { server { listen 80; no_such thing; } }',
+    /does not run in a sandbox: unknown directive "no_such"/,
+  ],
+])('one that %s is not proven, and says so', async (_, text, words) => {
+  const tree = readTree(write({ 'nginx.conf': text }), () => [])
+  expect(await proveImport(tree, { workspace: 'default', zone: '*' })).toMatch(words)
+})
+
+test('without nginx an import is not proven, and says so', async () => {
+  const tree = readTree(write({ 'nginx.conf': 'server { listen 80; server_name a.example; return 404; }' }), () => [])
+  expect(await proveImport(tree, { workspace: 'default', zone: '*' }, join(directory, 'nginx'))).toMatch(/nginx/)
+})
