@@ -4,13 +4,14 @@
  */
 
 import { once } from 'node:events'
-import { mkdirSync, readdirSync, writeFileSync } from 'node:fs'
-import { mkdtemp, rm } from 'node:fs/promises'
+import { readdirSync } from 'node:fs'
+import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { request } from 'node:http'
 import { createServer, type AddressInfo } from 'node:net'
 import { tmpdir, userInfo } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { systemClock } from '../adapters/clock.ts'
 import { LocalNginx } from '../adapters/nginx-process.ts'
 import { sha256 } from '../core/canonical.ts'
 import { PROXIED_HEADER } from '../core/names.ts'
@@ -18,6 +19,7 @@ import { fieldsOf, kindOf, pathOf, readFields, type Resource } from '../core/res
 import type { Kind } from '../core/resources/kind.ts'
 import type { Slice, SliceResource } from '../core/slice.ts'
 import { asMeshError } from '../errors.ts'
+import { GenerationStore } from '../nginx/applying/generation.ts'
 import { nginxWords } from '../nginx/applying/isolate.ts'
 import { importConfig } from '../nginx/importing/import.ts'
 import type { Place } from '../nginx/importing/import-upstream.ts'
@@ -79,16 +81,21 @@ async function prove(tree: readonly Directive[], place: Place, bench: Bench): Pr
   const sandbox = new Sandbox(tree, { directory, backendPort: await freePort(), prefix: '/usr/share/nginx', ...user })
   for (const standIn of sandbox.standIns) ends.push((await standInFor(standIn)).close)
   const [portsBefore, portsAfter] = [await freePorts(sandbox.listeners), await freePorts(sandbox.listeners)]
-  const was = await start(bench, 'before', (layout) => sandbox.text(portsBefore, layout.pidFile))
+  const was = await start(bench, 'before', async ({ directory: own, pidFile }) => {
+    await mkdir(join(own, 'current'))
+    await writeFile(join(own, 'current', 'nginx.conf'), sandbox.text(portsBefore, pidFile))
+  })
   if (was !== undefined) return `the configuration does not run in a sandbox: ${was}`
   const { resources } = importConfig(sandbox.http(portsAfter), place)
-  const is = await start(bench, 'after', (layout, capabilities, write) => {
-    const input = { slice: sliceOf(resources), capabilities, host: { ...layout, ...user }, addresses: NO_ADDRESSES }
+  const is = await start(bench, 'after', async (layout, capabilities) => {
+    const input = { ...NOTHING_KNOWN, slice: sliceOf(resources), capabilities, host: { ...layout, ...user } }
     const { units, problems } = render(input)
     if (problems[0] !== undefined) throw new Error(`${problems[0].path}: ${problems[0].message}`)
-    const { main, objects } = assemble(units, input)
-    for (const [digest, text] of objects) write(`objects/${digest}.conf`, text)
-    return main
+    const generation = { ...assemble(units, input), units }
+    const store = new GenerationStore(layout, systemClock)
+    await store.open()
+    await store.stage(generation)
+    await store.activate(generation.digest)
   })
   if (is !== undefined) return `nginx does not run what was imported: ${is}`
   const probes = probesFor(sandbox.template, filesBelow)
@@ -105,7 +112,13 @@ async function prove(tree: readonly Directive[], place: Place, bench: Bench): Pr
   return { asked: probes.length, alike: probes.length - differences.length, differences: differences.toSorted() }
 }
 
-const NO_ADDRESSES: ReadonlyMap<string, readonly string[]> = new Map()
+/** Every address stands in the configuration, no secret does, and no stand-in is ill. */
+const NOTHING_KNOWN = {
+  addresses: new Map(),
+  secrets: new Map(),
+  ejected: new Set<string>(),
+  openCircuits: new Set<string>(),
+}
 
 /** A few files of a directory, the first in the order of names. */
 function filesBelow(root: string): string[] {
@@ -135,16 +148,14 @@ function sliceOf(resources: readonly Resource[]): Slice {
 
 // ---------------------------------------------------------------------------------------------- nginx
 
-type Write = (name: string, text: string) => void
-
-/** Runs nginx on what `make` gives until the bench is left; in its own words why it does not. */
+/** Runs nginx on what `write` leaves in `current` until the bench is left; in its own words why it does not. */
 async function start(
   { directory: base, binary, ends }: Bench,
   name: string,
-  make: (layout: HostLayout, capabilities: Capabilities, write: Write) => string,
+  write: (layout: HostLayout, capabilities: Capabilities) => Promise<void>,
 ): Promise<string | undefined> {
   const directory = join(base, name)
-  for (const folder of ['objects', 'current', 'logs', 'temp']) mkdirSync(join(directory, folder), { recursive: true })
+  for (const folder of ['logs', 'temp']) await mkdir(join(directory, folder), { recursive: true })
   const pidFile = join(directory, 'nginx.pid')
   const verifySocket = join(directory, 'verify.sock')
   const process = new LocalNginx({ binary, directory, pidFile, verifySocket, mode: 'own' })
@@ -158,9 +169,8 @@ async function start(
     workerShutdownTimeoutSeconds: 1,
     modules: [],
   }
-  const write: Write = (path, text) => writeFileSync(join(directory, path), text)
+  await write(layout, await process.capabilities())
   const config = join(directory, 'current', 'nginx.conf')
-  write('current/nginx.conf', make(layout, await process.capabilities(), write))
   const { ok, stderr } = await process.test(config, START_TIMEOUT_MS)
   if (!ok) return nginxWords(stderr)
   await process.launch(config)
