@@ -10,6 +10,7 @@ import { createServer, type AddressInfo } from 'node:net'
 import { request, type IncomingHttpHeaders, type RequestOptions } from 'node:http'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { modulesPath } from '../../src/nginx/applying/capabilities.ts'
 import type { HostLayout } from '../../src/nginx/rendering/host-layout.ts'
 import type { UnitFile } from '../../src/nginx/rendering/unit.ts'
 import { waitFor } from './wait.ts'
@@ -114,4 +115,14 @@ export async function freePort(): Promise<number> {
   server.close()
   await once(server, 'close')
   return port
+}
+
+/** Paths of the Lua module and what it needs, in the order of loading, where this nginx keeps its modules. */
+export function luaModules(): Promise<readonly string[]> {
+  return new Promise((resolve) => {
+    execFile('nginx', ['-V'], (_error, _stdout, stderr) => {
+      const directory = modulesPath(stderr) ?? ''
+      resolve(['ndk_http_module.so', 'ngx_http_lua_module.so'].map((name) => join(directory, name)))
+    })
+  })
 }

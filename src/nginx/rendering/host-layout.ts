@@ -19,6 +19,8 @@ export interface HostLayout {
   readonly workerShutdownTimeoutSeconds: number
   /** Paths of dynamic modules to load. */
   readonly modules: readonly string[]
+  /** Whether endpoints may reach nginx without a reload; they do where it has the Lua module too. Default: they may. */
+  readonly liveLane?: boolean
   /** Directories below which static files may be served; anywhere when left out. */
   readonly staticRoots?: readonly string[]
 }

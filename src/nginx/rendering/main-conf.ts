@@ -8,6 +8,8 @@ import type { NodeSettings } from '../../core/resources/zone-settings.ts'
 import type { Capabilities } from '../../ports.ts'
 import { circuitSocket, type HostLayout } from './host-layout.ts'
 import { block, directive, toText, when } from './lines.ts'
+import { usesLane } from './live.ts'
+import { LIVE_HTTP_LINES, LIVE_SERVER_LINES } from './live-program.ts'
 import { drainable } from './location.ts'
 import { MIME_TYPES } from './mime-types.ts'
 import { DOLLAR_VARIABLE, literal, plain } from './quote.ts'
@@ -66,6 +68,7 @@ export function mainConf(input: MainInput, digest: string): string {
       ...directive('proxy_read_timeout', settings.readTimeout),
       ...directive('proxy_send_timeout', settings.sendTimeout),
       ...DEFAULT_HEADER_LINES,
+      ...when(usesLane(capabilities, host), ...LIVE_HTTP_LINES),
       ...block('server', verifyServer(host, capabilities, digest)),
       ...block('server', circuitServer(host)),
       ...unclaimed.flatMap((listener) => block('server', defaultServer(listener, host))),
@@ -134,6 +137,7 @@ function verifyServer(host: HostLayout, capabilities: Capabilities, digest: stri
     'default_type text/plain;',
     `location = /generation { return 200 "${digest} $pid\\n"; }`,
     ...when(capabilities.modules.includes('http_stub_status'), 'location = /status { stub_status; }'),
+    ...when(usesLane(capabilities, host), ...LIVE_SERVER_LINES),
     'location / { return 404; }',
   ]
 }

@@ -10,6 +10,7 @@ import type { UpstreamSpec } from '../../core/resources/upstream.ts'
 import type { SliceResource } from '../../core/slice.ts'
 import { circuitSocket, type HostLayout } from './host-layout.ts'
 import { block, directive, toText, when } from './lines.ts'
+import { balanceLine } from './live-program.ts'
 import { plain, template } from './quote.ts'
 
 /** Of one host name; the first in the order of their text take requests. */
@@ -72,6 +73,14 @@ export function serversOf(
   return all.map((server) => (isEjected(server) ? { ...server, down: true } : server))
 }
 
+/** The block where requests are spread by live-program.ts: nothing of it changes with the endpoints. */
+export function renderLiveUpstream({ path, name, spec }: SliceResource<UpstreamSpec>): string {
+  const blockName = upstreamBlockName(name)
+  // nginx wants a server; it is never asked.
+  const lines = ['server 0.0.0.1;', balanceLine(blockName), ...keepaliveLines(spec)]
+  return toText([`# ${path}`, ...block(`upstream ${blockName}`, lines)])
+}
+
 /** Never empty: an upstream without a usable endpoint answers 502. One with an open circuit answers 503. */
 export function renderUpstream(
   upstream: SliceResource<UpstreamSpec>,
@@ -89,11 +98,17 @@ export function renderUpstream(
     ...block(`upstream ${upstreamBlockName(name)}`, [
       ...methodLines(spec),
       ...(servers.length > 0 ? servers : ['server 127.0.0.1:1 down;']),
-      ...directive('keepalive', spec.keepalive?.connections),
-      ...directive('keepalive_timeout', spec.keepalive?.timeout),
-      ...directive('keepalive_requests', spec.keepalive?.requests),
+      ...keepaliveLines(spec),
     ]),
   ])
+}
+
+function keepaliveLines({ keepalive }: UpstreamSpec): readonly string[] {
+  return [
+    ...directive('keepalive', keepalive?.connections),
+    ...directive('keepalive_timeout', keepalive?.timeout),
+    ...directive('keepalive_requests', keepalive?.requests),
+  ]
 }
 
 function serverLine({ address, weight, maxFails, failTimeout, backup, down }: Server): string {

@@ -23,6 +23,7 @@ import type { Capabilities } from '../../ports.ts'
 import { Claims, listenerKey, wishesOf, type Site } from './claims.ts'
 import type { HostLayout } from './host-layout.ts'
 import { sortedEntries, toText } from './lines.ts'
+import { upstreamEntry, usesLane, type LiveState } from './live.ts'
 import { mainConf } from './main-conf.ts'
 import { UnquotableError } from './quote.ts'
 import { missing, nearest } from './references.ts'
@@ -32,6 +33,7 @@ import {
   consistentWeight,
   crowdedNames,
   hostNames,
+  renderLiveUpstream,
   renderUpstream,
   unresolvedNames,
   upstreamBlockName,
@@ -59,6 +61,8 @@ export interface Rendering {
   readonly units: readonly Unit[]
   /** Those of the slice and those found here, sorted by path. One whose path has a unit too is a partial one. */
   readonly problems: readonly Problem[]
+  /** What reaches nginx without a reload; undefined where all of it stands in the units. */
+  readonly live: LiveState | undefined
 }
 
 /** The sum over all upstreams of CONSISTENT_WEIGHT_MAX; `nginx -t` takes about a second for it. */
@@ -70,6 +74,7 @@ const NODE_VARIABLES_MAX = 2048
 type Outcome = Unit | Problem
 
 const remembered = new Memo<Outcome>()
+const entries = new Memo<readonly [key: string, value: string]>()
 
 /** A resource whose unit cannot be made is absent from `units`; its problem says why. */
 export function render(input: RenderInput): Rendering {
@@ -107,7 +112,22 @@ export function render(input: RenderInput): Rendering {
     problems.push(...lost)
     if (place.hosts.length > 0 && place.listeners.length > 0) add(unitFor(site, place))
   }
-  return { units: units.toSorted(byPath), problems: problems.toSorted(byPath) }
+  return { units: units.toSorted(byPath), problems: problems.toSorted(byPath), live: renderLive(input) }
+}
+
+/** The live part of the rendering alone, which does not cost the work of all sites. */
+export function renderLive(input: Omit<RenderInput, 'secrets'>): LiveState | undefined {
+  const { slice, capabilities, host, addresses } = input
+  if (!usesLane(capabilities, host)) return undefined
+  entries.turn()
+  const upstreams = slice.resources.filter(isUpstream).toSorted(olderFirst)
+  const heavy = tooHeavy(upstreams, addresses)
+  const rendered = upstreams.filter(({ path }) => !heavy.has(path))
+  return new Map(
+    rendered.map((upstream) =>
+      entries.get(upstreamKeyOf(upstream, input), () => upstreamEntry(upstream, addresses, input, host)),
+    ),
+  )
 }
 
 /** Host names that `addresses` should hold for this slice, sorted. */
@@ -169,21 +189,27 @@ function tooManyVariables(oldestFirst: readonly Site[]): ReadonlyMap<string, Pro
   )
 }
 
-function upstreamUnit(
-  upstream: SliceResource<UpstreamSpec>,
-  { capabilities, addresses, ejected, openCircuits, host }: RenderInput,
-): Outcome {
+function upstreamUnit(upstream: SliceResource<UpstreamSpec>, input: RenderInput): Outcome {
+  const { capabilities, addresses, host } = input
   const { path, spec, hash } = upstream
   const unmet = upstreamNeeds(spec).find((need) => !isMet(need, capabilities))
   if (unmet !== undefined) return unsupported(path, unmet, capabilities)
-  const resolved = hostNames(spec).map((name) => `${name}=${(addresses.get(name) ?? []).toSorted().join()}`)
-  const out = [...ejected].filter((one) => one.startsWith(`${path} `)).toSorted()
-  const key = [path, hash, host.directory, ...resolved, openCircuits.has(path) ? 'open' : out.join()].join('\n')
-  return remembered.get(key, () =>
+  const isLive = usesLane(capabilities, host)
+  return remembered.get(isLive ? `${path}\n${hash}\nlive` : upstreamKeyOf(upstream, input), () =>
     unitOf({ path, kind: 'upstream', needs: [], listeners: [], hosts: [] }, () =>
-      renderUpstream(upstream, addresses, { ejected: new Set(out), openCircuits }, host),
+      isLive ? renderLiveUpstream(upstream) : renderUpstream(upstream, addresses, input, host),
     ),
   )
+}
+
+/** All that an upstream's endpoints depend on. */
+function upstreamKeyOf(
+  { path, spec, hash }: SliceResource<UpstreamSpec>,
+  { addresses, ejected, openCircuits, host }: Omit<RenderInput, 'secrets'>,
+): string {
+  const resolved = hostNames(spec).map((name) => `${name}=${(addresses.get(name) ?? []).toSorted().join()}`)
+  const out = [...ejected].filter((one) => one.startsWith(`${path} `)).toSorted()
+  return [path, hash, host.directory, ...resolved, openCircuits.has(path) ? 'open' : out.join()].join('\n')
 }
 
 /** What the settings of a zone say in http; their other fields are nginx.conf's. */

@@ -1,0 +1,100 @@
+/**
+ * What nginx is told without a reload: the endpoints of upstreams and how requests are spread over them, as entries of a
+ * dictionary that all workers share. Where the host has the Lua module, this stands in no file of a generation. Pure;
+ * render.ts makes it, src/nginx/applying/live-lane.ts brings it to the workers, live-program.ts reads it there.
+ */
+
+import { isFault, parseTemplate } from '../../core/resources/fields.ts'
+import type { UpstreamSpec } from '../../core/resources/upstream.ts'
+import type { SliceResource } from '../../core/slice.ts'
+import type { Capabilities } from '../../ports.ts'
+import { circuitSocket, type HostLayout } from './host-layout.ts'
+import { serversOf, upstreamBlockName, type ObservedHealth } from './render-upstream.ts'
+
+/** Values by key; neither holds a line feed, and a key holds no space. */
+export type LiveState = ReadonlyMap<string, string>
+
+/** A live state as it was pushed; stamps grow. */
+export interface Stamped {
+  readonly stamp: number
+  readonly state: LiveState
+}
+
+/** Whether upstreams of this host get their endpoints without reloads. */
+export function usesLane(_capabilities: Capabilities, { liveLane, modules }: HostLayout): boolean {
+  return liveLane !== false && modules.some((module) => module.endsWith('/ngx_http_lua_module.so'))
+}
+
+/** The key of an upstream block's entry. */
+export function upstreamKey(block: string): string {
+  return `u:${block}`
+}
+
+/**
+ * An upstream's entry: method, parts of the hash key, and `<address>,<weight>,<backup>,<down>,<maxFails>,<failTimeout s>`
+ * of each server.
+ */
+export function upstreamEntry(
+  upstream: SliceResource<UpstreamSpec>,
+  addresses: ReadonlyMap<string, readonly string[]>,
+  { ejected, openCircuits }: ObservedHealth,
+  host: HostLayout,
+): readonly [key: string, value: string] {
+  const { path, name, spec } = upstream
+  const { method, consistent, hashKey } = spec
+  const servers = openCircuits.has(path)
+    ? [`unix:${circuitSocket(host.directory)},1,0,0,0,0`]
+    : serversOf(upstream, addresses, ejected).map(({ address, weight, backup, down, maxFails, failTimeout }) =>
+        [address, weight, Number(backup), Number(down), maxFails, seconds(failTimeout)].join(),
+      )
+  const how = method === 'hash' && consistent ? 'consistent' : method
+  return [
+    upstreamKey(upstreamBlockName(name)),
+    [how, method === 'hash' ? hashParts(hashKey) : '-', ...servers].join(' '),
+  ]
+}
+
+/** `v<variable>`, or `t<text>` with every byte as %xx, for each part. */
+function hashParts(template: string): string {
+  const parts = parseTemplate(template)
+  // The schema has taken it.
+  if (isFault(parts)) return '-'
+  return parts.map((part) => ('variable' in part ? `v${part.variable}` : `t${inHex(part.text)}`)).join()
+}
+
+function inHex(text: string): string {
+  return [...Buffer.from(text)].map((byte) => `%${byte.toString(16).padStart(2, '0')}`).join('')
+}
+
+const UNIT_SECONDS: Readonly<Record<string, number>> = { s: 1, m: 60, h: 3600 }
+
+/** Of `10s`, `5m`, `1h`. */
+function seconds(duration: string): number {
+  return Number.parseInt(duration, 10) * (UNIT_SECONDS[duration.slice(-1)] as number)
+}
+
+// ---------------------------------------------------------------------------------------------- as text
+
+/** The whole of it, as it is pushed to nginx and kept in a file. */
+export function wholeText({ stamp, state }: Stamped): string {
+  return `nxmesh-live ${stamp} 0\n${[...state].map(([key, value]) => `${key} ${value}\n`).join('')}`
+}
+
+/** What differs, for workers that have `before`. */
+export function changeText(before: Stamped, { stamp, state }: Stamped): string {
+  const gone = [...before.state.keys()].filter((key) => !state.has(key)).map((key) => `-${key}\n`)
+  const put = [...state].filter(([key, value]) => before.state.get(key) !== value)
+  return `nxmesh-live ${stamp} ${before.stamp}\n${gone.join('')}${put.map(([key, value]) => `${key} ${value}\n`).join('')}`
+}
+
+/** Reads the whole text back; undefined when it is none. */
+export function parseWhole(text: string): Stamped | undefined {
+  const [head = '', ...lines] = text.split('\n')
+  const stamp = /^nxmesh-live (\d{1,15}) 0$/.exec(head)?.[1]
+  if (stamp === undefined) return undefined
+  const entries = lines.flatMap((line): [string, string][] => {
+    const space = line.indexOf(' ')
+    return space < 1 ? [] : [[line.slice(0, space), line.slice(space + 1)]]
+  })
+  return { stamp: Number(stamp), state: new Map(entries) }
+}

@@ -1,0 +1,163 @@
+import { once } from 'node:events'
+import { createServer, type Server } from 'node:http'
+import type { AddressInfo } from 'node:net'
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { liveEndpoint } from '../../src/nginx/applying/live-endpoint.ts'
+import type { HostLayout } from '../../src/nginx/rendering/host-layout.ts'
+import { wholeText } from '../../src/nginx/rendering/live.ts'
+import { ask, freePort, luaModules, nginxDirectory, serve, testGeneration } from '../support/real-nginx.ts'
+import { renderYaml } from '../support/resources.ts'
+
+const NAMES = ['a', 'b', 'c'] as const
+type Name = (typeof NAMES)[number]
+
+/** What an Upstream says beside its name; `a`, `b`, `c` are the ports of the backends, `dead` one that nobody has. */
+type Specs = Readonly<Record<string, (ports: Readonly<Record<Name | 'dead', number>>) => string>>
+
+const SPECS: Specs = {
+  one: ({ a }) => `endpoints: { '127.0.0.1:${a}': {} }`,
+  weights: ({ a, b }) => `endpoints: { '127.0.0.1:${a}': { weight: 3 }, '127.0.0.1:${b}': {} }`,
+  down: ({ a, b }) => `endpoints: { '127.0.0.1:${a}': { down: true }, '127.0.0.1:${b}': {} }`,
+  backup: ({ a, b }) => `endpoints: { '127.0.0.1:${a}': {}, '127.0.0.1:${b}': { backup: true } }`,
+  spare: ({ dead, b }) => `endpoints: { '127.0.0.1:${dead}': {}, '127.0.0.1:${b}': { backup: true } }`,
+  retry: ({ dead, b }) => `endpoints: { '127.0.0.1:${dead}': { maxFails: 0 }, '127.0.0.1:${b}': {} }`,
+  dead: ({ dead }) => `endpoints: { '127.0.0.1:${dead}': {} }`,
+  none: () => 'endpoints: {}',
+  unknown: () => `endpoints: { 'nowhere.invalid:80': {} }`,
+  partly: ({ c }) => `endpoints: { 'nowhere.invalid:80': {}, '127.0.0.1:${c}': {} }`,
+  least: ({ a, b }) => `method: least_conn\n  endpoints: { '127.0.0.1:${a}': {}, '127.0.0.1:${b}': {} }`,
+  random: ({ a, b }) => `method: random\n  endpoints: { '127.0.0.1:${a}': {}, '127.0.0.1:${b}': {} }`,
+  client: ({ a, b, c }) =>
+    `method: ip_hash\n  endpoints: { '127.0.0.1:${a}': {}, '127.0.0.1:${b}': {}, '127.0.0.1:${c}': {} }`,
+  hash: ({ a, b, c }) =>
+    `method: hash\n  hashKey: 'k-$http_x_key'\n  endpoints: { '127.0.0.1:${a}': { weight: 2 }, '127.0.0.1:${b}': {}, '127.0.0.1:${c}': {} }`,
+  ring: ({ a, b, c }) =>
+    `method: hash\n  consistent: true\n  hashKey: $http_x_key\n  endpoints: { '127.0.0.1:${a}': {}, '127.0.0.1:${b}': { weight: 2 }, '127.0.0.1:${c}': {} }`,
+  kept: ({ a }) => `keepalive: { connections: 4 }\n  endpoints: { '127.0.0.1:${a}': {} }`,
+}
+
+function yaml(ports: Readonly<Record<Name | 'dead', number>>, changed: Specs = {}): string {
+  const specs = Object.entries({ ...SPECS, ...changed })
+  const upstreams = specs.map(
+    ([name, spec]) => `apiVersion: nxmesh/v1\nkind: Upstream\nmetadata: { name: ${name} }\nspec:\n  ${spec(ports)}\n`,
+  )
+  const routes = specs.map(([name]) => `    ${name}: { path: /${name}/, proxy: { upstream: ${name} } }\n`)
+  return `${upstreams.join('---\n')}---\napiVersion: nxmesh/v1\nkind: Site\nmetadata: { name: s }\nspec:\n  hosts: [s.example]\n  routes:\n${routes.join('')}`
+}
+
+describe.each(['live', 'reload'] as const)('spreading requests by the %s lane, on real nginx', (lane) => {
+  let host: HostLayout
+  let port: number
+  let backends: Server[] = []
+  let ports: Record<Name | 'dead', number>
+  let nginx: Awaited<ReturnType<typeof serve>>
+  let remove: () => void
+  let connections = 0
+
+  beforeAll(async () => {
+    backends = NAMES.map((name) =>
+      createServer((request, response) => {
+        const answer = () => response.setHeader('X-From', name).end('ok')
+        // Takes long when asked to, so that connections can be counted.
+        if (request.headers['x-slow'] === undefined) answer()
+        else setTimeout(answer, 300)
+      }).listen(0, '127.0.0.1'),
+    )
+    await Promise.all(backends.map((backend) => once(backend, 'listening')))
+    backends[0]?.on('connection', () => (connections += 1))
+    const [a, b, c] = backends.map((backend) => (backend.address() as AddressInfo).port) as [number, number, number]
+    ports = { a, b, c, dead: await freePort() }
+    port = await freePort()
+    ;({ host, remove } = nginxDirectory(port))
+    host = { ...host, workerProcesses: 1, modules: await luaModules(), liveLane: lane === 'live' }
+    const { generation, live } = renderYaml(yaml(ports), { host })
+    const { words } = await testGeneration(host, generation)
+    if (words !== '') throw new Error(words)
+    nginx = await serve(host, generation)
+    if (live !== undefined) await liveEndpoint(host.verifySocket).push(wholeText({ stamp: 1, state: live }))
+  })
+  afterAll(async () => {
+    await nginx?.stop()
+    for (const backend of backends) {
+      backend.close()
+      backend.closeAllConnections()
+    }
+    remove?.()
+  })
+
+  const get = (name: string, headers: Record<string, string> = {}) =>
+    ask({ port, path: `/${name}/`, headers: { host: 's.example', ...headers } })
+  const from = async (name: string, headers: Record<string, string> = {}) => {
+    const { status, headers: answered } = await get(name, headers)
+    return (answered['x-from'] as string | undefined) ?? `${status}`
+  }
+  /** Who answers so many requests, one after the other. */
+  const times = async (
+    count: number,
+    name: string,
+    headersOf: (index: number) => Record<string, string> = () => ({}),
+  ) => {
+    const answers: string[] = []
+    for (let index = 0; index < count; index += 1) answers.push(await from(name, headersOf(index)))
+    return answers
+  }
+  const count = (answers: readonly string[], name: string) => answers.filter((answer) => answer === name).length
+  const byKey = (index: number) => ({ 'X-Key': `key-${index}` })
+
+  test('weights count, evenly spread over time', async () => {
+    const answers = await times(40, 'weights')
+    expect([count(answers, 'a'), count(answers, 'b')]).toEqual([30, 10])
+    for (let index = 0; index < 40; index += 4) expect(count(answers.slice(index, index + 4), 'b')).toBe(1)
+  })
+
+  test('what is down gets nothing, nor does a backup while another serves', async () => {
+    expect(new Set(await times(10, 'down'))).toEqual(new Set(['b']))
+    expect(new Set(await times(10, 'backup'))).toEqual(new Set(['a']))
+    expect(new Set(await times(10, 'spare'))).toEqual(new Set(['b']))
+  })
+
+  test('a request whose server does not answer goes to another one, also with a body', async () => {
+    expect(new Set(await times(10, 'retry'))).toEqual(new Set(['b']))
+    const posted = await ask(
+      { port, path: '/retry/', method: 'POST', headers: { host: 's.example' } },
+      'x'.repeat(100_000),
+    )
+    expect(posted.status).toBe(200)
+  })
+
+  test('where nobody is left, it is 502; a name without an address takes nothing from the others', async () => {
+    expect(await times(3, 'dead')).toEqual(['502', '502', '502'])
+    expect(await times(2, 'none')).toEqual(['502', '502'])
+    expect(await times(2, 'unknown')).toEqual(['502', '502'])
+    expect(new Set(await times(6, 'partly'))).toEqual(new Set(['c']))
+  })
+
+  test('least_conn passes to whom has fewest open', async () => {
+    const slow = await Promise.all(Array.from({ length: 4 }, () => from('least', { 'X-Slow': '1' })))
+    expect([count(slow, 'a'), count(slow, 'b')]).toEqual([2, 2])
+    const busy = from('least', { 'X-Slow': '1' })
+    const first = new Set(await times(4, 'least'))
+    expect(first.size).toBe(1)
+    expect(first).not.toContain(await busy)
+  })
+
+  test('random reaches all', async () => {
+    expect(new Set(await times(60, 'random'))).toEqual(new Set(['a', 'b']))
+  })
+
+  test('hashing keeps a key where it is, by address, by key, and consistently', async () => {
+    expect(new Set(await times(10, 'client')).size).toBe(1)
+    for (const name of ['hash', 'ring']) {
+      const first = await times(120, name, byKey)
+      expect(new Set(first)).toEqual(new Set(NAMES))
+      expect(await times(120, name, byKey)).toEqual(first)
+    }
+  })
+
+  test('connections to a server are kept when asked to', async () => {
+    await from('kept')
+    const before = connections
+    await times(10, 'kept')
+    expect(connections).toBe(before)
+  })
+})
