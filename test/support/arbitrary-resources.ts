@@ -163,6 +163,38 @@ const upstreamSpec = optional({
     { connections: fc.integer({ min: 1, max: 99 }), timeout: duration, requests: fc.integer({ min: 1, max: 999 }) },
     ['connections'],
   ),
+  healthCheck: fc.oneof(
+    optional({
+      scheme: fc.constantFrom('http', 'https'),
+      path: fc.constantFrom('/', '/health?a=%20', '/"{;}'),
+      host: fc.constantFrom('a.example', '[::1]:80'),
+      port: fc.integer({ min: 1, max: 65535 }),
+      interval: duration,
+      timeout: fc.constantFrom('100ms', '2s'),
+      healthyThreshold: fc.integer({ min: 1, max: 9 }),
+      unhealthyThreshold: fc.integer({ min: 1, max: 9 }),
+      expect: optional({ status: fc.constantFrom([200], [200, 404]), body: word }),
+      jitter: fc.nat(100),
+    }),
+    optional({ type: fc.constantFrom('tcp', 'grpc'), interval: duration }, ['type']),
+  ),
+  outlierDetection: optional({
+    consecutive5xx: fc.nat(9),
+    errorRatePercent: fc.integer({ min: 1, max: 100 }),
+    minRequests: fc.integer({ min: 1, max: 99 }),
+    interval: duration,
+    baseEjection: duration,
+    maxEjection: duration,
+    maxEjectionPercent: fc.integer({ min: 1, max: 100 }),
+  }),
+  circuitBreaker: optional({
+    errorRatePercent: fc.integer({ min: 1, max: 100 }),
+    minRequests: fc.integer({ min: 1, max: 99 }),
+    window: duration,
+    openFor: duration,
+    halfOpenRequests: fc.integer({ min: 1, max: 9 }),
+  }),
+  panicThresholdPercent: fc.nat(100),
 })
 
 const settingsSpec = optional({

@@ -165,6 +165,19 @@ const upstream: Record<string, Field> = {
   ],
   'spec.endpoints.*.failTimeout': (text) => [{ directive: 'server', plain: `fail_timeout=${text}` }],
   'spec.keepalive.timeout': plain('keepalive_timeout'),
+  // What the daemon observes is no text of nginx.
+  'spec.healthCheck.type': nowhere,
+  'spec.healthCheck.scheme': nowhere,
+  'spec.healthCheck.path': nowhere,
+  'spec.healthCheck.host': nowhere,
+  'spec.healthCheck.interval': nowhere,
+  'spec.healthCheck.timeout': nowhere,
+  'spec.healthCheck.expect.body': nowhere,
+  'spec.outlierDetection.interval': nowhere,
+  'spec.outlierDetection.baseEjection': nowhere,
+  'spec.outlierDetection.maxEjection': nowhere,
+  'spec.circuitBreaker.window': nowhere,
+  'spec.circuitBreaker.openFor': nowhere,
 }
 const secret: Record<string, Field> = {
   'spec.sealed.[]': nowhere,

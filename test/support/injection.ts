@@ -51,6 +51,17 @@ spec:
   consistent: true
   endpoints: { '10.0.0.1:80': { weight: 2, down: true, maxFails: 2, failTimeout: 9s }, 'app.internal:80': {} }
   keepalive: { connections: 3, timeout: 9s, requests: 9 }
+  healthCheck:
+    type: http
+    scheme: https
+    path: /h
+    host: h.example
+    port: 81
+    interval: 9s
+    timeout: 9s
+    expect: { status: [200], body: ok }
+  outlierDetection: { interval: 9s, baseEjection: 9s, maxEjection: 9s }
+  circuitBreaker: { window: 9s, openFor: 9s }
 ---
 apiVersion: nxmesh/v1
 kind: ZoneSettings

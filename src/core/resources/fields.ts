@@ -77,6 +77,27 @@ export const labels = z.record(key, labelValue)
 export const duration = text(
   matching(/^[1-9]\d{0,5}(?:ms|s|m|h)$/, 'is not a duration', 'write it like 500ms, 30s, 5m or 1h'),
 )
+const UNIT_MS = { ms: 1, s: 1000, m: 60_000, h: 3_600_000 }
+
+/** The milliseconds of a checked duration. */
+export function millisecondsOf(value: string): number {
+  const [, count, unit] = /^(\d+)(ms|s|m|h)$/.exec(value) as unknown as [string, string, keyof typeof UNIT_MS]
+  return Number(count) * UNIT_MS[unit]
+}
+
+/** A duration within bounds, both written as durations. */
+export function durationWithin(min: string, max: string) {
+  return duration.refine(
+    (value) => {
+      // What is no duration has been found fault with already.
+      if (!/^\d+(?:ms|s|m|h)$/.test(value)) return true
+      const ms = millisecondsOf(value)
+      return ms >= millisecondsOf(min) && ms <= millisecondsOf(max)
+    },
+    { message: `is not between ${min} and ${max}` },
+  )
+}
+
 /** A duration where nginx counts in whole seconds. */
 export const wholeSeconds = text(
   matching(/^[1-9]\d{0,5}[smh]$/, 'is not a duration in whole seconds', 'write it like 30s, 5m or 1h'),

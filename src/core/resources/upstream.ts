@@ -4,7 +4,18 @@
  */
 
 import { z } from 'zod'
-import { atMost, duration, endpointKey, integer, labels, template, wholeSeconds } from './fields.ts'
+import {
+  atMost,
+  duration,
+  durationWithin,
+  endpointKey,
+  integer,
+  labels,
+  matching,
+  template,
+  text,
+  wholeSeconds,
+} from './fields.ts'
 import type { Kind } from './kind.ts'
 
 /** Of one upstream. */
@@ -33,6 +44,75 @@ const keepalive = z.strictObject({
   requests: integer(1, 1_000_000_000).default(1000),
 })
 
+/** How this host finds out whether an endpoint can serve. */
+const healthCheck = z
+  .strictObject({
+    /** tcp: whether it takes a connection. grpc: what its grpc.health.v1.Health says. */
+    type: z.enum(['http', 'tcp', 'grpc']).default('http'),
+    /** https encrypts and does not verify the certificate. */
+    scheme: z.enum(['http', 'https']).default('http'),
+    path: text(
+      matching(/^\/[\x21-\x7e]*$/, 'is not a path', 'write it like /healthz, with escapes for what is not ASCII'),
+    ).default('/'),
+    /** The Host header; the endpoint itself when left out. */
+    host: text(matching(/^[A-Za-z0-9._:[\]-]{1,253}$/, 'is not a host name')).optional(),
+    /** Asked in place of the endpoint's own. */
+    port: integer(1, 65_535).optional(),
+    interval: durationWithin('100ms', '1h').default('10s'),
+    timeout: durationWithin('10ms', '60s').default('2s'),
+    /** Answers in a row that bring it back. */
+    healthyThreshold: integer(1, 100).default(2),
+    /** Failures in a row that take it out. */
+    unhealthyThreshold: integer(1, 100).default(3),
+    expect: z
+      .strictObject({
+        /** 200 to 399 when left out. */
+        status: z.array(integer(100, 599)).min(1).max(64).optional(),
+        /** Stands in the first 64 KiB of the body. */
+        body: text(undefined, { maxBytes: 256 }).optional(),
+      })
+      .optional(),
+    /** By how many percent each interval may differ, so that hosts do not all ask at once. */
+    jitter: integer(0, 100).default(20),
+  })
+  .superRefine(({ type, expect }, context) => {
+    if (type === 'http' || expect === undefined) return
+    context.addIssue({
+      code: 'custom',
+      message: `is not possible with type: ${type}`,
+      path: ['expect'],
+      params: { hint: 'use type: http, or leave it out' },
+    })
+  })
+
+/** When the answers to clients take an endpoint out for a while. */
+const outlierDetection = z.strictObject({
+  /** 5xx in a row, broken connections and timeouts too; 0: however many. */
+  consecutive5xx: integer(0, 1000).default(5),
+  /** Of the answers within an interval; not looked at when left out. */
+  errorRatePercent: integer(1, 100).optional(),
+  /** With fewer answers within an interval the rate says nothing. */
+  minRequests: integer(1, 1_000_000).default(20),
+  interval: durationWithin('100ms', '1h').default('10s'),
+  /** The first time; each further time is twice as long, up to maxEjection. */
+  baseEjection: durationWithin('100ms', '24h').default('30s'),
+  maxEjection: durationWithin('100ms', '24h').default('5m'),
+  /** Of the endpoints at once, though at least one. */
+  maxEjectionPercent: integer(1, 100).default(50),
+})
+
+/** When an upstream is not asked at all for a while. */
+const circuitBreaker = z.strictObject({
+  errorRatePercent: integer(1, 100).default(50),
+  /** With fewer requests within the window nothing is concluded. */
+  minRequests: integer(1, 1_000_000).default(20),
+  window: durationWithin('100ms', '1h').default('10s'),
+  /** The first time; when it opens again soon, twice as long each time, up to sixteen times. */
+  openFor: durationWithin('100ms', '1h').default('10s'),
+  /** Probes in a row that must pass before clients are let through again. */
+  halfOpenRequests: integer(1, 100).default(3),
+})
+
 const METHODS = ['round_robin', 'least_conn', 'ip_hash', 'hash', 'random'] as const
 // nginx refuses backup endpoints with these.
 const WITHOUT_BACKUP: readonly string[] = ['ip_hash', 'hash', 'random']
@@ -47,6 +127,14 @@ const schema = z
     consistent: z.boolean().default(false),
     endpoints: atMost(ENDPOINTS_MAX, endpointKey, endpoint).default({}),
     keepalive: keepalive.optional(),
+    healthCheck: healthCheck.optional(),
+    outlierDetection: outlierDetection.optional(),
+    circuitBreaker: circuitBreaker.optional(),
+    /**
+     * When less than this share of the endpoints is well, all are used: better slow answers than a few endpoints that break
+     * down as well. The last one is never taken out, whatever this says.
+     */
+    panicThresholdPercent: integer(0, 100).default(0),
   })
   .superRefine((spec, context) => {
     const weight = Object.values(spec.endpoints).reduce((sum, endpoint) => sum + endpoint.weight, 0)
