@@ -5,16 +5,19 @@
 
 import { globSync, readFileSync, statSync } from 'node:fs'
 import { mkdir } from 'node:fs/promises'
-import { basename, join } from 'node:path'
+import { basename, dirname, join } from 'node:path'
 import type { Resource } from '../core/resources/index.ts'
 import { MeshError } from '../errors.ts'
 import type { Finding } from '../nginx/importing/findings.ts'
+import { adoptDrift } from '../nginx/importing/drift.ts'
 import { importConfig, type Import } from '../nginx/importing/import.ts'
 import { readTree, type ConfigFile } from '../nginx/importing/includes.ts'
+import { parse, type Directive } from '../nginx/importing/parse.ts'
 import { INPUT_LIMITS } from './documents.ts'
-import { usage, type Verb } from './cli.ts'
+import { usage, type Args, type Cli, type Verb } from './cli.ts'
 import { proveImport, type Proof } from './import-proof.ts'
 import { writeNewFile } from './new-file.ts'
+import { documentOfView } from './resources.ts'
 import { plain, toYaml } from './terminal.ts'
 
 const REPORT = 'import-report.txt'
@@ -23,20 +26,24 @@ const DIFFERENCES_SHOWN = 100
 export const importVerb: Verb = {
   name: 'import',
   summary: 'read an nginx configuration into YAML files; nothing is applied',
-  usage: ['import DIR|FILE [--into DIR] [--no-proof] [-w NAME] [-z ZONE]'],
+  usage: ['import DIR|FILE [--into DIR] [--no-proof] [-w NAME] [-z ZONE]', 'import --drift FILE [--into DIR]'],
   details: [
     'DIR is one with an nginx.conf, such as /etc/nginx; FILE a main file, or one of servers alone. Writes a YAML file for each',
     `Upstream and Site, and ${REPORT}: what stayed nginx text (privileged snippets, which need a grant), and`,
     'what could not be carried. Where there is nginx, the configuration and what it became are run side by side, on ports of',
     'their own with stand-ins for upstreams, and asked the same: the report lists what is answered otherwise. Read it,',
     'then: meshctl diff -f DIR, meshctl apply -f DIR.',
+    '--drift takes a file of data_dir/nginx/drift, where a node keeps what somebody edited by hand, and writes the resource as the',
+    'node asked has it, with what was added there.',
   ].join('\n'),
   options: {
     'no-proof': { type: 'boolean', description: 'do not start nginx to compare its answers before and after' },
+    drift: { type: 'boolean', description: 'FILE is one that a node put aside, since it was edited by hand' },
     into: { type: 'string', value: 'DIR', description: 'where to write; must be empty or new (default: ./imported)' },
   },
   examples: ['meshctl import /etc/nginx --into imported -z eu', 'meshctl apply -f imported'],
   async run(cli, args) {
+    if (args.flag('drift')) return importDrift(cli, args)
     const [given = ''] = args.expect('DIR|FILE')
     if (args.list('zone').length > 1) throw usage('import takes one --zone: give a resource to others in its file')
     const place = { workspace: cli.workspace ?? 'default', zone: cli.zone ?? '*' }
@@ -48,23 +55,57 @@ export const importVerb: Verb = {
         hint: reasons(imported.findings.lost),
       })
     }
-    const into = args.text('into') ?? 'imported'
-    await mkdir(cli.path(into), { recursive: true })
+    const into = await directoryFor(cli, args)
     for (const resource of imported.resources) {
       const name = `${resource.kind.toLowerCase()}-${resource.metadata.name}.yaml`
-      await write(join(into, name), toYaml(resource))
+      await write(cli, join(into, name), toYaml(resource))
     }
     const proof = args.flag('no-proof') ? 'it was not asked for' : await proveImport(tree, place)
     const report = [...reportOf(imported), ...proofLines(proof), ''].join('\n')
-    await write(join(into, REPORT), report)
+    await write(cli, join(into, REPORT), report)
     cli.out(report)
     cli.note(`Written to ${into}. Nothing was applied.`)
     return undefined
-
-    async function write(name: string, content: string): Promise<void> {
-      await writeNewFile({ path: cli.path(name), name, field: '--into', mode: 0o644 }, content)
-    }
   },
+}
+
+async function directoryFor(cli: Cli, args: Args): Promise<string> {
+  const into = args.text('into') ?? 'imported'
+  await mkdir(cli.path(into), { recursive: true })
+  return into
+}
+
+async function write(cli: Cli, name: string, content: string): Promise<void> {
+  await writeNewFile({ path: cli.path(name), name, field: '--into', mode: 0o644 }, content)
+}
+
+async function importDrift(cli: Cli, args: Args): Promise<undefined> {
+  const [given = ''] = args.expect('FILE')
+  const edited = mainFile(cli.path(given), given)
+  const digest = /-([0-9a-f]{64})\.conf$/.exec(edited.path)?.[1]
+  const path = /^# (\S+)\n/.exec(edited.text)?.[1]
+  if (digest === undefined || path === undefined) {
+    throw new MeshError('input_invalid', `${given} is not the file of a site or an upstream that a node put aside`, {
+      field: 'FILE',
+      hint: 'give one of data_dir/nginx/drift, under its own name and with its first line',
+    })
+  }
+  const rendered = mainFile(join(dirname(edited.path), '..', 'objects', `${digest}.conf`), 'what the node had written')
+  const view = await (await cli.client()).resource(path)
+  if (view?.exists !== true)
+    throw new MeshError('not_found', `there is no ${path} any more`, { hint: 'what was edited by hand belonged to it' })
+  const document = documentOfView(view)
+  const trees = [rendered, edited].map((file) => parse(file.text, file.path)) as [Directive[], Directive[]]
+  const { spec, taken, left } = adoptDrift(document.spec, ...trees)
+  const into = await directoryFor(cli, args)
+  await write(
+    cli,
+    join(into, `${document.kind.toLowerCase()}-${document.metadata.name}.yaml`),
+    toYaml({ ...document, spec }),
+  )
+  cli.out([...section('Taken', taken), ...section('Left for you', left), ''].join('\n'))
+  cli.note(`Written to ${into}. Nothing was applied: meshctl diff -f ${into}`)
+  return undefined
 }
 
 function mainFile(path: string, name: string): ConfigFile {

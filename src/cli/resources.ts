@@ -316,7 +316,7 @@ async function emptyWorkspace(cli: Cli): Promise<string | undefined> {
 
 // ---------------------------------------------------------------------------------------------- showing
 
-function documentOfView({ path, fields }: ResourceView): Resource {
+export function documentOfView({ path, fields }: ResourceView): Resource {
   return documentOf(parseResourcePath(path) as ResourceName, new Map(Object.entries(fields) as [string, Value][]))
 }
 

@@ -63,18 +63,9 @@ export class Upstreams {
   }
 
   #addEndpoint(endpoints: Tree, directive: Directive): boolean {
-    const [address = '', ...parameters] = directive.args
-    const key = withPort(address, 80)
-    if (key === undefined) return false
-    const endpoint: Tree = {}
-    for (const parameter of parameters) {
-      const [name = '', ...rest] = parameter.split('=')
-      const rule = Object.hasOwn(ENDPOINT_RULES, name) ? ENDPOINT_RULES[name] : undefined
-      const value = rule?.value(rest)
-      if (rule === undefined || value === undefined)
-        this.#findings.lose(directive, `an endpoint has no field for ${parameter}`)
-      else put(endpoint, rule.field, value)
-    }
+    const key = withPort(directive.args[0] ?? '', 80)
+    const endpoint = key === undefined ? undefined : endpointOf(directive, this.#findings)
+    if (key === undefined || endpoint === undefined) return false
     endpoints[key] = endpoint
     return true
   }
@@ -133,6 +124,22 @@ export class Upstreams {
     if (name === undefined) return this.#sockets.get(word)
     return upstreamBlockName({ ...this.#place, kind: 'upstream', name })
   }
+}
+
+/** The fields of an endpoint that a `server` says; undefined when it is no address, or name, that may have a port. */
+export function endpointOf({ args, ...directive }: Directive, findings: Findings): Tree | undefined {
+  const [address = '', ...parameters] = args
+  if (withPort(address, 80) === undefined) return undefined
+  const endpoint: Tree = {}
+  for (const parameter of parameters) {
+    const [name = '', ...rest] = parameter.split('=')
+    const rule = Object.hasOwn(ENDPOINT_RULES, name) ? ENDPOINT_RULES[name] : undefined
+    const value = rule?.value(rest)
+    if (rule === undefined || value === undefined)
+      findings.lose({ ...directive, args }, `an endpoint has no field for ${parameter}`)
+    else put(endpoint, rule.field, value)
+  }
+  return endpoint
 }
 
 function withPort(address: string, port: number): string | undefined {
