@@ -9,6 +9,7 @@ import { Memo } from './memo.ts'
 import { escapeSegment, hostCovers, parseResourcePath, zoneCovers, type ResourceName } from './names.ts'
 import { overQuota, type GrantOf } from './quota.ts'
 import { KINDS, readFields, type ReadFields } from './resources/index.ts'
+import type { PolicySpec } from './resources/policy.ts'
 import type { SecretSpec } from './resources/secret.ts'
 import type { SiteSpec } from './resources/site.ts'
 import type { UpstreamSpec } from './resources/upstream.ts'
@@ -184,6 +185,15 @@ function isSelected(spec: unknown, labels: Readonly<Record<string, string>>): bo
   return Object.entries(nodeSelector ?? {}).every(([key, value]) => Object.hasOwn(labels, key) && labels[key] === value)
 }
 
+/** From the oldest to the youngest, the same everywhere. */
+export function olderFirst(a: SliceResource, b: SliceResource): number {
+  return a.created.at - b.created.at || compareText(a.created.edit, b.created.edit) || compareText(a.path, b.path)
+}
+
+function compareText(a: string, b: string): number {
+  return a === b ? 0 : a < b ? -1 : 1
+}
+
 export function isSite(resource: SliceResource): resource is SliceResource<SiteSpec> {
   return resource.name.kind === 'site'
 }
@@ -194,6 +204,10 @@ export function isUpstream(resource: SliceResource): resource is SliceResource<U
 
 export function isSecret(resource: SliceResource): resource is SliceResource<SecretSpec> {
   return resource.name.kind === 'secret'
+}
+
+export function isPolicy(resource: SliceResource): resource is SliceResource<PolicySpec> {
+  return resource.name.kind === 'policy'
 }
 
 export function isZoneSettings(resource: SliceResource): resource is SliceResource<ZoneSettingsSpec> {

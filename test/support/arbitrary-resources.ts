@@ -19,6 +19,7 @@ const host = fc.oneof(
   name.map((text) => `*.${text}.example`),
   fc.constant('*'),
 )
+const network = fc.constantFrom('10.0.0.0/8', '10.0.0.1', '::1', '2001:db8::/32', '0.0.0.0/0', '::/0')
 const labels = fc.dictionary(key, fc.stringMatching(/^[\x20-\x7e]{0,20}$/), { maxKeys: 3 })
 
 const optional = <T>(shape: { [K in keyof T]: fc.Arbitrary<T[K]> }, required: (keyof T)[] = []) =>
@@ -92,7 +93,13 @@ const when = optional({
 })
 const route = fc
   .tuple(
-    optional({ ...common, when, order: fc.integer({ min: -9, max: 9 }) }),
+    optional({
+      ...common,
+      when,
+      order: fc.integer({ min: -9, max: 9 }),
+      policies: fc.uniqueArray(name, { maxLength: 1 }),
+      withoutPolicies: fc.uniqueArray(name, { maxLength: 2 }),
+    }),
     action,
     fc.constantFrom('prefix', 'exact', 'regex'),
   )
@@ -125,6 +132,7 @@ const siteSpec = optional(
     nodeSelector: labels,
     routes,
     accessLog: fc.boolean(),
+    policies: fc.uniqueArray(name, { maxLength: 1 }),
     compression: optional({
       enabled: fc.boolean(),
       types: fc.uniqueArray(fc.constantFrom('text/css', 'text/html', 'application/x.y+json'), { maxLength: 3 }),
@@ -134,9 +142,7 @@ const siteSpec = optional(
       enabled: fc.boolean(),
       retryAfter: fc.integer({ min: 1, max: 999 }),
       body: word,
-      allow: fc.uniqueArray(fc.constantFrom('10.0.0.0/8', '10.0.0.1', '::1', '2001:db8::/32', '0.0.0.0/0', '::/0'), {
-        maxLength: 4,
-      }),
+      allow: fc.uniqueArray(network, { maxLength: 4 }),
     }),
     privileged: optional({ serverSnippet: fc.constantFrom('allow all;', 'if ($http_x) { return 403; }\n# end') }),
   },
@@ -215,6 +221,19 @@ const settingsSpec = optional({
   }),
 })
 
+const policySpec = fc.oneof(
+  fc.record({
+    access: optional(
+      {
+        allow: fc.uniqueArray(network, { maxLength: 4 }),
+        deny: fc.uniqueArray(network, { maxLength: 4 }),
+        default: fc.constantFrom('allow', 'deny'),
+      },
+      ['default'],
+    ),
+  }),
+)
+
 const metadata = optional({ name, zone: fc.constantFrom('*', 'eu', 'eu.west', 'us'), labels }, ['name'])
 
 function document<K extends string>(kind: K, spec: fc.Arbitrary<object>, about: fc.Arbitrary<object> = metadata) {
@@ -225,6 +244,7 @@ function document<K extends string>(kind: K, spec: fc.Arbitrary<object>, about: 
 export const resourceArbitrary: fc.Arbitrary<unknown> = fc.oneof(
   { weight: 3, arbitrary: document('Site', siteSpec) },
   { weight: 2, arbitrary: document('Upstream', upstreamSpec) },
+  { weight: 2, arbitrary: document('Policy', policySpec) },
   {
     weight: 1,
     arbitrary: document(

@@ -115,6 +115,8 @@ const route: Record<string, Field> = {
   ...condition('cookies', 'cookie_'),
   ...condition('query', 'arg_'),
   action: nowhere,
+  'policies.[]': nowhere,
+  'withoutPolicies.[]': nowhere,
   'proxy.upstream': within('proxy_pass', MAP_ENTRY),
   'proxy.split.{key}': (text) => [{ directive: MAP_ENTRY, plain: `~^${text}\\z` }],
   'proxy.split.*.upstream': within('proxy_pass', MAP_ENTRY),
@@ -147,6 +149,7 @@ const site: Record<string, Field> = {
   ],
   'spec.maintenance.body': literal('return'),
   'spec.maintenance.contentType': plain('default_type'),
+  'spec.policies.[]': nowhere,
   'spec.maintenance.allow.[]': plain(MAP_ENTRY),
   'spec.compression.types.[]': plain('gzip_types', 'brotli_types'),
   'spec.routes.{key}': nowhere,
@@ -185,6 +188,12 @@ const secret: Record<string, Field> = {
   'spec.keys.*.{key}': nowhere,
   'spec.keys.*.*': nowhere,
 }
+const policy: Record<string, Field> = {
+  'spec.type': nowhere,
+  'spec.access.allow.[]': plain(MAP_ENTRY),
+  'spec.access.deny.[]': plain(MAP_ENTRY),
+  'spec.access.default': nowhere,
+}
 const zoneSettings: Record<string, Field> = {
   'spec.reload.confirmShrink': nowhere,
   'spec.workerShutdownTimeout': plain('worker_shutdown_timeout'),
@@ -194,7 +203,7 @@ const zoneSettings: Record<string, Field> = {
 }
 const FIELDS: Readonly<Record<string, Field>> = Object.assign(
   {},
-  ...Object.entries({ Site: site, Upstream: upstream, Secret: secret, ZoneSettings: zoneSettings }).map(
+  ...Object.entries({ Site: site, Upstream: upstream, Secret: secret, Policy: policy, ZoneSettings: zoneSettings }).map(
     ([kind, fields]) => below(`${kind}.`, { ...everywhere, ...fields }),
   ),
 ) as Record<string, Field>

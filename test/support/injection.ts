@@ -82,6 +82,14 @@ spec:
   keys: { '00000000000000000000000000000000': { '0000000000000000000000000000000000000000000000000000000000000000': AA } }
 ---
 apiVersion: nxmesh/v1
+kind: Policy
+metadata: { name: office, workspace: default, zone: '*', labels: { l: v } }
+spec:
+  nodeSelector: { disk: ssd }
+  type: access
+  access: { allow: ['10.0.0.0/8'], deny: ['10.1.0.0/16'], default: deny }
+---
+apiVersion: nxmesh/v1
 kind: Site
 metadata: { name: all, workspace: default, zone: '*', labels: { l: v } }
 spec:
@@ -93,6 +101,7 @@ spec:
   timeouts: { connect: 8s, read: 8s, send: 8s }
   maxBodySize: 8m
   accessLog: false
+  policies: [office]
   compression: { types: [text/css], minLength: 9 }
   maintenance: { enabled: true, retryAfter: 9, body: down, contentType: text/plain, allow: ['10.0.0.0/8'] }
   privileged: { serverSnippet: 'allow all;', routeSnippets: { proxy: 'allow all;' } }
@@ -106,6 +115,8 @@ spec:
       responseHeaders: { set: { X-Route: 'out $request_id' } }
       timeouts: { connect: 7s, read: 7s, send: 7s }
       maxBodySize: 7m
+      policies: [office]
+      withoutPolicies: [office]
     spread:
       path: /spread/
       proxy:

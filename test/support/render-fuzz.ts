@@ -5,10 +5,12 @@
  */
 
 import fc from 'fast-check'
-import { resourcePath, type ResourceName } from '../../src/core/names.ts'
+import type { Value } from '../../src/core/envelope.ts'
+import { resourcePath } from '../../src/core/names.ts'
 import { fieldsOf, parseDocument, pathOf, type Resource } from '../../src/core/resources/index.ts'
 import { MeshError } from '../../src/errors.ts'
 import type { HostLayout } from '../../src/nginx/rendering/host-layout.ts'
+import { resourceOf } from '../../src/nginx/rendering/unit.ts'
 import { hostNamesOf } from '../../src/nginx/rendering/render.ts'
 import { resourceArbitrary } from './arbitrary-resources.ts'
 import { addressOf, isMeant, MAP_ENTRY, meaningsOf } from './field-meanings.ts'
@@ -206,14 +208,45 @@ function parse(document: Document): Resource | undefined {
 
 // ---------------------------------------------------------------------------------------------- renderings
 
-/** The resource's states: itself, and the upstreams that it names. */
+const ALLOWING = new Map<string, Value>([
+  ['access/default', 'allow'],
+  ['type', 'access'],
+])
+
+/** The resource's states: itself, the upstreams and policies that it names, and for a policy a site that names it. */
 export function statesFor(resource: Resource) {
-  const { workspace, zone } = resource.metadata
-  const upstreams = placesIn({ ...resource }).filter(({ path }) => path.at(-1) === 'upstream')
-  const name = (upstream: string): ResourceName => ({ workspace, zone, kind: 'upstream', name: upstream })
-  const companions = upstreams.map(({ text }) => stateOf(resourcePath(name(text)), new Map()))
+  const { workspace, zone, name } = resource.metadata
+  const stateFor = (kind: string, other: string, fields = new Map<string, Value>()) =>
+    stateOf(resourcePath({ workspace, zone, kind, name: other }), fields)
+  const places = placesIn({ ...resource })
+  const upstreams = places.filter(({ path }) => path.at(-1) === 'upstream')
+  const policies = places.filter(({ pattern }) => /[pP]olicies\.\[\]$/.test(pattern))
+  const companions = [
+    ...upstreams.map(({ text }) => stateFor('upstream', text)),
+    ...(resource.kind === 'Policy' ? [stateFor('upstream', 'app')] : []),
+    ...policies.map(({ text }) => stateFor('policy', text, ALLOWING)),
+    ...(resource.kind === 'Policy' ? [stateFor('site', GUARDED, guardedFields(name))] : []),
+  ]
   const states = [stateOf(pathOf(resource), fieldsOf(resource)), ...companions]
   return [...new Map(states.map((state) => [state.path, state])).values()]
+}
+
+const GUARDED = 'guarded'
+
+function guardedPath({ metadata: { workspace, zone } }: Resource): string {
+  return resourcePath({ workspace, zone, kind: 'site', name: GUARDED })
+}
+
+/** Of a site with such a policy in each sort of location. */
+function guardedFields(policy: string): Map<string, Value> {
+  const routes = {
+    proxy: { path: '/proxy/', proxy: { upstream: 'app' } },
+    files: { path: '/files/', static: { root: '/srv/files' } },
+    fixed: { path: '/fixed', return: { status: 200, body: 'fixed' } },
+    own: { path: '/own', redirect: { to: '/fixed' }, policies: [policy] },
+  }
+  const spec = { hosts: ['guarded.example'], policies: [policy], routes }
+  return fieldsOf(parseDocument({ apiVersion: 'nxmesh/v1', kind: 'Site', metadata: { name: GUARDED }, spec }))
 }
 
 /** All that the states render to on a node that serves every one of them. */
@@ -230,12 +263,13 @@ export function renderSelected(
 function renderDocument(resource: Resource): { text: string; problems: number } {
   const labels = (resource.spec['nodeSelector'] ?? {}) as Record<string, string>
   const { units, problems, generation } = renderSelected(statesFor(resource), { zone: resource.metadata.zone, labels })
-  const own = units.filter(({ path }) => path === pathOf(resource)).map(({ text }) => text)
+  const shown = [pathOf(resource), ...(resource.kind === 'Policy' ? [guardedPath(resource)] : [])]
+  const own = units.filter(({ path }) => shown.includes(resourceOf(path))).map(({ text }) => text)
   const main = generation.main.replace(/[0-9a-f]{64}/g, 'digest').replace(/^ *include .*\n/gm, '')
   // Which number a condition or a location has depends on what it says.
   const text = [main, ...own]
     .join('\n')
-    .replace(/\bnxmesh_[0-9a-f]{16}(?:_\d+)?\b/g, 'nxmesh_condition')
+    .replace(/\bnxmesh_[0-9a-f]{16}(?:_\d+\b)?/g, 'nxmesh_condition')
     .replace(/((?:location|=) @(?:drain|route))_\d+/g, '$1')
   return { text, problems: problems.length }
 }

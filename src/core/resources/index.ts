@@ -10,6 +10,7 @@ import { isName, isZone, resourcePath, type ResourceName } from '../names.ts'
 import { labels, nearest, text } from './fields.ts'
 import { flatten, unflatten } from './flat.ts'
 import { isTree, type Kind, type Tree } from './kind.ts'
+import { policyKind } from './policy.ts'
 import { secretKind } from './secret.ts'
 import { siteKind } from './site.ts'
 import { upstreamKind } from './upstream.ts'
@@ -20,7 +21,7 @@ export const API_VERSION = 'nxmesh/v1'
 
 /** Every kind by its word in resource paths. */
 export const KINDS: ReadonlyMap<string, Kind> = new Map(
-  [siteKind, upstreamKind, secretKind, zoneSettingsKind].map((kind): [string, Kind] => [kind.path, kind]),
+  [siteKind, upstreamKind, policyKind, secretKind, zoneSettingsKind].map((kind): [string, Kind] => [kind.path, kind]),
 )
 
 /** The kind of any of its names (`Site`, `site`, `sites`), whatever their case. */

@@ -28,6 +28,7 @@ import {
   timeouts,
   type Fault,
 } from './fields.ts'
+import { policyNames } from './policy.ts'
 import { isTree, type Kind, type Tree } from './kind.ts'
 import { snippet } from './snippet.ts'
 
@@ -118,6 +119,10 @@ const anyRoute = {
   responseHeaders: responseHeaders.optional(),
   timeouts: timeouts.optional(),
   maxBodySize: size.optional(),
+  /** Each takes the place of the site's policy of the same type. */
+  policies: policyNames.optional(),
+  /** Policies of the site that this route goes without. */
+  withoutPolicies: policyNames.optional(),
 }
 const ignored = {
   proxy: proxy.partial().optional(),
@@ -272,6 +277,8 @@ const schema = z
     accessLog: z.boolean().default(true),
     compression: compression.optional(),
     maintenance: maintenance.optional(),
+    /** For whatever the site answers: routes, its page for maintenance, and paths without a route. */
+    policies: policyNames.optional(),
     /** nginx text; needs the right to these fields. An error_page belongs to a route: routes do not inherit it. */
     privileged: z
       .strictObject({
@@ -318,6 +325,9 @@ export const siteKind = {
     ['requestHeaders', 'remove'],
     ['compression', 'types'],
     ['maintenance', 'allow'],
+    ['policies'],
+    ['routes', '*', 'policies'],
+    ['routes', '*', 'withoutPolicies'],
     ['routes', '*', 'requestHeaders', 'remove'],
     ['routes', '*', 'when', 'methods'],
   ],

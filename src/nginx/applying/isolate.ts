@@ -5,7 +5,7 @@
  */
 
 import type { Problem } from '../../core/slice.ts'
-import type { Unit } from '../rendering/unit.ts'
+import { resourceOf, type Unit } from '../rendering/unit.ts'
 
 /** Why a unit with a certain text may not be used now. */
 export interface Refused {
@@ -77,7 +77,8 @@ export function selectUnits({ units, problems, lastGood, refusal }: SelectInput)
         fallBack(need)
         if (!chosen.has(need)) {
           const why = reasons.get(need)?.why === 'untried' ? 'untried' : 'needs'
-          if (!reasons.has(unit.path)) reasons.set(unit.path, { why, reason: `needs ${need}, which is left out` })
+          if (!reasons.has(unit.path))
+            reasons.set(unit.path, { why, reason: `needs ${resourceOf(need)}, which is left out` })
           fallBack(unit.path)
         }
         changed = true
@@ -86,13 +87,14 @@ export function selectUnits({ units, problems, lastGood, refusal }: SelectInput)
     }
   }
 
+  const serving = new Set([...chosen.keys()].map(resourceOf))
   return {
     units: [...chosen.values()].toSorted((a, b) => (a.path < b.path ? -1 : 1)),
     isolated: [...reasons].map(([path, { why, reason }]) => ({
-      path,
+      path: resourceOf(path),
       why,
       reason,
-      serves: chosen.has(path) ? 'last_good' : 'left_out',
+      serves: serving.has(resourceOf(path)) ? 'last_good' : 'left_out',
     })),
   }
 }

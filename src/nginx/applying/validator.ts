@@ -4,7 +4,7 @@
  * calls it.
  */
 
-import type { Unit } from '../rendering/unit.ts'
+import { resourceOf, type Unit } from '../rendering/unit.ts'
 import { findGood, partsOf } from './bisect.ts'
 import { Draft, type Variant } from './draft.ts'
 import type { Generation } from './generation.ts'
@@ -259,7 +259,7 @@ export class Validator {
   #soonest(units: readonly Unit[], refused: ReadonlyMap<string, string>, { isolated }: Variant): number | undefined {
     const paths = new Set(isolated.map(({ path }) => path))
     const times = units.flatMap(({ path, digest }) => {
-      const refusal = paths.has(path) && refused.has(digest) ? this.#refusedUnits.last(digest) : undefined
+      const refusal = paths.has(resourceOf(path)) && refused.has(digest) ? this.#refusedUnits.last(digest) : undefined
       return refusal === undefined ? [] : [Math.max(0, refusal.until - this.#parts.clock.monotonic())]
     })
     return times.length === 0 ? undefined : Math.min(...times)

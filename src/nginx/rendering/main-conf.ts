@@ -10,7 +10,7 @@ import { circuitSocket, type HostLayout } from './host-layout.ts'
 import { block, directive, toText, when } from './lines.ts'
 import { usesLane } from './live.ts'
 import { LIVE_HTTP_LINES, LIVE_SERVER_LINES } from './live-program.ts'
-import { drainable } from './location.ts'
+import { drainable, fixed } from './location.ts'
 import { MIME_TYPES } from './mime-types.ts'
 import { DOLLAR_VARIABLE, literal, plain } from './quote.ts'
 import { CONNECTION_VARIABLE, DEFAULT_HEADER_LINES } from './proxy.ts'
@@ -63,6 +63,7 @@ export function mainConf(input: MainInput, digest: string): string {
       ),
       'default_type application/octet-stream;',
       ...HTTP_LINES,
+      ...REFUSAL_MAPS,
       ...directive('client_max_body_size', settings.maxBodySize),
       ...directive('proxy_connect_timeout', settings.connectTimeout),
       ...directive('proxy_read_timeout', settings.readTimeout),
@@ -94,7 +95,18 @@ const LOG_FIELDS = {
   request_id: '$request_id',
   // 1 where a site in maintenance answered.
   planned: '$nxmesh_planned',
+  // The path of the policy that refused; of one that would have, in a dry run.
+  refused_by: '$nxmesh_refused_by',
+  would_refuse: '$nxmesh_would_refuse',
 }
+
+/**
+ * Set by what policies have in locations: the policy that refused in an `if`, or would have; those that refuse when nginx
+ * says so, by limit_req, limit_conn, and 401.
+ */
+const REFUSALS = ['refused', 'reported', 'rate_limit', 'connection_limit', 'credentials'].map(
+  (name) => `nxmesh_${name}`,
+)
 
 const HTTP_LINES: readonly string[] = [
   `log_format nxmesh escape=json '${JSON.stringify(LOG_FIELDS)}';`,
@@ -126,6 +138,21 @@ const HTTP_LINES: readonly string[] = [
   `map $http_upgrade $${CONNECTION_VARIABLE} { default upgrade; "" ""; }`,
 ]
 
+/** Who refused, as the access log tells it. */
+const REFUSAL_MAPS: readonly string[] = [
+  ...block('map "$limit_req_status $limit_conn_status $status $upstream_status" $nxmesh_refused_by', [
+    'default $nxmesh_refused;',
+    '"~^REJECTED " $nxmesh_rate_limit;',
+    '"~^[^ ]* REJECTED " $nxmesh_connection_limit;',
+    '"~ 401 $" $nxmesh_credentials;',
+  ]),
+  ...block('map "$limit_req_status $limit_conn_status" $nxmesh_would_refuse', [
+    'default $nxmesh_reported;',
+    '"~^REJECTED_DRY_RUN" $nxmesh_rate_limit;',
+    '"~ REJECTED_DRY_RUN$" $nxmesh_connection_limit;',
+  ]),
+]
+
 /** Each worker answers on a unix socket which generation it runs; nobody else can ask. */
 function verifyServer(host: HostLayout, capabilities: Capabilities, digest: string): string[] {
   return [
@@ -134,6 +161,7 @@ function verifyServer(host: HostLayout, capabilities: Capabilities, digest: stri
     // nginx must know the variables of the access log where no site sets them.
     'set $nxmesh_site "";',
     'set $nxmesh_planned "";',
+    ...REFUSALS.map((variable) => `set $${variable} "";`),
     'default_type text/plain;',
     `location = /generation { return 200 "${digest} $pid\\n"; }`,
     ...when(capabilities.modules.includes('http_stub_status'), 'location = /status { stub_status; }'),
@@ -162,6 +190,6 @@ function circuitServer(host: HostLayout): string[] {
 }
 
 function defaultServer(listener: Listener, host: HostLayout): string[] {
-  const body = ['types { }', 'default_type text/plain;', `return 404 ${literal(`${DEFAULT_ANSWER}\n`)};`]
+  const body = fixed(['types { }', 'default_type text/plain;', `return 404 ${literal(`${DEFAULT_ANSWER}\n`)};`])
   return [listenLine(listener, true), 'server_name _;', ...drainable([{ match: '/', body }], host.drainFile)]
 }

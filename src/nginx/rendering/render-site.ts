@@ -10,8 +10,9 @@ import { groupRoutes, type Route, type RouteGroup, type SiteSpec } from '../../c
 import type { SliceResource } from '../../core/slice.ts'
 import type { HostLayout } from './host-layout.ts'
 import { block, directive, sortedEntries, toText, when } from './lines.ts'
-import { drainable, type Location } from './location.ts'
+import { drainable, fixed, type Body, type Location } from './location.ts'
 import { literal, plain, template, templateThen, variableThen } from './quote.ts'
+import { policiesFor, type SitePolicies } from './render-policy.ts'
 import { proxyLines } from './proxy.ts'
 import { SiteMaps } from './site-maps.ts'
 import type { Listener } from './unit.ts'
@@ -24,6 +25,7 @@ export interface SitePlace {
   readonly upstreams: ReadonlyMap<string, string>
   /** Names of blocks with an open circuit, among those that are passed to over TLS. */
   readonly open: ReadonlySet<string>
+  readonly policies: SitePolicies
 }
 
 interface MappedPlace extends SitePlace {
@@ -36,24 +38,29 @@ export function renderSite(site: SliceResource<SiteSpec>, place: SitePlace, host
   const isDefault = place.hosts.includes('*')
   const groups = groupRoutes(spec.routes).toSorted(compareGroups)
   const maps = new SiteMaps(path)
-  const bodyOf = ([id, route]: readonly [string, Route]): readonly string[] =>
-    routeBody(id, route, spec, { ...place, maps })
+  const bodyOf = ([id, route]: readonly [string, Route]): Body => routeBody(id, route, spec, { ...place, maps })
+  const whole = policiesFor(place.policies)
+  const nothing = fixed(['return 404;'], whole.headers, whole.guards)
   const locations = groups.map((group): Location => {
     const [first] = group.routes as [readonly [string, Route]]
     const match = matchOf(group)
     if (conditionsOf(first[1].when).length === 0) return { match, body: bodyOf(first) }
-    const bodies = [['return 404;'], ...group.routes.map(bodyOf)]
+    const bodies = [nothing, ...group.routes.map(bodyOf)]
     // All routes of the path have the same limit.
     const limits = directive('client_max_body_size', first[1].maxBodySize)
     return { match, variable: maps.choiceOf(group), bodies, limits }
   })
   if (!groups.some(({ match, path }) => match === 'prefix' && path === '/')) {
-    locations.push({ match: '/', body: ['return 404;'] })
+    locations.push({ match: '/', body: nothing })
   }
   const { maintenance } = spec
   const isDown = maintenance?.enabled === true
   const downPath = maps.innerPath('maintenance')
-  if (isDown) locations.push({ match: `= ${plain(downPath)}`, body: maintenanceLines(maintenance, spec) })
+  if (isDown) {
+    const { lines, content } = maintenanceBody(maintenance, spec)
+    const body = fixed(content, [...lines, ...whole.headers], whole.guards)
+    locations.push({ match: `= ${plain(downPath)}`, body })
+  }
   const outside = isDown ? maps.outside(maintenance.allow ?? []) : ''
   return toText([
     `# ${path}`,
@@ -68,6 +75,7 @@ export function renderSite(site: SliceResource<SiteSpec>, place: SitePlace, host
       // A rewrite breaks %2F, for a page that does not look at the path.
       ...when(isDown, `if ($${outside}) { rewrite ^ ${plain(downPath)} last; }`),
       ...snippetLines(spec.privileged?.serverSnippet),
+      ...place.policies.used.flatMap(({ text }) => text.server ?? []),
       ...drainable(locations, host.drainFile),
     ]),
   ])
@@ -101,13 +109,16 @@ function matchOf({ match, path, caseSensitive }: RouteGroup): string {
   return `${caseSensitive ? '~' : '~*'} ${plain(path)}`
 }
 
-function routeBody(id: string, route: Route, spec: SiteSpec, place: MappedPlace): string[] {
-  return [
+function routeBody(id: string, route: Route, spec: SiteSpec, place: MappedPlace): Body {
+  const { guards, headers } = policiesFor(place.policies, route)
+  const lines = [
     ...limitLines(route),
     ...responseHeaderLines(route, spec),
+    ...headers,
     ...snippetLines(ownValue(spec.privileged?.routeSnippets, id)),
-    ...actionLines(route, spec, place),
   ]
+  const isFixed = route.action === 'redirect' || route.action === 'return'
+  return { guards, lines, content: actionLines(route, spec, place), isFixed }
 }
 
 function actionLines(route: Route, spec: SiteSpec, place: MappedPlace): readonly string[] {
@@ -158,9 +169,9 @@ function compressionLines({ compression }: SiteSpec, host: HostLayout): readonly
   return [...lines('gzip'), 'gzip_proxied any;', 'gzip_vary on;', ...(hasBrotli ? lines('brotli') : [])]
 }
 
-function maintenanceLines(maintenance: NonNullable<SiteSpec['maintenance']>, spec: SiteSpec): readonly string[] {
+function maintenanceBody(maintenance: NonNullable<SiteSpec['maintenance']>, spec: SiteSpec) {
   const { retryAfter, body, contentType } = maintenance
-  return [
+  const lines = [
     'internal;',
     // The body of a request is thrown away, however long it is.
     'client_max_body_size 0;',
@@ -168,9 +179,8 @@ function maintenanceLines(maintenance: NonNullable<SiteSpec['maintenance']>, spe
     `add_header Retry-After ${retryAfter} always;`,
     // Probes and the watch over 5xx let this pass.
     `add_header ${PLANNED_HEADER} 1 always;`,
-    'set $nxmesh_planned 1;',
-    ...returnLines({ status: 503, body, contentType }),
   ]
+  return { lines, content: ['set $nxmesh_planned 1;', ...returnLines({ status: 503, body, contentType })] }
 }
 
 function responseHeaderLines(route: Pick<Route, 'action' | 'responseHeaders'>, spec: SiteSpec): readonly string[] {

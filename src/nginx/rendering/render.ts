@@ -14,6 +14,7 @@ import {
   isSite,
   isUpstream,
   isZoneSettings,
+  olderFirst,
   settingsOf,
   type Problem,
   type Slice,
@@ -25,8 +26,9 @@ import type { HostLayout } from './host-layout.ts'
 import { sortedEntries, toText } from './lines.ts'
 import { upstreamEntry, usesLane, type LiveState } from './live.ts'
 import { mainConf } from './main-conf.ts'
-import { UnquotableError } from './quote.ts'
+import { unitOf, type Outcome } from './outcome.ts'
 import { missing, nearest } from './references.ts'
+import { settlePolicies, type SettledPolicies } from './render-policy.ts'
 import { renderSite, snippetLines } from './render-site.ts'
 import {
   ADDRESSES_MAX,
@@ -71,8 +73,6 @@ const NODE_CONSISTENT_WEIGHT_MAX = 32_768
 /** The sum over all sites: every request of every site has 16 bytes for each. */
 const NODE_VARIABLES_MAX = 2048
 
-type Outcome = Unit | Problem
-
 const remembered = new Memo<Outcome>()
 const entries = new Memo<readonly [key: string, value: string]>()
 
@@ -103,7 +103,10 @@ export function render(input: RenderInput): Rendering {
   const known = new Set([...slice.resources, ...slice.problems].map(({ path }) => path))
   const sites = slice.resources.filter(isSite).toSorted(olderFirst)
   const wordy = tooManyVariables(sites)
-  const unitFor = (site: Site, place: Place) => wordy.get(site.path) ?? siteUnit(site, place, known, input)
+  const policies = settlePolicies(sites, known, input)
+  problems.push(...policies.problems)
+  units.push(...policies.units)
+  const unitFor = (site: Site, place: Place) => wordy.get(site.path) ?? siteUnit(site, place, known, input, policies)
   const rendered = sites.filter((site) => !('code' in unitFor(site, wishesOf(site, host.defaultHttpPort))))
   const claims = new Claims(rendered, host.defaultHttpPort)
   const renders = new Set(rendered)
@@ -232,10 +235,17 @@ function siteUnit(
   { hosts, listeners }: Place,
   known: ReadonlySet<string>,
   { capabilities, host, openCircuits }: RenderInput,
+  settled: SettledPolicies,
 ): Outcome {
   const { path, hash } = site
+  const policies = settled.of(site)
+  if ('code' in policies) return policies
   const upstreams = new Map<string, string>()
-  const needs: string[] = []
+  const needs = policies.used.flatMap(({ unit, text }) => [
+    ...(unit === undefined ? [] : [unit.path]),
+    ...(text.needs ?? []),
+  ])
+  const files = policies.used.flatMap(({ text }) => text.files ?? [])
   const open = new Set<string>()
   for (const route of Object.values(site.spec.routes)) {
     if (route.action === 'static' && !isAllowedRoot(route.static.root, host.staticRoots))
@@ -253,7 +263,7 @@ function siteUnit(
       if (route.proxy.scheme === 'https' && openCircuits.has(upstreamPath)) open.add(upstreamBlockName(upstream))
     }
   }
-  const place = { hosts, listeners, upstreams, open }
+  const place = { hosts, listeners, upstreams, open, policies }
   const key = [
     path,
     hash,
@@ -264,27 +274,14 @@ function siteUnit(
     ...upstreams.values(),
     '',
     ...open,
+    '',
+    ...policies.used.map(({ digest }) => digest),
   ].join('\n')
   return remembered.get(key, () =>
-    unitOf({ path, kind: 'site', needs: [...new Set(needs)].toSorted(), listeners, hosts }, () =>
+    unitOf({ path, kind: 'site', needs: [...new Set(needs)].toSorted(), listeners, hosts, files }, () =>
       renderSite(site, place, host),
     ),
   )
-}
-
-function unitOf(about: Omit<Unit, 'text' | 'digest'>, make: () => string): Outcome {
-  try {
-    const text = make()
-    return { ...about, text, digest: sha256(text) }
-  } catch (error) {
-    if (!(error instanceof UnquotableError)) throw error
-    return {
-      path: about.path,
-      code: 'unsupported',
-      message: `nginx cannot take ${error.message}`,
-      hint: 'serve long texts as static files',
-    }
-  }
 }
 
 function isAllowedRoot(root: string, allowed: readonly string[] | undefined): boolean {
@@ -333,15 +330,9 @@ function unsupported(path: string, { what, version, module }: Need, capabilities
   }
 }
 
-function olderFirst(a: SliceResource, b: SliceResource): number {
-  return a.created.at - b.created.at || compareText(a.created.edit, b.created.edit) || compareText(a.path, b.path)
-}
-
-function compareText(a: string, b: string): number {
-  return a === b ? 0 : a < b ? -1 : 1
-}
-
 // ---------------------------------------------------------------------------------------------- generations
+
+const INCLUDE_ORDER: Readonly<Record<Unit['kind'], number>> = { settings: 0, upstream: 0, policy: 1, site: 2 }
 
 const BLANK_DIGEST = '0'.repeat(64)
 
@@ -355,7 +346,7 @@ export function assemble(
 ): { digest: string; main: string; objects: ReadonlyMap<string, string>; files: readonly UnitFile[] } {
   const sorted = units.toSorted(byPath)
   // Upstreams first: one that is passed to over http and https before it is defined is a host name to nginx over one.
-  const definedFirst = sorted.toSorted((a, b) => Number(a.kind === 'site') - Number(b.kind === 'site'))
+  const definedFirst = sorted.toSorted((a, b) => INCLUDE_ORDER[a.kind] - INCLUDE_ORDER[b.kind])
   const includes = definedFirst.map(({ digest }) => `${host.directory}/objects/${digest}.conf`)
   const listeners = new Set(sorted.flatMap((unit) => unit.listeners.map(listenerKey))).size
   const unclaimed = unclaimedListeners(sorted)

@@ -102,9 +102,7 @@ export class SiteMaps {
 
   /** The variable that is 0 for clients of these networks and 1 for all others. */
   outside(networks: readonly string[]): string {
-    // To nginx the whole is the same as default, and a duplicate: it is told as two halves.
-    const told = networks.toSorted().flatMap((each) => WHOLES.get(each) ?? [each])
-    return this.#define('geo', ['default 1;', ...new Set(told.map((each) => `${plain(each)} 0;`))])
+    return this.#define('geo', ['default 1;', ...networkLines(networks, 0)])
   }
 
   /** A path that no request is for, since only this renderer knows it; the same for the same site. */
@@ -125,6 +123,13 @@ export class SiteMaps {
     this.#lines.push(...block(`${head} $${name}`, lines))
     return name
   }
+}
+
+/** Lines of a geo that give these networks a value. */
+export function networkLines(networks: Iterable<string>, value: 0 | 1): readonly string[] {
+  // To nginx the whole is the same as default, and a duplicate: it is told as two halves.
+  const told = [...networks].toSorted().flatMap((each) => WHOLES.get(each) ?? [each])
+  return [...new Set(told)].map((each) => `${plain(each)} ${value};`)
 }
 
 /** Of the header, then of the cookie. */

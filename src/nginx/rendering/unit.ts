@@ -1,5 +1,5 @@
 /**
- * What a rendering is made of: the nginx text of one resource, with what others must know of it. Types alone; render.ts
+ * What a rendering is made of: the nginx text of one resource, with what others must know of it. render.ts
  * makes units, a generation keeps them beside their text, the apply side chooses among them.
  */
 
@@ -24,16 +24,24 @@ export interface UnitFile {
 
 /** The nginx text of one resource. */
 export interface Unit {
-  /** Of the resource. */
+  /** Of the resource; that of a policy is followed by # and its version. See resourceOf. */
   readonly path: string
-  readonly kind: 'site' | 'upstream' | 'settings'
+  readonly kind: 'site' | 'upstream' | 'policy' | 'settings'
   readonly text: string
   /** SHA-256 of text. */
   readonly digest: string
-  /** Paths of upstreams without whose units nginx refuses this one. */
+  /** Paths of the units without which nginx refuses this one. */
   readonly needs: readonly string[]
   readonly listeners: readonly Listener[]
   /** `*`: it is the default server of its listeners. */
   readonly hosts: readonly string[]
   readonly files?: readonly UnitFile[]
+}
+
+/**
+ * The path of a unit's resource. A site's text names the zones of one version of a policy, so that a site that keeps its
+ * last good text needs that version, while others use a newer one: each version is a unit of its own.
+ */
+export function resourceOf(unitPath: string): string {
+  return unitPath.replace(/#.*$/, '')
 }

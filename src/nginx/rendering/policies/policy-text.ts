@@ -1,0 +1,50 @@
+/**
+ * What a policy becomes in nginx text, and what its type may ask for. Types alone; one file beside this per type makes
+ * the text, src/nginx/rendering/render-policy.ts puts it together.
+ */
+
+import type { Problem } from '../../../core/slice.ts'
+import type { Capabilities } from '../../../ports.ts'
+import type { HostLayout } from '../host-layout.ts'
+import type { UnitFile } from '../unit.ts'
+
+/** The parts of a policy's text, each in the order of nginx's text; none where left out. */
+export interface PolicyText {
+  /** Outside of servers, once for all sites: zones, maps, paths. What they name begins with the scope. */
+  readonly http?: readonly string[]
+  /** In the server of each site that uses it, once: internal locations, which no policy guards. */
+  readonly server?: readonly string[]
+  /** In each location that it is for. An `if` here answers before anything else; directives guard what follows. */
+  readonly guards?: readonly string[]
+  /** Of the answer, in each location that it is for. */
+  readonly headers?: readonly string[]
+  /** Paths of upstreams that the text names. */
+  readonly needs?: readonly string[]
+  /** Files that the text names. */
+  readonly files?: readonly UnitFile[]
+  /** Of all zones in `http`. */
+  readonly sharedBytes?: number
+}
+
+/** Why there is no text. */
+export type PolicyFault = Pick<Problem, 'code' | 'message' | 'hint'>
+
+export interface PolicyContext {
+  /** Of the policy. */
+  readonly path: string
+  /**
+   * What names of zones and variables begin with: letters, digits and _. A hash of the policy's path and of the text in
+   * `http`, so that zones with other parameters have other names, and one version may stand beside another. That text
+   * may depend on nothing else that changes, such as the scope's own letters.
+   */
+  readonly scope: string
+  readonly capabilities: Capabilities
+  readonly host: HostLayout
+  /** The upstream's block and path, looked up from the policy's zone outward. */
+  readonly upstream: (name: string) => { readonly block: string; readonly path: string } | PolicyFault
+  /** The text of a Secret, looked up in the same way. */
+  readonly secret: (name: string) => string | PolicyFault
+}
+
+/** Makes the text of one type. Pure. */
+export type RenderPolicy<Spec> = (spec: Spec, context: PolicyContext) => PolicyText | PolicyFault

@@ -1,0 +1,225 @@
+/**
+ * The policies of a slice: which text each becomes, what of it is a unit of its own, and which policies are for which
+ * location. A site is never rendered without a policy that it names. Pure; called by render.ts and render-site.ts.
+ */
+
+import { sha256 } from '../../core/canonical.ts'
+import { resourcePath } from '../../core/names.ts'
+import type { PolicySpec, PolicyTypeName } from '../../core/resources/policy.ts'
+import type { Route, SiteSpec } from '../../core/resources/site.ts'
+import { isPolicy, olderFirst, type Problem, type Slice, type SliceResource } from '../../core/slice.ts'
+import type { Capabilities } from '../../ports.ts'
+import type { Site } from './claims.ts'
+import type { HostLayout } from './host-layout.ts'
+import { toText } from './lines.ts'
+import { quotable } from './outcome.ts'
+import { renderAccess } from './policies/access.ts'
+import type { PolicyContext, PolicyFault, PolicyText } from './policies/policy-text.ts'
+import { missing, nearest, secretText } from './references.ts'
+import { upstreamBlockName } from './render-upstream.ts'
+import { shareOut } from './shares.ts'
+import type { Unit } from './unit.ts'
+
+/** Of the zones of all policies in use on a node; each is mapped by every worker, and touched as it fills. */
+const NODE_SHARED_BYTES_MAX = 1024 * 1024 * 1024
+
+/** Of the policies in use on a node: each is room in every request of every site. */
+const NODE_POLICY_VARIABLES_MAX = 1024
+
+/** In the order in which they are asked where nginx does not give another. */
+const ORDER: readonly PolicyTypeName[] = ['access']
+
+function renderType(spec: PolicySpec, context: PolicyContext): PolicyText | PolicyFault {
+  switch (spec.type) {
+    case 'access':
+      return renderAccess(spec.access, context)
+  }
+}
+
+export interface RenderedPolicy {
+  readonly path: string
+  readonly type: PolicyTypeName
+  readonly text: PolicyText
+  /** What it has outside of servers. */
+  readonly unit: Unit | undefined
+  /** Changes whenever the text does. */
+  readonly digest: string
+}
+
+/** The policies that a site names. */
+export interface SitePolicies {
+  readonly named: ReadonlyMap<string, RenderedPolicy>
+  /** Names of those of the site itself. */
+  readonly whole: readonly string[]
+  /** Each once, by path. */
+  readonly used: readonly RenderedPolicy[]
+}
+
+/** What stands in a location: of the site's policies and the route's, or of the site's alone. */
+export function policiesFor(
+  { named, whole }: SitePolicies,
+  { policies = [], withoutPolicies = [] }: Pick<Route, 'policies' | 'withoutPolicies'> = {},
+): { readonly guards: readonly string[]; readonly headers: readonly string[] } {
+  const inForce = new Map<PolicyTypeName, RenderedPolicy>()
+  for (const name of [...whole.filter((each) => !withoutPolicies.includes(each)), ...policies]) {
+    const policy = named.get(name) as RenderedPolicy
+    inForce.set(policy.type, policy)
+  }
+  const texts = ORDER.flatMap((type) => inForce.get(type)?.text ?? [])
+  return {
+    guards: texts.flatMap(({ guards = [] }) => guards),
+    headers: texts.flatMap(({ headers = [] }) => headers),
+  }
+}
+
+// ---------------------------------------------------------------------------------------------- one policy
+
+interface PolicyInput {
+  readonly slice: Slice
+  readonly capabilities: Capabilities
+  readonly host: HostLayout
+  readonly secrets: ReadonlyMap<string, string>
+}
+
+type Known = ReadonlySet<string>
+
+function renderPolicy(
+  policy: SliceResource<PolicySpec>,
+  known: Known,
+  { capabilities, host, secrets }: PolicyInput,
+): RenderedPolicy | Problem {
+  const { path, spec } = policy
+  const context: Omit<PolicyContext, 'scope'> = {
+    path,
+    capabilities,
+    host,
+    upstream: (name) => {
+      const found = nearest(policy, 'upstream', name, known)
+      if (found === undefined) return missing(policy, 'Upstream', name)
+      return { block: upstreamBlockName(found), path: resourcePath(found) }
+    },
+    secret: (name) => secretText(policy, name, known, secrets),
+  }
+  return quotable(path, () => {
+    const first = renderType(spec, { ...context, scope: 'nxmesh_' })
+    if ('code' in first) return { ...first, path }
+    const version = sha256([path, ...(first.http ?? [])].join('\n')).slice(0, 16)
+    const text = renderType(spec, { ...context, scope: `nxmesh_${version}` }) as PolicyText
+    const unit = text.http === undefined ? undefined : unitOf(path, version, text)
+    return { path, type: spec.type, text, unit, digest: sha256(JSON.stringify(text)) }
+  })
+}
+
+function unitOf(path: string, version: string, { http = [], needs = [], files = [] }: PolicyText): Unit {
+  const text = toText([`# ${path}`, ...http])
+  const about = { path: `${path}#${version}`, kind: 'policy', needs, listeners: [], hosts: [], files } as const
+  return { ...about, text, digest: sha256(text) }
+}
+
+// ---------------------------------------------------------------------------------------------- all policies
+
+export interface SettledPolicies {
+  /** Of the policies themselves. */
+  readonly problems: readonly Problem[]
+  /** Of those that sites name. */
+  readonly units: readonly Unit[]
+  readonly of: (site: Site) => SitePolicies | Problem
+}
+
+/** @param known paths of all that is there, with or without a problem of its own */
+export function settlePolicies(sites: readonly Site[], known: Known, input: PolicyInput): SettledPolicies {
+  const rendered = new Map<string, RenderedPolicy | Problem>()
+  for (const policy of input.slice.resources.filter(isPolicy).toSorted(olderFirst))
+    rendered.set(policy.path, renderPolicy(policy, known, input))
+  const inUse = new Set(sites.flatMap((site) => namesIn(site.spec).map((name) => pathOf(site, name, known))))
+  const own = [...rendered.values()].filter((each) => 'text' in each)
+  for (const problem of tooMuch(own.filter(({ path }) => inUse.has(path)))) rendered.set(problem.path, problem)
+  const problems = [...rendered.values()].filter((each) => 'code' in each)
+  const before = new Map(input.slice.problems.map((each) => [each.path, each]))
+  const units = own.filter(({ path }) => inUse.has(path) && 'text' in (rendered.get(path) as object))
+  return {
+    problems,
+    units: units.flatMap(({ unit }) => unit ?? []),
+    of: (site) => policiesOf(site, known, (path) => rendered.get(path) ?? before.get(path)),
+  }
+}
+
+/** Names of all policies of a site and its routes, each once, sorted. */
+function namesIn({ policies = [], routes }: SiteSpec): readonly string[] {
+  const all = Object.values(routes).flatMap((route) => route.policies ?? [])
+  return [...new Set([...policies, ...all])].toSorted()
+}
+
+function pathOf(site: Site, name: string, known: Known): string | undefined {
+  const found = nearest(site, 'policy', name, known)
+  return found === undefined ? undefined : resourcePath(found)
+}
+
+function policiesOf(
+  site: Site,
+  known: Known,
+  find: (path: string) => RenderedPolicy | Problem | undefined,
+): SitePolicies | Problem {
+  const { path, spec } = site
+  const named = new Map<string, RenderedPolicy>()
+  for (const name of namesIn(spec)) {
+    const found = find(pathOf(site, name, known) ?? '')
+    if (found === undefined) return missing(site, 'Policy', name)
+    if ('code' in found) {
+      const message = `its policy ${found.path} is not in force here: ${found.message}`
+      return { path, code: 'reference', message, ...(found.hint === undefined ? {} : { hint: found.hint }) }
+    }
+    named.set(name, found)
+  }
+  const whole = spec.policies ?? []
+  for (const names of [whole, ...Object.values(spec.routes).map(({ policies = [] }) => policies)]) {
+    const twins = twinsAmong(names, named)
+    if (twins === undefined) continue
+    const message = `names two policies of the type ${twins[0].type} at one place: ${twins.map((each) => each.path).join(' and ')}`
+    return { path, code: 'reference', message, hint: 'name one of them, or put both into one policy' }
+  }
+  return { named, whole, used: [...new Set(named.values())].toSorted((a, b) => (a.path < b.path ? -1 : 1)) }
+}
+
+function twinsAmong(
+  names: readonly string[],
+  named: ReadonlyMap<string, RenderedPolicy>,
+): readonly [RenderedPolicy, RenderedPolicy] | undefined {
+  const byType = new Map<PolicyTypeName, RenderedPolicy>()
+  for (const name of names.toSorted()) {
+    const policy = named.get(name) as RenderedPolicy
+    const other = byType.get(policy.type)
+    if (other !== undefined && other !== policy) return [other, policy]
+    byType.set(policy.type, policy)
+  }
+  return undefined
+}
+
+/** Policies that would cost the node too much, alone or with all others. */
+function tooMuch(inUse: readonly RenderedPolicy[]): readonly Problem[] {
+  const limited = (limit: number, costOf: (text: PolicyText) => number, message: string, hint: string): Problem[] => {
+    const demands = inUse
+      .map(({ path, text }) => ({ key: path, workspace: path.split('/')[0] as string, cost: costOf(text) }))
+      .filter(({ cost }) => cost > 0)
+    const granted = shareOut(demands, limit)
+    return demands
+      .filter(({ key }) => !granted.has(key))
+      .map(({ key: path }) => ({ path, code: 'clash', message, hint }))
+  }
+  const mebibytes = NODE_SHARED_BYTES_MAX / 1024 / 1024
+  return [
+    ...limited(
+      NODE_SHARED_BYTES_MAX,
+      ({ sharedBytes = 0 }) => sharedBytes,
+      `the zones of a node's policies have at most ${mebibytes}m, shared out among workspaces`,
+      'give policies smaller zones, or let sites share a policy',
+    ),
+    ...limited(
+      NODE_POLICY_VARIABLES_MAX,
+      ({ http = [] }) => http.filter((line) => VARIABLE_LINE.test(line)).length,
+      `the policies of a node have at most ${NODE_POLICY_VARIABLES_MAX} variables, shared out among workspaces`,
+      'let sites share policies, or remove rules',
+    ),
+  ]
+}
+const VARIABLE_LINE = /^(?:map|geo|split_clients) /
