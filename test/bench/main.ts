@@ -9,8 +9,9 @@ import { apply } from './apply.ts'
 import { join } from './join.ts'
 import { machine, type BenchResult } from './measure.ts'
 import { memory } from './memory.ts'
-import { propagation, WAYS, type PropagationOptions } from './propagation.ts'
+import { propagation, WAYS } from './propagation.ts'
 import { trust } from './trust.ts'
+import { zeroDrop } from './zero-drop.ts'
 
 const USAGE = `Benchmarks of NxMesh
 
@@ -19,9 +20,11 @@ const USAGE = `Benchmarks of NxMesh
   npm run -s bench -- memory      [--resources 10000] [--settle-ms 10000]
   npm run -s bench -- apply       [--sites 100,1000] [--rounds 15] [--workers 2]
   npm run -s bench -- trust       [--edits 10000] [--resources 1000] [--authors 3] [--voided 250] [--grants 1000]
+  npm run -s bench -- zero-drop   [--requests 1000000] [--applies 100] [--reloads 20] [--workers 2] [--busy 16] [--paused 64]
+                                  [--websockets 8] [--protocols http1,http2] [--lua off,on]
 
   --json       one JSON object on stdout, nothing else
-  --pause-ms   rest between edits: propagation 50, apply 700
+  --pause-ms   rest between edits: propagation 50, apply 700, zero-drop 100
   --settle-ms  rest before measuring: propagation 5000, memory 10000
   --peers      connections that a node of propagation keeps up; default 6
   -h, --help   this
@@ -42,7 +45,7 @@ const BENCHES: Readonly<Record<string, (options: Options) => Promise<BenchResult
       pauseMs: integer(options, 'pause-ms', 50),
       settleMs: integer(options, 'settle-ms', 5000),
       targetPeers: integer(options, 'peers', 6),
-      ways: ways(options),
+      ways: chosen(options, 'ways', WAYS),
     }),
   join: (options) =>
     join({
@@ -72,6 +75,19 @@ const BENCHES: Readonly<Record<string, (options: Options) => Promise<BenchResult
       voided: integer(options, 'voided', 250),
       grants: integer(options, 'grants', 1000),
     }),
+  'zero-drop': (options) =>
+    zeroDrop({
+      requests: integer(options, 'requests', 1_000_000),
+      applies: integer(options, 'applies', 100),
+      reloads: integer(options, 'reloads', 20),
+      workers: integer(options, 'workers', 2),
+      pauseMs: integer(options, 'pause-ms', 100),
+      protocols: chosen(options, 'protocols', ['http1', 'http2']),
+      lua: chosen(options, 'lua', ['off', 'on']).map((name) => name === 'on'),
+      busy: integer(options, 'busy', 16),
+      paused: integer(options, 'paused', 64),
+      websockets: integer(options, 'websockets', 8),
+    }),
 }
 
 function integer(options: Options, name: string, otherwise: number): number {
@@ -88,12 +104,12 @@ function integers(options: Options, name: string, otherwise: readonly number[]):
   return values
 }
 
-function ways(options: Options): PropagationOptions['ways'] {
-  const named = options['ways']?.split(',') ?? WAYS
-  return named.map((name) => {
-    const way = WAYS.find((known) => known === name)
-    if (way === undefined) throw new UsageError(`--ways takes ${WAYS.join(', ')}, got ${name}`)
-    return way
+function chosen<T extends string>(options: Options, name: string, known: readonly T[]): readonly T[] {
+  const named = options[name]?.split(',') ?? known
+  return named.map((one) => {
+    const found = known.find((other) => other === one)
+    if (found === undefined) throw new UsageError(`--${name} takes ${known.join(', ')}, got ${one}`)
+    return found
   })
 }
 
@@ -135,6 +151,14 @@ async function main(): Promise<void> {
       grants: text,
       workers: text,
       peers: text,
+      requests: text,
+      applies: text,
+      reloads: text,
+      busy: text,
+      paused: text,
+      websockets: text,
+      protocols: text,
+      lua: text,
       'pause-ms': text,
       'settle-ms': text,
     },

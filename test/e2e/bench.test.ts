@@ -109,3 +109,17 @@ test('trust says what admission, a revocation and grants cost', async () => {
   expect(rows[2]).toMatchObject({ voided: 12, resourcesChanged: expect.any(Number), cpuMs: expect.any(Number) })
   expect(aims.map(({ name }) => name)).toEqual(['admission_per_edit_cpu_ms', 'revocation_cpu_ms'])
 })
+
+test('zero-drop loses nothing through applies, and sees what plain reloads lose', async () => {
+  const args = ['--requests', '2000', '--applies', '5', '--reloads', '5', '--busy', '8', '--paused', '16']
+  const { rows, aims } = await result('zero-drop', ...args, '--websockets', '2', '--lua', 'off')
+  expect(rows.map(({ variant }) => variant)).toEqual(['http1', 'http2'])
+  for (const row of rows) {
+    expect(row, JSON.stringify(row)).toMatchObject({ failed: 0, failures: {}, websockets: { lost: 0, wrong: 0 } })
+    expect(row).toMatchObject({ perSecond: expect.any(Number), latencyMs: expect.any(Object), applyMs: FIGURES })
+  }
+  // HTTP/2 says which streams it has not touched, so that they can be sent again.
+  expect(rows[0]).toMatchObject({ control: { failed: expect.toSatisfy((count) => count > 0) } })
+  expect(rows[1]).toMatchObject({ control: { failed: 0, refused: expect.toSatisfy((count) => count > 0) } })
+  expect(aims.filter((one) => !('met' in one && one.met))).toEqual([])
+})

@@ -1,0 +1,253 @@
+/**
+ * Whether requests are lost while nginx is reloaded: strict clients in a process of their own ask without a pause between
+ * applies, and in the same run, with the same load, between plain `nginx -s reload`s, which is the control: it has to lose some,
+ * or the clients would see nothing. With and without the Lua module, over HTTP/1.1 and HTTP/2.
+ */
+
+import { fork, type ChildProcess } from 'node:child_process'
+import { once } from 'node:events'
+import { execFile } from 'node:child_process'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { promisify } from 'node:util'
+import { freePorts } from '../support/fleet.ts'
+import { aim, figuresOf, progress, rounded, type BenchResult } from './measure.ts'
+import { ServedNode } from './served-node.ts'
+import { FIXED_ANSWER, SITE_HOST } from './zero-drop-exchanges.ts'
+import type { LoadPlan, LoadReport } from './zero-drop-load.ts'
+
+export interface ZeroDropOptions {
+  /** At least so many, over all variants. */
+  readonly requests: number
+  /** Through the reload lane, in each variant; more when the requests take longer. */
+  readonly applies: number
+  /** Plain reloads of the control, in each variant. */
+  readonly reloads: number
+  readonly workers: number
+  /** Between two applies, and between two reloads. */
+  readonly pauseMs: number
+  readonly protocols: readonly LoadPlan['protocol'][]
+  readonly lua: readonly boolean[]
+  /** Clients of each group; 0 leaves one out. */
+  readonly busy: number
+  readonly paused: number
+  readonly websockets: number
+}
+
+interface Variant {
+  readonly protocol: LoadPlan['protocol']
+  readonly lua: boolean
+}
+
+/** Until every client is connected, and after the last reload, so that what it broke is counted with it. */
+const SETTLE_MS = 1000
+const SOCKET_PAUSE_MS = 100
+const SOCKET_LIFE_MS = 3000
+
+export async function zeroDrop(options: ZeroDropOptions): Promise<BenchResult> {
+  const variants = options.lua.flatMap((lua) => options.protocols.map((protocol): Variant => ({ protocol, lua })))
+  const rows = []
+  for (const variant of variants)
+    rows.push(await measure(variant, options, Math.ceil(options.requests / variants.length)))
+  const requests = sum(rows.map((row) => row.requests))
+  return {
+    bench: 'zero-drop',
+    options: { ...options },
+    rows,
+    aims: [
+      aim('failed', sum(rows.map(({ failed }) => failed)), 0),
+      { name: 'requests', value: requests, limit: options.requests, met: requests >= options.requests },
+      ...rows.map(({ variant, control: { failed, refused } }) => {
+        return { name: `control_felt_${variant}`, value: failed + refused, limit: 1, met: failed + refused >= 1 }
+      }),
+    ],
+    notes: [
+      'failed counts each request without its right answer, and each connection closed while idle without a word before (Connection: close, GOAWAY). Nothing is tried again, but HTTP/2 streams that the server refused as untouched; these are counted as refused.',
+      'Half of the HTTP/1.1 clients read the first Connection header alone; two of them in one answer fail in any case. One request in four is a POST whose echo is compared, one in 256 of them of 100 kB.',
+      'control: the same clients and the same nginx, plain `nginx -s reload`s. What they felt is failed, or refused over HTTP/2.',
+      'Websockets are opened for some seconds each and counted apart: lost ones were ended by the server.',
+    ],
+  }
+}
+
+async function measure({ protocol, lua }: Variant, options: ZeroDropOptions, wanted: number) {
+  const variant = `${protocol}${lua ? '_lua' : ''}`
+  const [port, http2Port] = (await freePorts(2)) as [number, number]
+  const backend = await Backend.start()
+  const site = (generation: number): string => siteYaml({ generation, port, http2Port })
+  const resources = `${upstreamYaml(backend.port)}---\n${site(0)}`
+  const flags = {
+    'nginx.worker_processes': String(options.workers),
+    ...(lua ? { 'nginx.modules': JSON.stringify(await luaModules()) } : {}),
+  }
+  const served = await ServedNode.start({ resources, flags })
+  const load = new Load({
+    protocol,
+    port: protocol === 'http2' ? http2Port : port,
+    groups: [
+      { name: 'busy', count: options.busy, pauseMs: 0 },
+      { name: 'paused_20_ms', count: options.paused, pauseMs: 20 },
+      { name: 'paused_200_ms', count: options.paused, pauseMs: 200 },
+    ],
+    websockets: { count: options.websockets, port, pauseMs: SOCKET_PAUSE_MS, lifeMs: SOCKET_LIFE_MS },
+  })
+  try {
+    await sleep(SETTLE_MS)
+    await load.take()
+    const began = performance.now()
+    const applies: { totalMs: number; drainMs: number }[] = []
+    const reports: LoadReport[] = []
+    let requests = 0
+    while (applies.length < options.applies || requests < wanted) {
+      const { totalMs, phases } = await served.apply(site(applies.length + 1))
+      applies.push({ totalMs, drainMs: phases['drain'] ?? 0 })
+      await sleep(options.pauseMs)
+      if (applies.length % 10 !== 0 && applies.length < options.applies) continue
+      reports.push(await load.take())
+      requests = summary(reports).requests
+      progress(`${variant}: ${applies.length} applies, ${requests} requests, ${summary(reports).failed} failed`)
+    }
+    await sleep(SETTLE_MS)
+    reports.push(await load.take())
+    const seconds = (performance.now() - began) / 1000
+    for (let reload = 0; reload < options.reloads; reload += 1) {
+      await served.plainReload()
+      await sleep(options.pauseMs)
+    }
+    await sleep(SETTLE_MS)
+    const control = summary([await load.take()])
+    progress(
+      `${variant}: control of ${options.reloads} reloads, ${control.requests} requests, ${control.failed} failed`,
+    )
+    const ours = summary(reports)
+    return {
+      variant,
+      applies: applies.length,
+      ...ours,
+      perSecond: Math.round(ours.requests / seconds),
+      applyMs: figuresOf(applies.map(({ totalMs }) => totalMs)),
+      drainMs: figuresOf(applies.map(({ drainMs }) => drainMs)),
+      control: { reloads: options.reloads, ...control },
+    }
+  } finally {
+    await load.stop()
+    await served.stop()
+    await backend.stop()
+  }
+}
+
+function siteYaml({ generation, port, http2Port }: { generation: number; port: number; http2Port: number }): string {
+  return `
+apiVersion: nxmesh/v1
+kind: Site
+metadata: { name: zero-drop }
+spec:
+  hosts: [${SITE_HOST}]
+  listeners: { main: { port: ${port}, address: 127.0.0.1 } }
+  responseHeaders: { set: { X-Generation: "${generation}" } }
+  privileged: { serverSnippet: "listen 127.0.0.1:${http2Port} http2;" }
+  routes:
+    fixed: { path: /, return: { status: 200, body: ${JSON.stringify(FIXED_ANSWER)} } }
+    echo: { path: /echo/, proxy: { upstream: echo } }
+    socket: { path: /socket/, proxy: { upstream: echo, websocket: true } }
+`
+}
+
+function upstreamYaml(port: number): string {
+  return `
+apiVersion: nxmesh/v1
+kind: Upstream
+metadata: { name: echo }
+spec: { endpoints: { "127.0.0.1:${port}": {} }, keepalive: { connections: 32 } }
+`
+}
+
+/** The Lua module of this machine's nginx, where it is not built in. */
+async function luaModules(): Promise<string[]> {
+  const { stderr } = await promisify(execFile)('nginx', ['-V'])
+  if (stderr.includes('lua-nginx-module')) return []
+  const directory = /--modules-path=(\S+)/.exec(stderr)?.[1] ?? ''
+  return ['ndk_http_module.so', 'ngx_http_lua_module.so'].map((name) => `${directory}/${name}`)
+}
+
+/** What all groups count together, and what each failed at. */
+function summary(reports: readonly LoadReport[]) {
+  const groups = reports.flatMap(({ groups: found }) => Object.entries(found))
+  const names = [...new Set(groups.map(([name]) => name))]
+  const counts = groups.map(([, count]) => count)
+  const failures: Record<string, number> = {}
+  for (const [name, { failures: found }] of groups) {
+    for (const [kind, count] of Object.entries(found))
+      failures[`${name}.${kind}`] = (failures[`${name}.${kind}`] ?? 0) + count
+  }
+  const requestsOf = (name: string): number =>
+    sum(groups.filter(([own]) => own === name).map(([, { requests }]) => requests))
+  const sockets = reports.map(({ websockets }) => websockets)
+  // The worst tenth of a minute: quantiles cannot be added.
+  const worst = (pick: (ms: { p50: number; p99: number; max: number }) => number): number =>
+    rounded(Math.max(0, ...counts.map(({ latencyMs }) => pick(latencyMs))))
+  return {
+    requests: sum(counts.map(({ requests }) => requests)),
+    failed: sum(counts.map(({ failed }) => failed)),
+    failures,
+    requestsOf: Object.fromEntries(names.map((name) => [name, requestsOf(name)])),
+    refused: sum(counts.map(({ refused }) => refused)),
+    connections: sum(counts.map(({ connections }) => connections)),
+    latencyMs: { p50: worst(({ p50 }) => p50), p99: worst(({ p99 }) => p99), max: worst(({ max }) => max) },
+    websockets: {
+      opened: sum(sockets.map(({ opened }) => opened)),
+      words: sum(sockets.map(({ words }) => words)),
+      lost: sum(sockets.map(({ lost }) => lost)),
+      wrong: sum(sockets.map(({ wrong }) => wrong)),
+    },
+    examples: reports.flatMap(({ examples }) => examples).slice(0, 10),
+  }
+}
+
+function sum(values: readonly number[]): number {
+  return values.reduce((total, value) => total + value, 0)
+}
+
+/** The clients' process. */
+class Load {
+  readonly #child: ChildProcess
+
+  constructor(plan: LoadPlan) {
+    this.#child = fork(new URL('./zero-drop-load.ts', import.meta.url), [JSON.stringify(plan)])
+  }
+
+  async take(): Promise<LoadReport> {
+    this.#child.send('take')
+    const [report] = (await once(this.#child, 'message', { signal: AbortSignal.timeout(30_000) })) as [LoadReport]
+    return report
+  }
+
+  async stop(): Promise<void> {
+    if (this.#child.exitCode !== null) return
+    const exited = once(this.#child, 'exit')
+    this.#child.send('stop')
+    await exited
+  }
+}
+
+/** The echo's process. */
+class Backend {
+  readonly port: number
+  readonly #child: ChildProcess
+
+  private constructor(child: ChildProcess, port: number) {
+    this.#child = child
+    this.port = port
+  }
+
+  static async start(): Promise<Backend> {
+    const child = fork(new URL('./echo-backend.ts', import.meta.url))
+    const [port] = (await once(child, 'message')) as [number]
+    return new Backend(child, port)
+  }
+
+  async stop(): Promise<void> {
+    const exited = once(this.#child, 'exit')
+    this.#child.disconnect()
+    await exited
+  }
+}
