@@ -10,6 +10,7 @@ import { escapeSegment, hostCovers, parseResourcePath, zoneCovers, type Resource
 import { overQuota, type GrantOf } from './quota.ts'
 import { KINDS, readFields, type ReadFields } from './resources/index.ts'
 import type { PolicySpec } from './resources/policy.ts'
+import type { CertificateSpec } from './resources/certificate.ts'
 import type { SecretSpec } from './resources/secret.ts'
 import type { SiteSpec } from './resources/site.ts'
 import type { UpstreamSpec } from './resources/upstream.ts'
@@ -200,6 +201,10 @@ export function isSite(resource: SliceResource): resource is SliceResource<SiteS
 
 export function isUpstream(resource: SliceResource): resource is SliceResource<UpstreamSpec> {
   return resource.name.kind === 'upstream'
+}
+
+export function isCertificate(resource: SliceResource): resource is SliceResource<CertificateSpec> {
+  return resource.name.kind === 'certificate'
 }
 
 export function isSecret(resource: SliceResource): resource is SliceResource<SecretSpec> {

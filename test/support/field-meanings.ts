@@ -79,25 +79,25 @@ function condition(sort: string, prefix: string): Record<string, Field> {
 }
 
 const limits = {
-  'timeouts.connect': plain('proxy_connect_timeout'),
-  'timeouts.read': plain('proxy_read_timeout'),
-  'timeouts.send': plain('proxy_send_timeout'),
+  'timeouts.connect': plain('proxy_connect_timeout', 'grpc_connect_timeout'),
+  'timeouts.read': plain('proxy_read_timeout', 'grpc_read_timeout'),
+  'timeouts.send': plain('proxy_send_timeout', 'grpc_send_timeout'),
   maxBodySize: plain('client_max_body_size'),
 }
 const common: Record<string, Field> = {
   ...limits,
-  'requestHeaders.set.{key}': plain('proxy_set_header'),
-  'requestHeaders.set.*': template('proxy_set_header'),
-  'requestHeaders.remove.[]': plain('proxy_set_header'),
-  'responseHeaders.set.{key}': plain('add_header', 'proxy_hide_header'),
+  'requestHeaders.set.{key}': plain('proxy_set_header', 'grpc_set_header'),
+  'requestHeaders.set.*': template('proxy_set_header', 'grpc_set_header'),
+  'requestHeaders.remove.[]': plain('proxy_set_header', 'grpc_set_header'),
+  'responseHeaders.set.{key}': plain('add_header', 'proxy_hide_header', 'grpc_hide_header'),
   'responseHeaders.set.*': template('add_header'),
 }
 const everywhere: Record<string, Field> = {
   apiVersion: nowhere,
   kind: nowhere,
   'metadata.name': within('set', 'upstream'),
-  'metadata.workspace': within('set', 'upstream', 'proxy_pass', MAP_ENTRY),
-  'metadata.zone': within('set', 'upstream', 'proxy_pass', MAP_ENTRY),
+  'metadata.workspace': within('set', 'upstream', 'proxy_pass', 'grpc_pass', MAP_ENTRY),
+  'metadata.zone': within('set', 'upstream', 'proxy_pass', 'grpc_pass', MAP_ENTRY),
   'metadata.labels.{key}': nowhere,
   'metadata.labels.*': nowhere,
   'spec.nodeSelector.{key}': nowhere,
@@ -117,15 +117,19 @@ const route: Record<string, Field> = {
   action: nowhere,
   'policies.[]': nowhere,
   'withoutPolicies.[]': nowhere,
-  'proxy.upstream': within('proxy_pass', MAP_ENTRY),
+  'proxy.upstream': within('proxy_pass', 'grpc_pass', MAP_ENTRY),
   'proxy.split.{key}': (text) => [{ directive: MAP_ENTRY, plain: `~^${text}\\z` }],
-  'proxy.split.*.upstream': within('proxy_pass', MAP_ENTRY),
+  'proxy.split.*.upstream': within('proxy_pass', 'grpc_pass', MAP_ENTRY),
   'proxy.sticky.cookie': requestVariable('cookie_'),
   'proxy.sticky.header': requestVariable('http_'),
   'proxy.force.cookie': requestVariable('cookie_'),
   'proxy.force.header': requestVariable('http_'),
   'proxy.scheme': nowhere,
-  'proxy.hostHeader': template('proxy_set_header', 'proxy_ssl_name'),
+  'proxy.hostHeader': template('proxy_set_header', 'proxy_ssl_name', 'grpc_set_header', 'grpc_ssl_name'),
+  // What lies in a certificate stands in a file, named by its hash.
+  'proxy.tls.ca': nowhere,
+  'proxy.tls.serverName': template('proxy_ssl_name', 'grpc_ssl_name'),
+  'proxy.tls.clientCertificate': nowhere,
   'static.root': literal('root'),
   'static.index': (text) => [
     { directive: 'index', expanded: text },
@@ -147,6 +151,10 @@ const site: Record<string, Field> = {
   'spec.listeners.*.address': (text) => [
     { directive: 'listen', within: new URL(`http://${text.includes(':') ? `[${text}]` : text}`).hostname },
   ],
+  'spec.listeners.*.tls.certificate': nowhere,
+  'spec.listeners.*.tls.minVersion': nowhere,
+  'spec.listeners.*.tls.clientCertificate.ca': nowhere,
+  'spec.listeners.*.tls.clientCertificate.mode': nowhere,
   'spec.maintenance.body': literal('return'),
   'spec.maintenance.contentType': plain('default_type'),
   'spec.policies.[]': nowhere,
@@ -182,6 +190,10 @@ const upstream: Record<string, Field> = {
   'spec.circuitBreaker.window': nowhere,
   'spec.circuitBreaker.openFor': nowhere,
 }
+const certificate: Record<string, Field> = {
+  'spec.certificate.[]': nowhere,
+  'spec.key.secret': nowhere,
+}
 const secret: Record<string, Field> = {
   'spec.sealed.[]': nowhere,
   'spec.keys.{key}': nowhere,
@@ -203,9 +215,14 @@ const zoneSettings: Record<string, Field> = {
 }
 const FIELDS: Readonly<Record<string, Field>> = Object.assign(
   {},
-  ...Object.entries({ Site: site, Upstream: upstream, Secret: secret, Policy: policy, ZoneSettings: zoneSettings }).map(
-    ([kind, fields]) => below(`${kind}.`, { ...everywhere, ...fields }),
-  ),
+  ...Object.entries({
+    Site: site,
+    Upstream: upstream,
+    Certificate: certificate,
+    Secret: secret,
+    Policy: policy,
+    ZoneSettings: zoneSettings,
+  }).map(([kind, fields]) => below(`${kind}.`, { ...everywhere, ...fields })),
 ) as Record<string, Field>
 
 function below(prefix: string, fields: Readonly<Record<string, Field>>): Record<string, Field> {

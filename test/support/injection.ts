@@ -8,6 +8,7 @@ import type { z } from 'zod'
 import type { ResourceState } from '../../src/core/document.ts'
 import { DOCUMENT_SCHEMAS, fieldsOf, parseDocument, pathOf } from '../../src/core/resources/index.ts'
 import type { HostLayout } from '../../src/nginx/rendering/host-layout.ts'
+import { makeCertificate, secretsOf } from './certificates.ts'
 import { EVERYWHERE, LAYOUT, renderStates, stateOf } from './resources.ts'
 
 type Schema = z.core.$ZodType
@@ -38,6 +39,9 @@ export function stringFields(schema: Schema, path: Path = []): string[] {
   if (['number', 'boolean', 'literal'].includes(def.type)) return []
   throw new Error(`${path.join('.')} is of type ${def.type}: say here which strings it holds`)
 }
+
+/** What the Certificate holds, and its Secret would. */
+const FULL_PAIR = makeCertificate(['all.example'])
 
 /** Every field of every kind, in one use or another. */
 const FULL_YAML = `
@@ -74,6 +78,14 @@ spec:
   privileged: { httpSnippets: { own: 'allow all;' } }
 ---
 apiVersion: nxmesh/v1
+kind: Certificate
+metadata: { name: tls, workspace: default, zone: '*', labels: { l: v } }
+spec:
+  nodeSelector: { disk: ssd }
+  certificate: [${JSON.stringify(FULL_PAIR.certificate)}]
+  key: { secret: tls }
+---
+apiVersion: nxmesh/v1
 kind: Secret
 metadata: { name: tls, workspace: default, zone: '*', labels: { l: v } }
 spec:
@@ -94,7 +106,13 @@ kind: Site
 metadata: { name: all, workspace: default, zone: '*', labels: { l: v } }
 spec:
   hosts: [all.example]
-  listeners: { http: { port: 81, address: 127.0.0.1 } }
+  listeners:
+    http: { port: 81, address: 127.0.0.1 }
+    https:
+      port: 444
+      address: 127.0.0.1
+      tls: { certificate: tls, minVersion: TLSv1.3, clientCertificate: { ca: tls, mode: optional, depth: 2 } }
+  hsts: { maxAge: 9, includeSubdomains: true }
   nodeSelector: { disk: ssd }
   requestHeaders: { set: { X-Site: 'in $host' }, remove: [X-Gone] }
   responseHeaders: { set: { X-Site: out } }
@@ -110,7 +128,8 @@ spec:
       path: /proxy/
       match: prefix
       action: proxy
-      proxy: { upstream: app, scheme: https, stripPrefix: true, websocket: true, buffering: false, hostHeader: up.example }
+      proxy:
+        { upstream: app, scheme: https, stripPrefix: true, websocket: true, buffering: false, hostHeader: up.example, tls: { ca: tls, serverName: up.example, clientCertificate: tls, depth: 2 } }
       requestHeaders: { set: { X-Route: in }, remove: [X-Left] }
       responseHeaders: { set: { X-Route: 'out $request_id' } }
       timeouts: { connect: 7s, read: 7s, send: 7s }
@@ -123,6 +142,12 @@ spec:
         split: { stable: { upstream: app, weight: 9 }, canary: { upstream: app, weight: 1 }, dark: { upstream: app, weight: 0 } }
         sticky: { cookie: session, header: X-User }
         force: { cookie: version, header: X-Version }
+    calls:
+      path: /calls/
+      proxy: { upstream: app, scheme: grpcs, hostHeader: up.example, tls: { ca: tls, clientCertificate: tls } }
+      requestHeaders: { set: { X-Route: in }, remove: [X-Left] }
+      responseHeaders: { set: { X-Route: out } }
+      timeouts: { connect: 7s, read: 7s, send: 7s }
     static: { path: /static/, static: { root: /srv/www, index: index.html, spa: true } }
     files: { path: /files/, static: { root: /srv/files, index: index.html } }
     redirect: { path: /away, match: exact, redirect: { to: 'https://away.example', status: 301, keepPath: true } }
@@ -230,7 +255,8 @@ const FULL_STATES = FULL.map(stateOfDocument)
 function renderAll(states: readonly ResourceState[], host: HostLayout = LAYOUT) {
   const node = { ...EVERYWHERE, labels: { disk: 'ssd' } }
   const addresses = new Map([['app.internal', ['10.0.0.9']]])
-  const { units, problems, generation } = renderStates(states, { node, addresses, host })
+  const secrets = secretsOf({ tls: FULL_PAIR })
+  const { units, problems, generation } = renderStates(states, { node, addresses, host, secrets })
   return { problems, generation, text: [generation.main, ...units.map((unit) => unit.text)].join('\n') }
 }
 

@@ -13,6 +13,7 @@ import type { HostLayout } from '../../src/nginx/rendering/host-layout.ts'
 import { resourceOf } from '../../src/nginx/rendering/unit.ts'
 import { hostNamesOf } from '../../src/nginx/rendering/render.ts'
 import { resourceArbitrary } from './arbitrary-resources.ts'
+import { makeCertificate } from './certificates.ts'
 import { addressOf, isMeant, MAP_ENTRY, meaningsOf } from './field-meanings.ts'
 import { FULL, HOSTILE, knownPatterns, placesIn, type Document, type Place } from './injection.ts'
 import { readNginx, skeleton, type Directive } from './nginx-text.ts'
@@ -44,6 +45,13 @@ export interface Tally {
   /** How often each string field of the schemas was tried, and how often it took what it was given. */
   readonly fields: Map<string, { tried: number; taken: number }>
 }
+
+/** What every certificate holds that a document names. */
+const PAIR = makeCertificate(['a.example'])
+const CERTIFIED = new Map<string, Value>([
+  ['certificate', [PAIR.certificate]],
+  ['key/secret', 'key'],
+])
 
 const PLACES = new Map(FULL.map((document) => [document, placesIn(document)]))
 
@@ -183,7 +191,11 @@ const SAMPLES = new Map([...PLACES.values()].flat().map(({ pattern, text }) => [
 /** Of the same meaning as any other text there: it is like no other, so that it overrides nothing, and no default. */
 function harmlessTexts({ pattern, text }: Place, index: number): string[] {
   if (/(?:address|(?:hosts|allow)\.\[\])$/.test(pattern)) return []
-  if (/(?:\{key\}|(?:remove|types)\.\[\]|path|exact|regex|cookie|header|upstream)$/.test(pattern))
+  if (
+    /(?:\{key\}|(?:remove|types)\.\[\]|path|exact|regex|cookie|header|upstream|certificate|ca|clientCertificate|secret)$/.test(
+      pattern,
+    )
+  )
     return [`${text}h${index}`, `${text}h${index}/`]
   return [SAMPLES.get(pattern) ?? text]
 }
@@ -221,11 +233,14 @@ export function statesFor(resource: Resource) {
   const places = placesIn({ ...resource })
   const upstreams = places.filter(({ path }) => path.at(-1) === 'upstream')
   const policies = places.filter(({ pattern }) => /[pP]olicies\.\[\]$/.test(pattern))
+  const certificates = places.filter(({ path }) => /^(?:certificate|ca|clientCertificate)$/.test(path.at(-1) ?? ''))
   const companions = [
     ...upstreams.map(({ text }) => stateFor('upstream', text)),
     ...(resource.kind === 'Policy' ? [stateFor('upstream', 'app')] : []),
     ...policies.map(({ text }) => stateFor('policy', text, ALLOWING)),
     ...(resource.kind === 'Policy' ? [stateFor('site', GUARDED, guardedFields(name))] : []),
+    ...certificates.map(({ text }) => stateFor('certificate', text, CERTIFIED)),
+    stateFor('secret', 'key', new Map<string, Value>([['sealed', ['0'.repeat(32), 'AA']]])),
   ]
   const states = [stateOf(pathOf(resource), fieldsOf(resource)), ...companions]
   return [...new Map(states.map((state) => [state.path, state])).values()]
@@ -256,7 +271,9 @@ export function renderSelected(
 ) {
   const node = { places: [{ workspace: '*', zones: [zone === '*' ? 'eu' : zone] }], labels }
   const names = hostNamesOf(sliceOf(states, node))
-  return renderStates(states, { node, host, addresses: new Map(names.map((name) => [name, [addressOf(name)]])) })
+  const addresses = new Map(names.map((name) => [name, [addressOf(name)]]))
+  const secrets = new Map(states.map(({ path }) => [path, PAIR.key]))
+  return renderStates(states, { node, host, addresses, secrets })
 }
 
 /** The texts of the resource's own unit and of nginx.conf, without what depends on digests. */

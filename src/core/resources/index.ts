@@ -12,6 +12,7 @@ import { flatten, unflatten } from './flat.ts'
 import { isTree, type Kind, type Tree } from './kind.ts'
 import { policyKind } from './policy.ts'
 import { secretKind } from './secret.ts'
+import { certificateKind } from './certificate.ts'
 import { siteKind } from './site.ts'
 import { upstreamKind } from './upstream.ts'
 import { check, DEPTH_MAX, isTooDeep, type FieldFault } from './validate.ts'
@@ -21,7 +22,10 @@ export const API_VERSION = 'nxmesh/v1'
 
 /** Every kind by its word in resource paths. */
 export const KINDS: ReadonlyMap<string, Kind> = new Map(
-  [siteKind, upstreamKind, policyKind, secretKind, zoneSettingsKind].map((kind): [string, Kind] => [kind.path, kind]),
+  [siteKind, upstreamKind, policyKind, certificateKind, secretKind, zoneSettingsKind].map((kind): [string, Kind] => [
+    kind.path,
+    kind,
+  ]),
 )
 
 /** The kind of any of its names (`Site`, `site`, `sites`), whatever their case. */

@@ -6,6 +6,7 @@
 import { z } from 'zod'
 import { reference, template } from './fields.ts'
 import { force, split, sticky } from './split.ts'
+import { upstreamTls } from './upstream-tls.ts'
 
 export const proxy = z.strictObject({
   /** An Upstream of the same workspace, looked up from the site's zone outward. Needed unless there is a split. */
@@ -13,8 +14,9 @@ export const proxy = z.strictObject({
   split: split.optional(),
   sticky: sticky.optional(),
   force: force.optional(),
-  /** `https` encrypts; it does not yet verify the upstream's certificate. */
-  scheme: z.enum(['http', 'https']).default('http'),
+  /** `https` and `grpcs` encrypt, and verify the upstream's certificate where `tls.ca` says by what. */
+  scheme: z.enum(['http', 'https', 'grpc', 'grpcs']).default('http'),
+  tls: upstreamTls.optional(),
   /** `/api/users` at a route with path `/api/` becomes `/users`. Escapes such as %2F are decoded by this. */
   stripPrefix: z.boolean().default(false),
   websocket: z.boolean().default(false),

@@ -12,7 +12,6 @@ import { isSplit } from './split.ts'
 import {
   atMost,
   integer,
-  ipAddress,
   isFault,
   judgeRegex,
   key,
@@ -29,6 +28,8 @@ import {
   type Fault,
 } from './fields.ts'
 import { policyNames } from './policy.ts'
+import { hsts, listener, listeningFaults, type SiteListener } from './listener.ts'
+import { isEncrypted, isGrpc } from './upstream-tls.ts'
 import { isTree, type Kind, type Tree } from './kind.ts'
 import { snippet } from './snippet.ts'
 
@@ -36,12 +37,6 @@ const ACTIONS = ['proxy', 'static', 'redirect', 'return'] as const
 
 /** Of all routes with one path: nginx looks at all of them together. */
 const CONDITIONS_OF_PATH_MAX = 64
-
-const listener = z.strictObject({
-  port: integer(1, 65535),
-  /** All IPv4 addresses of the host when left out. */
-  address: ipAddress.optional(),
-})
 
 const filePath = /^(?!\/)(?!.*(?:^|\/)\.\.?(?:\/|$))[^\\]+$/
 const staticFiles = z.strictObject({
@@ -148,6 +143,13 @@ const route = z
     }
     if (value.action === 'proxy' && value.proxy.upstream === undefined && !isSplit(value.proxy))
       fault(['proxy', 'upstream'], { message: 'is required', hint: 'name an Upstream, or several in split' })
+    if (value.action === 'proxy' && value.proxy.tls !== undefined && !isEncrypted(value.proxy))
+      fault(['proxy', 'tls'], { message: 'needs scheme: https or grpcs' })
+    if (value.action === 'proxy' && value.proxy.websocket && isGrpc(value.proxy))
+      fault(['proxy', 'websocket'], {
+        message: 'is not possible with gRPC',
+        hint: 'give the websocket a route of its own',
+      })
     if (
       value.action === 'proxy' &&
       value.proxy.stripPrefix &&
@@ -262,11 +264,29 @@ const maintenance = z.strictObject({
   allow: z.array(network).max(256).optional(),
 })
 
+/** gRPC is HTTP/2, which clients speak over TLS here. */
+function grpcFaults({
+  listeners,
+  routes,
+}: {
+  listeners: Readonly<Record<string, SiteListener>>
+  routes: Readonly<Record<string, Route>>
+}) {
+  if (Object.values(listeners).some(({ tls }) => tls?.http2 === true)) return []
+  const grpc = Object.entries(routes).find(([, route]) => route.action === 'proxy' && isGrpc(route.proxy))
+  if (grpc === undefined) return []
+  const hint = 'give a listener tls: {certificate: NAME}, without http2: false'
+  return [{ path: ['routes', grpc[0], 'proxy', 'scheme'], fault: { message: 'needs a listener with HTTP/2', hint } }]
+}
+
 const schema = z
   .strictObject({
     hosts: z.array(siteHost).min(1).max(256),
     /** One on the host's default HTTP port when left out. */
     listeners: atMost(16, key, listener).default({}),
+    /** What comes over a listener without TLS is sent to one with it, by 308. */
+    redirectToHttps: z.boolean().default(false),
+    hsts: hsts.optional(),
     /** Only nodes with all of these labels serve it. */
     nodeSelector: labels.optional(),
     routes: atMost(500, key, route).default({}),
@@ -292,6 +312,8 @@ const schema = z
       const { message, hint } = fault
       context.addIssue({ code: 'custom', message, path: ['routes', id, field], params: { hint } })
     }
+    for (const { path, fault } of [...listeningFaults(spec), ...grpcFaults(spec)])
+      context.addIssue({ code: 'custom', message: fault.message, path, params: { hint: fault.hint } })
     for (const id of Object.keys(spec.privileged?.routeSnippets ?? {})) {
       if (Object.hasOwn(spec.routes, id)) continue
       context.addIssue({
@@ -331,9 +353,6 @@ export const siteKind = {
     ['routes', '*', 'requestHeaders', 'remove'],
     ['routes', '*', 'when', 'methods'],
   ],
-  items: [
-    ['listeners', '*'],
-    ['routes', '*'],
-  ],
+  items: [['hsts'], ['listeners', '*'], ['routes', '*']],
   complete: inferActions,
 } as const satisfies Kind<SiteSpec>

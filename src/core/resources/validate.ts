@@ -216,5 +216,7 @@ function at(root: unknown, path: Path): unknown {
 
 function shorten(value: unknown): string | undefined {
   const json = JSON.stringify(value)
-  return json === undefined || json.length <= 100 ? json : `${json.slice(0, 97)}...`
+  // Whoever pastes a key into a resource must not find it in a log.
+  if (json === undefined || json.includes('PRIVATE KEY')) return undefined
+  return json.length <= 100 ? json : `${json.slice(0, 97)}...`
 }

@@ -3,13 +3,17 @@
  * in time and size. For verification, probes and the live lane only.
  */
 
-import { request } from 'node:http'
+import { request, type IncomingMessage } from 'node:http'
+import { request as requestOverTls } from 'node:https'
+import { TLSSocket } from 'node:tls'
 import { PLANNED_HEADER } from '../../core/names.ts'
 
 export interface LocalRequest {
-  readonly to: { readonly socketPath: string } | { readonly address: string; readonly port: number }
+  readonly to:
+    | { readonly socketPath: string }
+    | { readonly address: string; readonly port: number; readonly tls?: boolean | undefined }
   readonly path: string
-  /** The Host header. */
+  /** The Host header, and over TLS the name that is asked for by SNI. */
   readonly host: string
   readonly timeoutMs: number
 }
@@ -19,6 +23,8 @@ export interface LocalResponse {
   readonly body: string
   /** A site in maintenance answered. */
   readonly isPlanned: boolean
+  /** SHA-256 of the certificate that was shown, as X509Certificate has it; undefined without TLS. */
+  readonly fingerprint: string | undefined
 }
 
 /** A longer body is cut here; what is asked about stands at the beginning. */
@@ -40,15 +46,20 @@ function exchange(
   sent?: string,
 ): Promise<LocalResponse> {
   const where = 'socketPath' in to ? to : { host: to.address, port: to.port }
+  // Nobody is trusted with anything here: who asks compares the certificate.
+  const overTls = { servername: host, rejectUnauthorized: false, ALPNProtocols: ['http/1.1'] }
+  const isTls = 'tls' in to && to.tls === true
   return new Promise((resolve, reject) => {
     const signal = AbortSignal.timeout(timeoutMs)
     const length = sent === undefined ? {} : { 'content-length': Buffer.byteLength(sent) }
     const headers = { host, 'user-agent': 'nxmesh-probe', ...length }
     const options = { ...where, path, method, headers, agent: false, setHost: false, signal } as const
-    const outgoing = request(options, (response) => {
+    const answer = (response: IncomingMessage) => {
       let body = ''
       const isPlanned = response.headers[PLANNED_HEADER.toLowerCase()] !== undefined
-      const done = () => resolve({ status: response.statusCode ?? 0, body, isPlanned })
+      const { socket } = response
+      const fingerprint = socket instanceof TLSSocket ? socket.getPeerX509Certificate()?.fingerprint256 : undefined
+      const done = () => resolve({ status: response.statusCode ?? 0, body, isPlanned, fingerprint })
       response.setEncoding('utf8')
       response.on('data', (text: string) => {
         body += text
@@ -58,7 +69,8 @@ function exchange(
       })
       response.on('end', done)
       response.on('error', reject)
-    })
+    }
+    const outgoing = isTls ? requestOverTls({ ...options, ...overTls }, answer) : request(options, answer)
     outgoing.on('error', (error) => reject(signal.aborted ? new Error(`no answer within ${timeoutMs} ms`) : error))
     outgoing.end(sent)
   })

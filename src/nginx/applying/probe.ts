@@ -3,10 +3,12 @@
  * A site that is new cannot get worse by a 5xx of its upstream; it fails only when nginx does not know it.
  */
 
+import { X509Certificate } from 'node:crypto'
 import { bareAddress } from './isolate.ts'
 import { get } from './http.ts'
 import { DEFAULT_ANSWER } from '../rendering/render.ts'
-import type { Unit } from '../rendering/unit.ts'
+import { CHAIN_EXTENSION } from '../rendering/certificates.ts'
+import type { Unit, UnitFile } from '../rendering/unit.ts'
 
 export interface ProbeTarget {
   /** The Site's resource path. */
@@ -14,6 +16,8 @@ export interface ProbeTarget {
   readonly address: string
   readonly port: number
   readonly host: string
+  /** Over TLS: SHA-256 of the certificates that the site may show. */
+  readonly tls?: readonly string[]
 }
 
 export type ProbeAnswer =
@@ -22,6 +26,8 @@ export type ProbeAnswer =
   | { readonly kind: 'planned' }
   /** nginx has no server of this name: its default server answered. */
   | { readonly kind: 'unknown_host' }
+  /** Over TLS, the certificate of somebody else. */
+  | { readonly kind: 'other_certificate' }
   | { readonly kind: 'refused' }
   | { readonly kind: 'silent'; readonly reason: string }
 
@@ -29,19 +35,23 @@ export type ProbeAnswer =
 const PROBES_MAX = 32
 const PROBES_AT_ONCE = 8
 
-/** One target for each site: its first host on its first listener. */
+/** One target for each site: its first host on its first listener, one over TLS if there is any. */
 export function probeTargets(sites: readonly Unit[]): readonly ProbeTarget[] {
   return sites
-    .flatMap(({ kind, path, hosts: [host], listeners: [listener] }) => {
+    .flatMap(({ kind, path, hosts: [host], listeners, files }) => {
+      const listener = listeners.find(({ tls }) => tls) ?? listeners[0]
       if (kind !== 'site' || host === undefined || listener === undefined) return []
-      return [{ site: path, address: reachable(listener.address), port: listener.port, host: concrete(host) }]
+      const { address, port } = listener
+      const tls = listener.tls ? { tls: fingerprintsOf(files ?? []) } : {}
+      return [{ site: path, address: reachable(address), port, host: concrete(host), ...tls }]
     })
     .slice(0, PROBES_MAX)
 }
 
 /** Whether both name the same server of nginx, so that their answers can be compared. */
 export function sameTarget(a: ProbeTarget, b: ProbeTarget): boolean {
-  return a.address === b.address && a.port === b.port && a.host === b.host
+  const isTls = [a, b].map(({ tls }) => tls !== undefined)
+  return a.address === b.address && a.port === b.port && a.host === b.host && isTls[0] === isTls[1]
 }
 
 /** The answers by site. */
@@ -58,6 +68,7 @@ export async function probe(targets: readonly ProbeTarget[], timeoutMs: number):
 /** Why the answer after the reload is a reason to roll back; undefined when it is not. */
 export function worsened(before: ProbeAnswer | undefined, after: ProbeAnswer): string | undefined {
   if (after.kind === 'unknown_host') return 'nginx does not know its host name: the default server answered'
+  if (after.kind === 'other_certificate') return 'it shows the certificate of another site'
   if (after.kind === 'refused' && before?.kind !== 'refused') return 'its listener refuses connections'
   // What a new site's upstream does is not this generation's fault, and taking the site away again would not help.
   if (before?.kind !== 'status' || before.status >= 500) return undefined
@@ -67,15 +78,27 @@ export function worsened(before: ProbeAnswer | undefined, after: ProbeAnswer): s
   return undefined
 }
 
-async function probeOne({ address, port, host }: ProbeTarget, timeoutMs: number): Promise<ProbeAnswer> {
+async function probeOne({ address, port, host, tls }: ProbeTarget, timeoutMs: number): Promise<ProbeAnswer> {
   try {
-    const { status, body, isPlanned } = await get({ to: { address, port }, path: '/', host, timeoutMs })
+    const to = { address, port, tls: tls !== undefined }
+    const { status, body, isPlanned, fingerprint } = await get({ to, path: '/', host, timeoutMs })
+    if (tls !== undefined && !tls.includes(fingerprint ?? '')) return { kind: 'other_certificate' }
     if (isPlanned) return { kind: 'planned' }
     return status === 404 && body.includes(DEFAULT_ANSWER) ? { kind: 'unknown_host' } : { kind: 'status', status }
   } catch (error) {
     const { code, message } = error as NodeJS.ErrnoException
+    if (UNKNOWN_NAME.test(message)) return { kind: 'unknown_host' }
     return code === 'ECONNREFUSED' ? { kind: 'refused' } : { kind: 'silent', reason: message }
   }
+}
+
+/** The alert with which a listener answers to a name that no site claims. */
+const UNKNOWN_NAME = /\bunrecognized name\b/
+
+/** Of the site's own certificates: each file holds a chain that begins with one. */
+function fingerprintsOf(files: readonly UnitFile[]): readonly string[] {
+  const chains = files.filter(({ name }) => name.endsWith(`.${CHAIN_EXTENSION}`))
+  return chains.map(({ text }) => new X509Certificate(text).fingerprint256)
 }
 
 /** Where this host reaches a listener: a wildcard over loopback. */

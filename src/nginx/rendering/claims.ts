@@ -4,6 +4,7 @@
  */
 
 import { isIPv6 } from 'node:net'
+import type { ListenerTls } from '../../core/resources/listener.ts'
 import type { SiteSpec } from '../../core/resources/site.ts'
 import type { Problem, SliceResource } from '../../core/slice.ts'
 import { shareOut } from './shares.ts'
@@ -42,8 +43,8 @@ function isWildcard(listener: Listener): boolean {
 /** What the site asks for, sorted. */
 export function listenersOf(spec: SiteSpec, defaultPort: number): Listener[] {
   const stated = Object.values(spec.listeners)
-  const listeners = (stated.length > 0 ? stated : [{ port: defaultPort, address: undefined }]).map(
-    ({ address, port }): Listener => ({ address: normalAddress(address), port, tls: false }),
+  const listeners = (stated.length > 0 ? stated : [{ port: defaultPort, address: undefined, tls: undefined }]).map(
+    ({ address, port, tls }): Listener => ({ address: normalAddress(address), port, tls: tls !== undefined }),
   )
   const unique = new Map(listeners.map((listener) => [listenerKey(listener), listener]))
   // What listens on all addresses of a port listens on each.
@@ -52,6 +53,15 @@ export function listenersOf(spec: SiteSpec, defaultPort: number): Listener[] {
     .toSorted()
     .map((key) => unique.get(key) as Listener)
     .filter((listener) => !isCovered(listener))
+}
+
+/** What the site says of TLS, by listenerKey. */
+export function tlsOf({ listeners }: SiteSpec): ReadonlyMap<string, ListenerTls> {
+  return new Map(
+    Object.values(listeners).flatMap(({ address, port, tls }) =>
+      tls === undefined ? [] : [[listenerKey({ address: normalAddress(address), port, tls: true }), tls]],
+    ),
+  )
 }
 
 /** What a site asks for, all of it. */
@@ -102,23 +112,31 @@ export class Claims {
   }
 
   #fitting(listeners: readonly Listener[]): readonly Listener[] {
-    return listeners.filter((listener) => this.#forms.get(wildcardOf(listener))?.isWildcard === isWildcard(listener))
+    return listeners.filter((listener) => isOf(listener, this.#forms.get(wildcardOf(listener)) as Form))
   }
 
   #refusal(path: string, listener: Listener): Problem | undefined {
     const key = listenerKey(listener)
     const form = this.#forms.get(wildcardOf(listener)) as Form
-    if (form.isWildcard !== isWildcard(listener)) {
-      const which = form.isWildcard ? 'all addresses' : 'single addresses'
-      const why = `more sites of this port, or as many and the oldest, listen on ${which}`
-      const message = `cannot listen on ${key} beside ${form.oldest.key} of the site ${form.oldest.path}: ${why}`
-      const hint = `${form.isWildcard ? 'leave out the address' : 'name an address'}, or take another port`
-      return { path, code: 'clash', message, hint }
-    }
+    if (!isOf(listener, form)) return formClash(path, listener, form)
     if (this.#granted.has(key)) return undefined
     const message = `cannot listen on ${key}: a node has at most ${LISTENERS_MAX} listeners, shared out among workspaces`
     return { path, code: 'clash', message, hint: 'take a port that other sites use, or remove listeners' }
   }
+}
+
+function formClash(path: string, listener: Listener, form: Form): Problem {
+  const [which, way] =
+    form.tls !== listener.tls
+      ? form.tls
+        ? ['over TLS', 'give the listener tls']
+        : ['without TLS', 'leave out tls']
+      : form.isWildcard
+        ? ['on all addresses', 'leave out the address']
+        : ['on single addresses', 'name an address']
+  const why = `more sites of this port, or as many and the oldest, listen ${which}`
+  const message = `cannot listen on ${listenerKey(listener)} beside ${form.oldest.key} of the site ${form.oldest.path}: ${why}`
+  return { path, code: 'clash', message, hint: `${way}, or take another port` }
 }
 
 function hostClash(path: string, host: string, owner: string): Problem {
@@ -133,15 +151,16 @@ interface Wanted {
   readonly listeners: readonly Listener[]
 }
 
-/** One of the two ways to listen on a port. */
+/** One of the four ways to listen on a port. */
 interface Form {
   readonly isWildcard: boolean
+  readonly tls: boolean
   readonly oldest: { readonly path: string; readonly key: string }
   sites: number
 }
 
 /**
- * Beside `*:80` a listener on `10.0.0.1:80` would take that address away from every site on `*:80`, and a reload could
+ * An address and port is over TLS or not, for all of its sites; and beside `*:80` a listener on `10.0.0.1:80` would take that address away from every site on `*:80`, and a reload could
  * not bind one beside the other, so one form has to give way. The one that more sites use stays. One site alone, of whatever
  * age it claims, must take down neither those that share the port nor those that have an address each; that the older
  * go first would let it, since ages are claimed, and so would a fixed precedence of either form. Between equals the
@@ -151,17 +170,22 @@ function formsOf(oldestFirst: readonly Wanted[]): Map<string, Form> {
   const all = new Map<string, Form[]>()
   for (const { site, listeners } of oldestFirst) {
     // Several single addresses of one port are one site all the same.
-    for (const [port, listener] of new Map(listeners.map((each) => [wildcardOf(each), each]))) {
+    for (const listener of new Map(listeners.map((each) => [`${wildcardOf(each)} ${each.tls}`, each])).values()) {
+      const port = wildcardOf(listener)
       const forms = all.get(port) ?? []
       all.set(port, forms)
-      const form = forms.find((one) => one.isWildcard === isWildcard(listener))
+      const form = forms.find((one) => isOf(listener, one))
       const oldest = { path: site.path, key: listenerKey(listener) }
-      if (form === undefined) forms.push({ isWildcard: isWildcard(listener), oldest, sites: 1 })
+      if (form === undefined) forms.push({ isWildcard: isWildcard(listener), tls: listener.tls, oldest, sites: 1 })
       else form.sites += 1
     }
   }
   // The sort is stable: the form of the oldest site comes first.
   return new Map([...all].map(([port, forms]) => [port, forms.toSorted((a, b) => b.sites - a.sites)[0] as Form]))
+}
+
+function isOf(listener: Listener, form: Form): boolean {
+  return isWildcard(listener) === form.isWildcard && listener.tls === form.tls
 }
 
 /** Within a workspace the listeners that most sites use go first, then the oldest: one site must not crowd out many. */

@@ -14,7 +14,7 @@ import { drainable, fixed } from './location.ts'
 import { MIME_TYPES } from './mime-types.ts'
 import { DOLLAR_VARIABLE, literal, plain } from './quote.ts'
 import { CONNECTION_VARIABLE, DEFAULT_HEADER_LINES } from './proxy.ts'
-import { listenLine } from './render-site.ts'
+import { listenLine, rejectingLines, TLS_LINES } from './server-tls.ts'
 import type { Listener } from './unit.ts'
 
 /** What a listener answers, with 404, to a host that no site claims. */
@@ -32,6 +32,8 @@ export interface MainInput {
   readonly settings: NodeSettings
   /** How many distinct ones the units have. */
   readonly listeners: number
+  /** Whether any of them is over TLS. */
+  readonly hasTls: boolean
   /** Listeners without a site that claims `*`. */
   readonly unclaimed: readonly Listener[]
   /** Absolute paths. */
@@ -40,7 +42,7 @@ export interface MainInput {
 
 /** nginx.conf of the generation that `digest` names. */
 export function mainConf(input: MainInput, digest: string): string {
-  const { host, capabilities, settings, listeners, unclaimed, includes } = input
+  const { host, capabilities, settings, listeners, hasTls, unclaimed, includes } = input
   // Each listening socket is a connection of every worker; the verify socket is one, that of open circuits another.
   const connections = CONNECTIONS + listeners + 2
   return toText([
@@ -65,17 +67,25 @@ export function mainConf(input: MainInput, digest: string): string {
       ...HTTP_LINES,
       ...REFUSAL_MAPS,
       ...directive('client_max_body_size', settings.maxBodySize),
-      ...directive('proxy_connect_timeout', settings.connectTimeout),
-      ...directive('proxy_read_timeout', settings.readTimeout),
-      ...directive('proxy_send_timeout', settings.sendTimeout),
+      ...timeoutLines('proxy', settings),
+      ...timeoutLines('grpc', settings),
       ...DEFAULT_HEADER_LINES,
       ...when(usesLane(capabilities, host), ...LIVE_HTTP_LINES),
+      ...(hasTls ? TLS_LINES : []),
       ...block('server', verifyServer(host, capabilities, digest)),
       ...block('server', circuitServer(host)),
-      ...unclaimed.flatMap((listener) => block('server', defaultServer(listener, host))),
+      ...unclaimed.flatMap((listener) => block('server', defaultServer(listener, host, capabilities))),
       ...includes.map((path) => `include ${plain(path)};`),
     ]),
   ])
+}
+
+function timeoutLines(module: 'proxy' | 'grpc', settings: NodeSettings): readonly string[] {
+  return [
+    ...directive(`${module}_connect_timeout`, settings.connectTimeout),
+    ...directive(`${module}_read_timeout`, settings.readTimeout),
+    ...directive(`${module}_send_timeout`, settings.sendTimeout),
+  ]
 }
 
 const LOG_FIELDS = {
@@ -189,7 +199,12 @@ function circuitServer(host: HostLayout): string[] {
   ]
 }
 
-function defaultServer(listener: Listener, host: HostLayout): string[] {
+function defaultServer(listener: Listener, host: HostLayout, capabilities: Capabilities): string[] {
   const body = fixed(['types { }', 'default_type text/plain;', `return 404 ${literal(`${DEFAULT_ANSWER}\n`)};`])
-  return [listenLine(listener, true), 'server_name _;', ...drainable([{ match: '/', body }], host.drainFile)]
+  return [
+    listenLine(listener, true),
+    'server_name _;',
+    ...(listener.tls ? rejectingLines(capabilities) : []),
+    ...drainable([{ match: '/', body }], host.drainFile),
+  ]
 }

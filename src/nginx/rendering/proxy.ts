@@ -5,8 +5,13 @@
 
 import { PROXIED_HEADER } from '../../core/names.ts'
 import type { Route, SiteSpec } from '../../core/resources/site.ts'
+import { isEncrypted } from '../../core/resources/upstream-tls.ts'
+import type { KeyPairFiles } from './certificates.ts'
+import type { HostLayout } from './host-layout.ts'
 import { sortedEntries, when } from './lines.ts'
 import { escapeRegex, plain, template } from './quote.ts'
+import { filePath } from './unit-files.ts'
+import type { UnitFile } from './unit.ts'
 
 type ProxyRoute = Route & { action: 'proxy' }
 
@@ -19,26 +24,82 @@ export const PROXY_HEADERS: readonly (readonly [name: string, value: string])[] 
   ['X-Forwarded-Proto', '$scheme'],
   ['X-Forwarded-Host', '$host'],
   ['X-Forwarded-Port', '$server_port'],
+  // What a client says of its certificate itself is never passed on.
+  ['X-Client-Verify', '""'],
+  ['X-Client-Subject', '""'],
+  ['X-Client-Fingerprint', '""'],
   [PROXIED_HEADER, '1'],
 ]
+/** Of a client that was asked for a certificate: SUCCESS or NONE, its distinguished name, the SHA-1 of its certificate. */
+const CLIENT_HEADERS: readonly (readonly [name: string, value: string])[] = [
+  ['X-Client-Verify', '$ssl_client_verify'],
+  ['X-Client-Subject', '$ssl_client_s_dn'],
+  ['X-Client-Fingerprint', '$ssl_client_fingerprint'],
+]
+/** gRPC is HTTP/2, which has none of them. */
+const HTTP1_HEADERS: ReadonlySet<string> = new Set(['connection', 'upgrade'])
+
+/** How a proxy and its upstream know each other, files found. */
+export interface ProxyTls {
+  readonly ca: UnitFile | undefined
+  readonly own: KeyPairFiles | undefined
+}
+
+export interface ProxyPlace {
+  /** Where requests go: a scheme, and the name of an upstream's block or a variable that holds one. */
+  readonly url: string
+  readonly host: HostLayout
+  readonly tls: ProxyTls | undefined
+  /** Whether clients were asked for a certificate. */
+  readonly knowsClients: boolean
+}
+
+/** Whose directives pass on to this. */
+export function moduleOf(url: string): 'proxy' | 'grpc' {
+  return url.startsWith('grpc') ? 'grpc' : 'proxy'
+}
 /** `upgrade` when the client asks to switch protocols, else empty; main-conf.ts defines it. */
 export const CONNECTION_VARIABLE = 'nxmesh_connection'
 
-/** @param url where requests go: a scheme, and the name of an upstream's block or a variable that holds one. */
-export function proxyLines(route: ProxyRoute, spec: SiteSpec, url: string): readonly string[] {
-  const { scheme, stripPrefix, buffering, hostHeader } = route.proxy
+export function proxyLines(route: ProxyRoute, spec: SiteSpec, place: ProxyPlace): readonly string[] {
+  const { stripPrefix, buffering } = route.proxy
+  const module = moduleOf(place.url)
   return [
     // (?s): a decoded line feed in the path must not keep the prefix from being taken off.
     ...when(stripPrefix, `rewrite ${plain(`(?s)^${escapeRegex(route.path)}(.*)$`)} /$1 break;`),
-    ...proxyHeaderLines(route, spec),
-    ...when(!buffering, 'proxy_buffering off;'),
-    ...when(scheme === 'https', 'proxy_ssl_server_name on;', `proxy_ssl_name ${template(hostHeader)};`),
-    `proxy_pass ${url};`,
+    ...proxyHeaderLines(route, spec, place),
+    ...when(!buffering && module === 'proxy', 'proxy_buffering off;'),
+    ...when(isEncrypted(route.proxy), ...encryptionLines(route, place)),
+    `${module}_pass ${place.url};`,
+  ]
+}
+
+function encryptionLines({ proxy: { tls, hostHeader } }: ProxyRoute, place: ProxyPlace): readonly string[] {
+  const { host, tls: files } = place
+  const name = (directive: string) => `${moduleOf(place.url)}_ssl_${directive}`
+  return [
+    `${name('server_name')} on;`,
+    `${name('name')} ${template(tls?.serverName ?? hostHeader)};`,
+    ...(files?.ca === undefined
+      ? []
+      : [
+          `${name('trusted_certificate')} ${filePath(host, files.ca)};`,
+          `${name('verify')} on;`,
+          `${name('verify_depth')} ${tls?.depth};`,
+        ]),
+    ...(files?.own === undefined
+      ? []
+      : [
+          `${name('certificate')} ${filePath(host, files.own.certificate)};`,
+          `${name('certificate_key')} ${filePath(host, files.own.key)};`,
+        ]),
+    // A session that another route began without verifying, or as somebody else, must not be resumed.
+    ...when(files !== undefined, `${name('session_reuse')} off;`),
   ]
 }
 
 /** Nothing when the route's headers are those that every proxied request has. */
-function proxyHeaderLines(route: ProxyRoute, spec: SiteSpec): readonly string[] {
+function proxyHeaderLines(route: ProxyRoute, spec: SiteSpec, { url, knowsClients }: ProxyPlace): readonly string[] {
   const { websocket, hostHeader } = route.proxy
   const headers = new Map(PROXY_HEADERS.map(([name, value]) => [name.toLowerCase(), [name, value]]))
   const put = (name: string, value: string): void => {
@@ -53,7 +114,13 @@ function proxyHeaderLines(route: ProxyRoute, spec: SiteSpec): readonly string[] 
     for (const [name, value] of sortedEntries(set)) put(name, template(value))
     for (const name of remove ?? []) put(name, '""')
   }
+  for (const [name, value] of PROXY_HEADERS) if (name.startsWith('X-Client-')) put(name, value)
+  for (const [name, value] of knowsClients ? CLIENT_HEADERS : []) put(name, value)
   put(PROXIED_HEADER, '1')
+  if (moduleOf(url) === 'grpc') {
+    const kept = [...headers].filter(([name]) => !HTTP1_HEADERS.has(name))
+    return kept.map(([, [name, value]]) => `grpc_set_header ${name} ${value};`)
+  }
   const own = [...headers.values()].map(([name, value]) => `proxy_set_header ${name} ${value};`)
   return own.join() === DEFAULT_HEADER_LINES.join() ? [] : own
 }

@@ -6,6 +6,7 @@
 import { PLANNED_HEADER } from '../../core/names.ts'
 import { conditionsOf } from '../../core/resources/conditions.ts'
 import { upstreamsOf } from '../../core/resources/split.ts'
+import { isGrpc } from '../../core/resources/upstream-tls.ts'
 import { groupRoutes, type Route, type RouteGroup, type SiteSpec } from '../../core/resources/site.ts'
 import type { SliceResource } from '../../core/slice.ts'
 import type { HostLayout } from './host-layout.ts'
@@ -13,7 +14,9 @@ import { block, directive, sortedEntries, toText, when } from './lines.ts'
 import { drainable, fixed, type Body, type Location } from './location.ts'
 import { literal, plain, template, templateThen, variableThen } from './quote.ts'
 import { policiesFor, type SitePolicies } from './render-policy.ts'
-import { proxyLines } from './proxy.ts'
+import { listenerKey } from './claims.ts'
+import { proxyLines, type ProxyTls } from './proxy.ts'
+import { hstsValue, listenLine, serverTlsLines, tlsFiles, type Http2, type ServerTls } from './server-tls.ts'
 import { SiteMaps } from './site-maps.ts'
 import type { Listener } from './unit.ts'
 
@@ -26,19 +29,57 @@ export interface SitePlace {
   /** Names of blocks with an open circuit, among those that are passed to over TLS. */
   readonly open: ReadonlySet<string>
   readonly policies: SitePolicies
+  /** By listenerKey; none for one without TLS. */
+  readonly tls: ReadonlyMap<string, ServerTls>
+  /** By ID of route; none for one whose proxy says nothing of TLS. */
+  readonly proxyTls: ReadonlyMap<string, ProxyTls>
+  readonly http2: Http2
 }
 
-interface MappedPlace extends SitePlace {
+interface ServerPlace extends SitePlace {
   readonly maps: SiteMaps
+  readonly host: HostLayout
+  /** Of the listeners of this server. */
+  readonly serverTls: ServerTls | undefined
 }
 
 export function renderSite(site: SliceResource<SiteSpec>, place: SitePlace, host: HostLayout): string {
-  const { path, spec } = site
+  const { path } = site
+  const maps = new SiteMaps(path)
+  const servers = serverGroups(place).flatMap(({ listeners, tls: serverTls }) =>
+    serverLines(site, { ...place, listeners, maps, host, serverTls }),
+  )
+  return toText([`# ${path}`, ...maps.lines, ...servers])
+}
+
+/** The listeners that are one server: all without TLS, and all with the same TLS. */
+function serverGroups({ listeners, tls }: SitePlace) {
+  const tlsOf = (listener: Listener) => tls.get(listenerKey(listener))
+  const groups = Map.groupBy(listeners, (listener) => {
+    const own = tlsOf(listener)
+    return own === undefined ? '' : JSON.stringify([own.spec, ...tlsFiles(own).map(({ name }) => name)])
+  })
+  return [...groups.values()].map((same) => ({ listeners: same, tls: tlsOf(same[0] as Listener) }))
+}
+
+function serverLines({ path, spec: told }: SliceResource<SiteSpec>, place: ServerPlace): readonly string[] {
+  const { maps, host, serverTls } = place
   const names = place.hosts.filter((name) => name !== '*')
   const isDefault = place.hosts.includes('*')
+  const http2 = place.http2 === 'listen' && serverTls?.spec.http2 === true
+  const beginning = [
+    ...place.listeners.map((listener) => listenLine(listener, isDefault, http2)),
+    `server_name ${names.length > 0 ? names.map(plain).join(' ') : '_'};`,
+    `set $nxmesh_site ${literal(path)};`,
+    ...when(!told.accessLog, 'access_log off;'),
+  ]
+  if (serverTls === undefined && told.redirectToHttps) {
+    const body = fixed([`return 308 ${template(`https://$host${portSuffix(told)}$request_uri`)};`])
+    return block('server', [...beginning, ...drainable([{ match: '/', body }], host.drainFile)])
+  }
+  const spec = serverTls === undefined ? told : withHsts(told)
   const groups = groupRoutes(spec.routes).toSorted(compareGroups)
-  const maps = new SiteMaps(path)
-  const bodyOf = ([id, route]: readonly [string, Route]): Body => routeBody(id, route, spec, { ...place, maps })
+  const bodyOf = ([id, route]: readonly [string, Route]): Body => routeBody(id, route, spec, place)
   const whole = policiesFor(place.policies)
   const nothing = fixed(['return 404;'], whole.headers, whole.guards)
   const locations = groups.map((group): Location => {
@@ -62,27 +103,35 @@ export function renderSite(site: SliceResource<SiteSpec>, place: SitePlace, host
     locations.push({ match: `= ${plain(downPath)}`, body })
   }
   const outside = isDown ? maps.outside(maintenance.allow ?? []) : ''
-  return toText([
-    `# ${path}`,
-    ...maps.lines,
-    ...block('server', [
-      ...place.listeners.map((listener) => listenLine(listener, isDefault)),
-      `server_name ${names.length > 0 ? names.map(plain).join(' ') : '_'};`,
-      `set $nxmesh_site ${literal(path)};`,
-      ...when(!spec.accessLog, 'access_log off;'),
-      ...limitLines(spec),
-      ...compressionLines(spec, host),
-      // A rewrite breaks %2F, for a page that does not look at the path.
-      ...when(isDown, `if ($${outside}) { rewrite ^ ${plain(downPath)} last; }`),
-      ...snippetLines(spec.privileged?.serverSnippet),
-      ...place.policies.used.flatMap(({ text }) => text.server ?? []),
-      ...drainable(locations, host.drainFile),
-    ]),
+  return block('server', [
+    ...beginning,
+    ...(serverTls === undefined ? [] : serverTlsLines(serverTls, isDefault, host, place.http2)),
+    ...limitLines(spec, Object.values(spec.routes).some(isGrpcRoute)),
+    ...compressionLines(spec, host),
+    // A rewrite breaks %2F, for a page that does not look at the path.
+    ...when(isDown, `if ($${outside}) { rewrite ^ ${plain(downPath)} last; }`),
+    ...snippetLines(spec.privileged?.serverSnippet),
+    ...place.policies.used.flatMap(({ text }) => text.server ?? []),
+    ...drainable(locations, host.drainFile),
   ])
 }
 
-export function listenLine({ address, port }: Listener, isDefault: boolean): string {
-  return `listen ${plain(`${address}:${port}`)}${isDefault ? ' default_server' : ''};`
+/** Nothing where https has its own port. */
+function portSuffix({ listeners }: SiteSpec): string {
+  const ports = Object.values(listeners).flatMap(({ port, tls }) => (tls === undefined ? [] : [port]))
+  return ports.includes(443) ? '' : `:${Math.min(...ports)}`
+}
+
+function withHsts(spec: SiteSpec): SiteSpec {
+  const { hsts, responseHeaders } = spec
+  if (hsts === undefined) return spec
+  // What the site itself says of this header counts.
+  const set = { 'Strict-Transport-Security': hstsValue(hsts), ...responseHeaders?.set }
+  return { ...spec, responseHeaders: { set } }
+}
+
+function isGrpcRoute(route: Route): boolean {
+  return route.action === 'proxy' && isGrpc(route.proxy)
 }
 
 /** The order of the text; among regexes it is the order in which nginx tries them, by the first route of each. */
@@ -109,22 +158,27 @@ function matchOf({ match, path, caseSensitive }: RouteGroup): string {
   return `${caseSensitive ? '~' : '~*'} ${plain(path)}`
 }
 
-function routeBody(id: string, route: Route, spec: SiteSpec, place: MappedPlace): Body {
+function routeBody(id: string, route: Route, spec: SiteSpec, place: ServerPlace): Body {
   const { guards, headers } = policiesFor(place.policies, route)
   const lines = [
-    ...limitLines(route),
+    ...limitLines(route, isGrpcRoute(route)),
     ...responseHeaderLines(route, spec),
     ...headers,
     ...snippetLines(ownValue(spec.privileged?.routeSnippets, id)),
   ]
   const isFixed = route.action === 'redirect' || route.action === 'return'
-  return { guards, lines, content: actionLines(route, spec, place), isFixed }
+  return { guards, lines, content: actionLines(id, route, spec, place), isFixed }
 }
 
-function actionLines(route: Route, spec: SiteSpec, place: MappedPlace): readonly string[] {
+function actionLines(id: string, route: Route, spec: SiteSpec, place: ServerPlace): readonly string[] {
   switch (route.action) {
     case 'proxy':
-      return proxyLines(route, spec, targetUrl(route, place))
+      return proxyLines(route, spec, {
+        url: targetUrl(route, place),
+        host: place.host,
+        tls: place.proxyTls.get(id),
+        knowsClients: place.serverTls?.clientCa !== undefined,
+      })
     case 'static': {
       const { root, index, spa } = route.static
       const fallback = `try_files $uri ${variableThen('uri', `/${index}`)} ${literal(`/${index}`)} =404;`
@@ -146,9 +200,10 @@ function returnLines({ status, body, contentType }: (Route & { action: 'return' 
 }
 
 /** What answers in place of an upstream with an open circuit speaks no TLS. */
-function targetUrl({ proxy }: Route & { action: 'proxy' }, { maps, upstreams, open }: MappedPlace): string {
+function targetUrl({ proxy }: Route & { action: 'proxy' }, { maps, upstreams, open }: ServerPlace): string {
   const target = maps.target(proxy, upstreams)
   if (proxy.scheme === 'http' || open.has(target)) return `http://${target}`
+  if (isGrpc(proxy)) return `${proxy.scheme}://${target}`
   const isSplit = target.startsWith('$')
   const passed = upstreamsOf(proxy).map((name) => upstreams.get(name) as string)
   const closed = passed.filter((name) => open.has(name)).toSorted()
@@ -190,17 +245,25 @@ function responseHeaderLines(route: Pick<Route, 'action' | 'responseHeaders'>, s
   }
   const entries = [...headers.values()]
   return [
-    ...(route.action === 'proxy' ? entries.map(([name]) => `proxy_hide_header ${plain(name)};`) : []),
+    ...(route.action === 'proxy'
+      ? entries.map(([name]) => `${isGrpcRoute(route as Route) ? 'grpc' : 'proxy'}_hide_header ${plain(name)};`)
+      : []),
     ...entries.map(([name, value]) => `add_header ${plain(name)} ${template(value)} always;`),
   ]
 }
 
-function limitLines({ maxBodySize, timeouts }: Pick<Route | SiteSpec, 'maxBodySize' | 'timeouts'>): readonly string[] {
+function limitLines(
+  { maxBodySize, timeouts }: Pick<Route | SiteSpec, 'maxBodySize' | 'timeouts'>,
+  hasGrpc: boolean,
+): readonly string[] {
   return [
     ...directive('client_max_body_size', maxBodySize),
     ...directive('proxy_connect_timeout', timeouts?.connect),
     ...directive('proxy_read_timeout', timeouts?.read),
     ...directive('proxy_send_timeout', timeouts?.send),
+    ...when(hasGrpc, ...directive('grpc_connect_timeout', timeouts?.connect)),
+    ...when(hasGrpc, ...directive('grpc_read_timeout', timeouts?.read)),
+    ...when(hasGrpc, ...directive('grpc_send_timeout', timeouts?.send)),
   ]
 }
 

@@ -21,7 +21,12 @@ import {
   type SliceResource,
 } from '../../core/slice.ts'
 import type { Capabilities } from '../../ports.ts'
-import { Claims, listenerKey, wishesOf, type Site } from './claims.ts'
+import type { ListenerTls } from '../../core/resources/listener.ts'
+import { isEncrypted, isGrpc } from '../../core/resources/upstream-tls.ts'
+import { Certificates } from './certificates.ts'
+import type { ProxyTls } from './proxy.ts'
+import { http2Of, serverTlsOf, tlsFiles as filesOfServer, type ServerTls } from './server-tls.ts'
+import { Claims, listenerKey, tlsOf, wishesOf, type Site } from './claims.ts'
 import type { HostLayout } from './host-layout.ts'
 import { sortedEntries, toText } from './lines.ts'
 import { upstreamEntry, usesLane, type LiveState } from './live.ts'
@@ -106,7 +111,9 @@ export function render(input: RenderInput): Rendering {
   const policies = settlePolicies(sites, known, input)
   problems.push(...policies.problems)
   units.push(...policies.units)
-  const unitFor = (site: Site, place: Place) => wordy.get(site.path) ?? siteUnit(site, place, known, input, policies)
+  const certificates = new Certificates(slice, input.secrets)
+  const unitFor = (site: Site, place: Place) =>
+    wordy.get(site.path) ?? siteUnit(site, place, known, certificates, input, policies)
   const rendered = sites.filter((site) => !('code' in unitFor(site, wishesOf(site, host.defaultHttpPort))))
   const claims = new Claims(rendered, host.defaultHttpPort)
   const renders = new Set(rendered)
@@ -234,12 +241,15 @@ function siteUnit(
   site: Site,
   { hosts, listeners }: Place,
   known: ReadonlySet<string>,
+  certificates: Certificates,
   { capabilities, host, openCircuits }: RenderInput,
   settled: SettledPolicies,
 ): Outcome {
   const { path, hash } = site
   const policies = settled.of(site)
   if ('code' in policies) return policies
+  const tls = siteTls(site, listeners, certificates, capabilities)
+  if ('code' in tls) return tls
   const upstreams = new Map<string, string>()
   const needs = policies.used.flatMap(({ unit, text }) => [
     ...(unit === undefined ? [] : [unit.path]),
@@ -251,19 +261,22 @@ function siteUnit(
     if (route.action === 'static' && !isAllowedRoot(route.static.root, host.staticRoots))
       return forbiddenRoot(path, route.static.root, host)
     if (route.action !== 'proxy') continue
-    const need: Need = { what: 'scheme: https of a proxy', module: 'http_ssl' }
-    if (route.proxy.scheme === 'https' && !isMet(need, capabilities)) return unsupported(path, need, capabilities)
+    const unmet = proxyNeeds(route.proxy).find((need) => !isMet(need, capabilities))
+    if (unmet !== undefined) return unsupported(path, unmet, capabilities)
     for (const name of upstreamsOf(route.proxy)) {
       const upstream = nearest(site, 'upstream', name, known)
       if (upstream === undefined) return missing(site, 'Upstream', name)
       upstreams.set(name, upstreamBlockName(upstream))
       const upstreamPath = resourcePath(upstream)
       needs.push(upstreamPath)
-      // Only what is passed over TLS heeds it: see targetUrl.
-      if (route.proxy.scheme === 'https' && openCircuits.has(upstreamPath)) open.add(upstreamBlockName(upstream))
+      // What is passed as plain HTTP needs not know it: see targetUrl.
+      if (route.proxy.scheme !== 'http' && openCircuits.has(upstreamPath)) open.add(upstreamBlockName(upstream))
     }
   }
-  const place = { hosts, listeners, upstreams, open, policies }
+  const http2 = http2Of(capabilities)
+  const { files: tlsFiles, ...served } = tls
+  const place = { hosts, listeners, upstreams, open, policies, ...served, http2 }
+  files.push(...tlsFiles)
   const key = [
     path,
     hash,
@@ -276,12 +289,48 @@ function siteUnit(
     ...open,
     '',
     ...policies.used.map(({ digest }) => digest),
+    host.directory,
+    http2,
+    ...tlsFiles.map(({ name }) => name),
   ].join('\n')
   return remembered.get(key, () =>
-    unitOf({ path, kind: 'site', needs: [...new Set(needs)].toSorted(), listeners, hosts, files }, () =>
-      renderSite(site, place, host),
+    unitOf(
+      { path, kind: 'site', needs: [...new Set(needs)].toSorted(), listeners, hosts, files: distinct(files) },
+      () => renderSite(site, place, host),
     ),
   )
+}
+
+/** The certificates that a site serves, verifies by and shows. */
+function siteTls(site: Site, listeners: readonly Listener[], certificates: Certificates, capabilities: Capabilities) {
+  const { path, spec } = site
+  const tls = new Map<string, ServerTls>()
+  const proxyTls = new Map<string, ProxyTls>()
+  const files: UnitFile[] = []
+  const stated = tlsOf(spec)
+  for (const listener of listeners.filter((each) => each.tls)) {
+    const need: Need = { what: 'tls of a listener', module: 'http_ssl' }
+    if (!isMet(need, capabilities)) return unsupported(path, need, capabilities)
+    const found = serverTlsOf(site, stated.get(listenerKey(listener)) as ListenerTls, certificates)
+    if ('code' in found) return found
+    tls.set(listenerKey(listener), found)
+    files.push(...filesOfServer(found))
+  }
+  for (const [id, route] of Object.entries(spec.routes)) {
+    if (route.action !== 'proxy' || route.proxy.tls === undefined) continue
+    const { ca: caName, clientCertificate } = route.proxy.tls
+    const ca = caName === undefined ? undefined : certificates.authorities(site, caName)
+    if (ca !== undefined && 'code' in ca) return ca
+    const own = clientCertificate === undefined ? undefined : certificates.keyPair(site, clientCertificate)
+    if (own !== undefined && 'code' in own) return own
+    proxyTls.set(id, { ca, own })
+    files.push(...(ca === undefined ? [] : [ca]), ...(own === undefined ? [] : [own.certificate, own.key]))
+  }
+  return { tls, proxyTls, files }
+}
+
+function distinct(files: readonly UnitFile[]): readonly UnitFile[] {
+  return [...new Map(files.map((file) => [file.name, file])).values()]
 }
 
 function isAllowedRoot(root: string, allowed: readonly string[] | undefined): boolean {
@@ -300,6 +349,14 @@ interface Need {
   readonly what: string
   readonly version?: string
   readonly module?: string
+}
+
+function proxyNeeds(proxy: Parameters<typeof isGrpc>[0]): Need[] {
+  const what = `scheme: ${proxy.scheme} of a proxy`
+  return [
+    ...(isEncrypted(proxy) ? [{ what, module: 'http_ssl' }] : []),
+    ...(isGrpc(proxy) ? [{ what, module: 'http_v2' }] : []),
+  ]
 }
 
 function upstreamNeeds({ method, keepalive }: UpstreamSpec): Need[] {
@@ -350,7 +407,8 @@ export function assemble(
   const includes = definedFirst.map(({ digest }) => `${host.directory}/objects/${digest}.conf`)
   const listeners = new Set(sorted.flatMap((unit) => unit.listeners.map(listenerKey))).size
   const unclaimed = unclaimedListeners(sorted)
-  const input = { host, capabilities, settings: settingsOf(slice), listeners, unclaimed, includes }
+  const hasTls = sorted.some((unit) => unit.listeners.some((listener) => listener.tls))
+  const input = { host, capabilities, settings: settingsOf(slice), listeners, hasTls, unclaimed, includes }
   // The digest stands in the text that it covers, so it is taken with a blank in its place.
   const blank = mainConf(input, BLANK_DIGEST)
   const digest = sha256(blank)
@@ -364,7 +422,10 @@ export function assemble(
 
 function unclaimedListeners(units: readonly Unit[]): Listener[] {
   const unclaimed = new Map<string, Listener>()
-  for (const unit of units) for (const listener of unit.listeners) unclaimed.set(listenerKey(listener), listener)
+  for (const listener of units.flatMap((unit) => unit.listeners)) {
+    // Beside a last good text without TLS, which nobody gets to then, the whole listener is over TLS.
+    if (unclaimed.get(listenerKey(listener))?.tls !== true) unclaimed.set(listenerKey(listener), listener)
+  }
   for (const unit of units) {
     if (unit.hosts.includes('*')) for (const listener of unit.listeners) unclaimed.delete(listenerKey(listener))
   }

@@ -7,7 +7,7 @@ export interface Listener {
   /** `*`, an IPv4 address, or an IPv6 address in brackets. */
   readonly address: string
   readonly port: number
-  readonly tls: false
+  readonly tls: boolean
 }
 
 /**

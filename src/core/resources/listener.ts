@@ -1,0 +1,77 @@
+/**
+ * Where a site listens, and over TLS with which certificate: the listeners of the kind Site, what else it says of https,
+ * and what cannot be meant.
+ */
+
+import { z } from 'zod'
+import { integer, ipAddress, reference, type Fault } from './fields.ts'
+
+const clientCertificate = z.strictObject({
+  /** A Certificate without a key: the authorities that clients' certificates are verified by. */
+  ca: reference,
+  /** optional: clients without one are let in, and upstreams are told. A wrong one never is. */
+  mode: z.enum(['require', 'optional']).default('require'),
+  /** Certificates between a client's and one of these authorities, that one included. */
+  depth: integer(1, 10).default(1),
+})
+
+const tls = z.strictObject({
+  /** A Certificate of the same workspace, looked up from the site's zone outward. */
+  certificate: reference,
+  minVersion: z.enum(['TLSv1.2', 'TLSv1.3']).default('TLSv1.2'),
+  /** Before nginx 1.25.1 it is on for all sites of an address and port when it is for one. */
+  http2: z.boolean().default(true),
+  clientCertificate: clientCertificate.optional(),
+})
+export type ListenerTls = z.output<typeof tls>
+
+export const listener = z.strictObject({
+  port: integer(1, 65535),
+  /** All IPv4 addresses of the host when left out. */
+  address: ipAddress.optional(),
+  tls: tls.optional(),
+})
+export type SiteListener = z.output<typeof listener>
+
+/** Tells browsers to come over https alone; sent over TLS alone. */
+export const hsts = z.strictObject({
+  /** Seconds. */
+  maxAge: integer(0, 63_072_000).default(31_536_000),
+  includeSubdomains: z.boolean().default(false),
+  preload: z.boolean().default(false),
+})
+export type Hsts = z.output<typeof hsts>
+
+interface Listening {
+  readonly listeners: Readonly<Record<string, SiteListener>>
+  readonly redirectToHttps: boolean
+  readonly hsts?: Hsts | undefined
+}
+
+/** What cannot be meant, by field of the spec. */
+export function listeningFaults({ listeners, redirectToHttps, hsts: told }: Listening) {
+  const faults: { path: string[]; fault: Fault }[] = []
+  const hasTls = Object.values(listeners).some(({ tls: own }) => own !== undefined)
+  const hint = 'give a listener tls: {certificate: NAME}'
+  if (redirectToHttps && !hasTls)
+    faults.push({ path: ['redirectToHttps'], fault: { message: 'has no https to lead to', hint } })
+  if (told !== undefined && !hasTls)
+    faults.push({ path: ['hsts'], fault: { message: 'needs a listener with TLS', hint } })
+  if (told?.preload === true && (!told.includeSubdomains || told.maxAge < 31_536_000)) {
+    const message = 'is only taken with includeSubdomains: true and a maxAge of at least 31536000'
+    faults.push({ path: ['hsts', 'preload'], fault: { message } })
+  }
+  const taken = new Map<string, string>()
+  for (const [id, { address = '0.0.0.0', port, tls: own }] of Object.entries(listeners).toSorted(([a], [b]) =>
+    a < b ? -1 : 1,
+  )) {
+    const place = `${address} ${port}`
+    const twin = taken.get(place)
+    if (twin === undefined) taken.set(place, id)
+    else if (JSON.stringify(listeners[twin]?.tls) !== JSON.stringify(own)) {
+      const message = `is on the address and port of ${twin}, with other TLS`
+      faults.push({ path: ['listeners', id], fault: { message, hint: 'one address and port is over TLS or not' } })
+    }
+  }
+  return faults
+}

@@ -1,0 +1,108 @@
+/**
+ * From a reference to a Certificate to the files that nginx reads. Finds what nginx would refuse, and say of no site in
+ * particular: a key that is none, or that belongs to another certificate. Pure; called by render.ts for listeners, and
+ * for what proxies verify and show.
+ */
+
+import { createPrivateKey, X509Certificate, type KeyObject } from 'node:crypto'
+import { sha256 } from '../../core/canonical.ts'
+import { Memo } from '../../core/memo.ts'
+import { resourcePath } from '../../core/names.ts'
+import type { CertificateSpec } from '../../core/resources/certificate.ts'
+import { isCertificate, type Problem, type Slice, type SliceResource } from '../../core/slice.ts'
+import { missing, nearest, secretText } from './references.ts'
+import { unitFile } from './unit-files.ts'
+import type { UnitFile } from './unit.ts'
+
+export interface KeyPairFiles {
+  readonly certificate: UnitFile
+  readonly key: UnitFile
+}
+
+type Certificate = SliceResource<CertificateSpec>
+type Referrer = Pick<SliceResource, 'path' | 'name'>
+
+/** Ending of the files of chains, by which a probe finds what should be served. */
+export const CHAIN_EXTENSION = 'crt'
+
+/** Checking a pair takes a quarter of a millisecond. Holds what is wrong as words. */
+const checked = new Memo<{ readonly fault?: string; readonly hint?: string }>()
+
+/** The certificates of one slice, with the texts of secrets. */
+export class Certificates {
+  readonly #known: ReadonlySet<string>
+  readonly #certificates: ReadonlyMap<string, Certificate>
+  readonly #secrets: ReadonlyMap<string, string>
+
+  constructor({ resources, problems }: Slice, secrets: ReadonlyMap<string, string>) {
+    checked.turn()
+    this.#known = new Set([...resources, ...problems].map(({ path }) => path))
+    this.#certificates = new Map(resources.filter(isCertificate).map((each) => [each.path, each]))
+    this.#secrets = secrets
+  }
+
+  /** What a listener serves, or a proxy shows: chain and key, which belong together. */
+  keyPair(referrer: Referrer, name: string): KeyPairFiles | Problem {
+    const certificate = this.#find(referrer, name)
+    if ('code' in certificate) return certificate
+    const { key: reference, certificate: chain } = certificate.spec
+    const refused = (message: string, hint: string): Problem => ({
+      path: referrer.path,
+      code: 'reference',
+      message,
+      hint,
+    })
+    if (reference === undefined)
+      return refused(
+        `the certificate ${name} has no key`,
+        'seal the key with meshctl secret set, and name it in key.secret',
+      )
+    const text = secretText(certificate, reference.secret, this.#known, this.#secrets)
+    if (typeof text !== 'string') return { ...text, path: referrer.path }
+    const { fault, hint = '' } = checked.get(`${certificate.hash} ${sha256(text)}`, () => checkPair(chain, text))
+    if (fault !== undefined) return refused(`the secret ${reference.secret} ${fault} ${name}`, hint)
+    return { certificate: chainFile(certificate), key: unitFile(text, 'key', 'master') }
+  }
+
+  /** Authorities to verify by. */
+  authorities(referrer: Referrer, name: string): UnitFile | Problem {
+    const certificate = this.#find(referrer, name)
+    return 'code' in certificate ? certificate : chainFile(certificate)
+  }
+
+  #find(referrer: Referrer, name: string): Certificate | Problem {
+    const found = nearest(referrer, 'certificate', name, this.#known)
+    if (found === undefined) return missing(referrer, 'Certificate', name)
+    const certificate = this.#certificates.get(resourcePath(found))
+    if (certificate !== undefined) return certificate
+    const message = `the certificate ${name} of zone ${found.zone} has a problem of its own`
+    return { path: referrer.path, code: 'reference', message, hint: 'correct it: its problem says how' }
+  }
+}
+
+function chainFile({ spec }: Certificate): UnitFile {
+  return unitFile(spec.certificate.map((text) => `${text.trim()}\n`).join(''), CHAIN_EXTENSION, 'master')
+}
+
+function checkPair(chain: readonly string[], text: string): { readonly fault?: string; readonly hint?: string } {
+  const key = privateKey(text)
+  if (key === undefined) {
+    const hint = 'seal the key in PEM form, without a passphrase: meshctl secret rotate'
+    return { fault: 'holds no private key in PEM form for the certificate', hint }
+  }
+  const index = chain.findIndex((each) => new X509Certificate(each).checkPrivateKey(key))
+  if (index === 0) return {}
+  const hint =
+    index > 0
+      ? `it belongs to number ${index + 1} of the chain: the host's own certificate stands first`
+      : 'put the key that the certificate was made for into the secret: meshctl secret rotate'
+  return { fault: 'holds a private key that does not belong to the certificate', hint }
+}
+
+function privateKey(text: string): KeyObject | undefined {
+  try {
+    return createPrivateKey(text)
+  } catch {
+    return undefined
+  }
+}

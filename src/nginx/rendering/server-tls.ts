@@ -1,0 +1,96 @@
+/**
+ * nginx text of TLS: what a server block says of certificates and clients, what a listen line says, and how a listener
+ * answers who asks for a host that no site claims. Pure; called by render.ts, render-site.ts and main-conf.ts.
+ */
+
+import type { Hsts, ListenerTls } from '../../core/resources/listener.ts'
+import type { Problem, SliceResource } from '../../core/slice.ts'
+import type { Capabilities } from '../../ports.ts'
+import type { Certificates, KeyPairFiles } from './certificates.ts'
+import type { HostLayout } from './host-layout.ts'
+import { when } from './lines.ts'
+import { plain } from './quote.ts'
+import { filePath } from './unit-files.ts'
+import type { Listener, UnitFile } from './unit.ts'
+
+/** What a listener does over TLS, its certificates found. */
+export interface ServerTls extends KeyPairFiles {
+  readonly spec: ListenerTls
+  readonly clientCa: UnitFile | undefined
+}
+
+/** How HTTP/2 is said: not at all, on the listen line, or by a directive of the server. */
+export type Http2 = 'none' | 'listen' | 'directive'
+
+export function http2Of({ version, modules }: Capabilities): Http2 {
+  if (!modules.includes('http_v2')) return 'none'
+  return isSince(version, [1, 25, 1]) ? 'directive' : 'listen'
+}
+
+function isSince(version: string, wanted: readonly number[]): boolean {
+  const parts = version.split('.').map(Number)
+  const index = wanted.findIndex((part, place) => part !== parts[place])
+  return index === -1 || (parts[index] ?? 0) > (wanted[index] ?? 0)
+}
+
+export function serverTlsOf(site: SliceResource, spec: ListenerTls, certificates: Certificates): ServerTls | Problem {
+  const pair = certificates.keyPair(site, spec.certificate)
+  if ('code' in pair) return pair
+  if (spec.clientCertificate === undefined) return { ...pair, spec, clientCa: undefined }
+  const clientCa = certificates.authorities(site, spec.clientCertificate.ca)
+  return 'code' in clientCa ? clientCa : { ...pair, spec, clientCa }
+}
+
+export function tlsFiles({ certificate, key, clientCa }: ServerTls): readonly UnitFile[] {
+  return [certificate, key, ...(clientCa === undefined ? [] : [clientCa])]
+}
+
+export function listenLine({ address, port, tls }: Listener, isDefault: boolean, http2 = false): string {
+  const flags = [...when(isDefault, 'default_server'), ...when(tls, 'ssl'), ...when(http2, 'http2')]
+  return `listen ${[plain(`${address}:${port}`), ...flags].join(' ')};`
+}
+
+/** Of the server block of all listeners with this. */
+export function serverTlsLines(tls: ServerTls, isDefault: boolean, host: HostLayout, http2: Http2): readonly string[] {
+  const { certificate, key, clientCa, spec } = tls
+  return [
+    ...when(http2 === 'directive' && spec.http2, 'http2 on;'),
+    `ssl_certificate ${filePath(host, certificate)};`,
+    `ssl_certificate_key ${filePath(host, key)};`,
+    // The version is agreed on before the host is known, so that one site could not rule it for those beside it.
+    ...when(spec.minVersion === 'TLSv1.3', 'if ($ssl_protocol != TLSv1.3) { return 421; }'),
+    ...(clientCa === undefined ? [] : clientLines(clientCa, spec, isDefault, host)),
+  ]
+}
+
+function clientLines(ca: UnitFile, spec: ListenerTls, isDefault: boolean, host: HostLayout): readonly string[] {
+  const { mode, depth } = spec.clientCertificate as NonNullable<ListenerTls['clientCertificate']>
+  return [
+    `ssl_client_certificate ${filePath(host, ca)};`,
+    `ssl_verify_client ${mode === 'require' ? 'on' : 'optional'};`,
+    `ssl_verify_depth ${depth};`,
+    // A session of another host, resumed, would bring the other's proof with it; so would a connection without a name.
+    'ssl_session_tickets off;',
+    'ssl_session_cache off;',
+    ...when(!isDefault, 'if ($ssl_server_name = "") { return 421; }'),
+  ]
+}
+
+/** Of a default server that has no certificate to show: who asks for a host that nobody claims gets no handshake. */
+export function rejectingLines({ version }: Capabilities): readonly string[] {
+  if (isSince(version, [1, 19, 4])) return ['ssl_reject_handshake on;']
+  // Before, a certificate that is looked for at the handshake and is not there comes to the same.
+  return ['ssl_certificate data:$nxmesh_nothing;', 'ssl_certificate_key data:$nxmesh_nothing;']
+}
+
+/** In http, once some listener is over TLS. */
+export const TLS_LINES: readonly string[] = [
+  'ssl_protocols TLSv1.2 TLSv1.3;',
+  'ssl_ciphers ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-RSA-AES128-GCM-SHA256:ECDHE-ECDSA-AES256-GCM-SHA384:ECDHE-RSA-AES256-GCM-SHA384:ECDHE-ECDSA-CHACHA20-POLY1305:ECDHE-RSA-CHACHA20-POLY1305;',
+  'ssl_prefer_server_ciphers off;',
+  `map "" $nxmesh_nothing { default ""; }`,
+]
+
+export function hstsValue({ maxAge, includeSubdomains, preload }: Hsts): string {
+  return [`max-age=${maxAge}`, ...when(includeSubdomains, 'includeSubDomains'), ...when(preload, 'preload')].join('; ')
+}
