@@ -28,6 +28,8 @@ import { createMetrics, type Metrics } from './metrics.ts'
 import { addressFile } from './nginx/applying/address-file.ts'
 import { Addresses } from './nginx/applying/addresses.ts'
 import { Applier } from './nginx/applying/apply.ts'
+import { liveEndpoint } from './nginx/applying/live-endpoint.ts'
+import { LivePush } from './nginx/applying/live-push.ts'
 import type { HostLayout } from './nginx/rendering/host-layout.ts'
 import type { Clock, Network, Random, Startable, Store } from './ports.ts'
 import { OpenedSecrets } from './opened-secrets.ts'
@@ -35,7 +37,7 @@ import { Reconciler, type Receipt } from './reconciler.ts'
 import { Replica } from './replica.ts'
 import { Settling } from './settling.ts'
 import { Alarms } from './status/alarms.ts'
-import { factsOf, healthOf, isShort, type Health } from './status/health.ts'
+import { factsOf, healthOf, isLive, isShort, type Health } from './status/health.ts'
 import { parseStatusPayload, type StatusRecord } from './status/status-record.ts'
 import { StatusTable, type OwnStatus } from './status/status.ts'
 import { Sync } from './sync/sync.ts'
@@ -280,6 +282,7 @@ export class MeshNode implements Startable {
     if (receipt === undefined || receipt.applied === null || receipt.error !== null) return false
     const { state } = this.replica
     if (receipt.applied !== receipt.desired || isShort(receipt) || !state.isFresh) return false
+    if (!isLive(receipt, receipt.target)) return false
     return receipt.target === targetOf(state.resources(), this.#place())
   }
 
@@ -326,6 +329,7 @@ export class MeshNode implements Startable {
       workerShutdownTimeoutSeconds: nginx.workerShutdownTimeoutSeconds,
       modules: nginx.modules,
       staticRoots: nginx.staticRoots,
+      liveLane: nginx.liveLane,
     }
     const mode = nginx.mode === 'attach' ? 'attach' : 'own'
     const { pidFile, verifySocket } = layout
@@ -358,6 +362,7 @@ export class MeshNode implements Startable {
         onDrift: (found) => this.#metrics.driftHealed.inc(found.length),
       },
       stopNginx: nginx.stopOnExit,
+      live: new LivePush({ directory, nginx: process, endpoint: liveEndpoint(verifySocket), clock }),
       settings: driftSettings(nginx.driftIntervalSeconds),
     })
   }

@@ -7,12 +7,16 @@
 import type { Problem, Slice } from './core/slice.ts'
 import { isBeyondGrant, settingsOf, sitesKey } from './core/slice.ts'
 import { backoffMs } from './backoff.ts'
+import { LiveLane, type LiveReceipt, type LiveWish } from './live-lane.ts'
 import type { Log } from './log.ts'
 import type { Addresses } from './nginx/applying/addresses.ts'
 import type { Applier } from './nginx/applying/apply.ts'
 import { applyError, type ApplyError, type ApplyResult, type Outcome, type Phase } from './nginx/applying/run.ts'
+import type { LivePush } from './nginx/applying/live-push.ts'
 import type { HostLayout } from './nginx/rendering/host-layout.ts'
-import { assemble, hostNamesOf, render } from './nginx/rendering/render.ts'
+import { laneObstacle, upstreamKey } from './nginx/rendering/live.ts'
+import { blockNameAt } from './nginx/rendering/render-upstream.ts'
+import { assemble, hostNamesOf, render, renderLive } from './nginx/rendering/render.ts'
 import type { Unit } from './nginx/rendering/unit.ts'
 import type { Capabilities, Clock, NginxProcess, Random, Startable } from './ports.ts'
 
@@ -46,6 +50,8 @@ export interface Receipt {
   readonly at: number
   /** ms spent in each phase of the last attempt. */
   readonly durations: Readonly<Record<string, number>>
+  /** How endpoints reach nginx; null before that is known. */
+  readonly live: LiveReceipt | null
   /** Drifted files put right since the daemon started. */
   readonly drift: number
   readonly nginx: {
@@ -93,6 +99,8 @@ export interface ReconcilerOptions {
   readonly hooks?: ReconcilerHooks
   /** End nginx when the daemon stops. Default: leave it serving. */
   readonly stopNginx?: boolean
+  /** By which endpoints reach nginx without a reload; without it, none does. */
+  readonly live?: LivePush
   readonly settings?: Partial<ReconcilerSettings>
 }
 
@@ -163,23 +171,28 @@ export class Reconciler implements Startable {
   #durations: Readonly<Record<string, number>> = {}
   #drift = 0
   #published = ''
+  readonly #lane: LiveLane | undefined
+  /** Upstreams of the generation that is being applied, by path. */
+  #applying: readonly Unit[] = []
 
   constructor(options: ReconcilerOptions) {
     this.#options = options
     this.#settings = { ...DEFAULTS, ...options.settings }
     options.addresses.onChange(() => this.wake())
+    this.#lane = options.live === undefined ? undefined : this.#buildLane(options.live)
   }
 
   /** Begins the loop and returns at once: a node without nginx still relays, stores and tells what is wrong. */
   start(): Promise<void> {
     this.#loop ??= this.#run()
-    return Promise.resolve()
+    return this.#lane?.start() ?? Promise.resolve()
   }
 
   /** Ends the loop when what it is at is safe to leave. nginx goes on serving unless told otherwise. */
   async stop(): Promise<void> {
     this.#stopping.abort(new Error('the reconciler stops'))
     this.#interrupt()
+    await this.#lane?.stop()
     await this.#loop
     if (this.#options.stopNginx === true && this.#booted) await this.#options.applier.stopNginx()
   }
@@ -189,6 +202,7 @@ export class Reconciler implements Startable {
     const now = this.#options.clock.monotonic()
     this.#wakes = { first: this.#wakes?.first ?? now, last: now }
     this.#interrupt()
+    this.#lane?.wake()
   }
 
   async #run(): Promise<void> {
@@ -224,6 +238,7 @@ export class Reconciler implements Startable {
     const care = await applier.ensureServing()
     if (care.acted) {
       log.info('nginx serves the last good generation', { generation: applier.applied })
+      this.#lane?.wake()
       // What could not be applied for want of nginx can be now.
       this.#retryAt = clock.monotonic()
     }
@@ -253,6 +268,7 @@ export class Reconciler implements Startable {
       const note = await applier.boot(() => assemble([], { slice: NOTHING, capabilities, host: layout }))
       if (note !== undefined) log.warn(note)
       this.#booted = true
+      this.#lane?.wake()
       this.#servingError = null
       this.#succeeded()
       this.#driftAt = clock.monotonic() + this.#settings.driftIntervalMs
@@ -282,7 +298,7 @@ export class Reconciler implements Startable {
     const capabilities = this.#capabilities ?? (await this.#options.nginx.capabilities())
     const secrets = this.#options.secrets(slice)
     const input = { slice, capabilities, host: layout, addresses, secrets, ejected: NONE, openCircuits: NONE }
-    const { units, problems } = render(input)
+    const { units, problems, live } = render(input)
     this.#problems = problems.toSorted((a, b) => Number(isBeyondGrant(a)) - Number(isBeyondGrant(b)))
     // Where a clash took a whole site away, it is dropped like one that was deleted.
     const rendered = new Set(units.map(({ path }) => path))
@@ -303,10 +319,15 @@ export class Reconciler implements Startable {
     const { quietMs, maxWaitMs, drainMs, bakeSeconds } = settingsOf(slice)
     this.#pace = { quietMs, maxWaitMs }
     const assembleSome = (some: readonly Unit[]) => (sameUnits(some, units) ? whole : assemble(some, input))
+    this.#applying = units
+    // Else upstreams that are new in it would have no endpoints. What keeps it from the disk, the apply meets too.
+    if (live !== undefined) await this.#lane?.prepare(live).catch(() => undefined)
     const result = await applier.apply(
       { units, problems, assemble: assembleSome, drainMs, bakeMs: bakeSeconds * 1000 },
       this.#stopping.signal,
     )
+    this.#applying = []
+    if (result.outcome === 'applied') this.#lane?.wake()
     this.#busyUntil = clock.monotonic()
     this.#outcome = result.outcome
     this.#phase = result.phase
@@ -351,6 +372,42 @@ export class Reconciler implements Startable {
     const before = JSON.stringify(this.#capabilities)
     this.#capabilities = await this.#options.nginx.capabilities()
     if (JSON.stringify(this.#capabilities) !== before) this.wake()
+  }
+
+  // -------------------------------------------------------------------------------------------- the live lane
+
+  #buildLane(push: LivePush): LiveLane {
+    const { clock, random, log } = this.#options
+    return new LiveLane({
+      push,
+      desired: () => this.#liveWish(),
+      served: () => this.#servedKeys(),
+      clock,
+      random,
+      log,
+      onChange: () => void this.#attempt('a receipt could not be made', () => this.#publish()),
+      checkIntervalMs: this.#settings.driftIntervalMs,
+    })
+  }
+
+  async #liveWish(): Promise<LiveWish> {
+    const { layout, addresses, holdReason } = this.#options
+    const capabilities = this.#capabilities
+    if (!this.#booted || capabilities === undefined) return undefined
+    const reason = laneObstacle(capabilities, layout)
+    if (reason !== undefined) return { reason }
+    const slice = await this.#options.desired()
+    if (holdReason(this.#servedSites().length) !== undefined) return undefined
+    const known = await addresses.now(hostNamesOf(slice))
+    const input = { slice, capabilities, host: layout, addresses: known, ejected: NONE, openCircuits: NONE }
+    const state = renderLive(input)
+    return state && { state, target: slice.target }
+  }
+
+  /** Of upstreams that nginx may still ask for, or may have to ask for again after a rollback. */
+  #servedKeys(): ReadonlySet<string> {
+    const units = [...(this.#options.applier.lastGood?.units ?? []), ...this.#applying]
+    return new Set(units.filter(({ kind }) => kind === 'upstream').map(({ path }) => upstreamKey(blockNameAt(path))))
   }
 
   #servedSites(): readonly Unit[] {
@@ -416,6 +473,13 @@ export class Reconciler implements Startable {
     })
   }
 
+  #liveReceipt(): LiveReceipt | null {
+    const receipt = this.#lane?.receipt
+    if (receipt === undefined || (receipt.reason === null && receipt.desired === null && receipt.error === null))
+      return null
+    return receipt.error === null ? receipt : { ...receipt, error: cutTexts(receipt.error) }
+  }
+
   async #publish(): Promise<void> {
     const { applier, nginx, clock, onReceipt } = this.#options
     const master = await nginx.master()
@@ -435,6 +499,7 @@ export class Reconciler implements Startable {
       problemCount: this.#problems.length + this.#isolated.length,
       isolated: this.#isolated.slice(0, RECEIPT_LIMITS.isolated).map(cutTexts),
       durations: this.#durations,
+      live: this.#liveReceipt(),
       drift: this.#drift,
       nginx: {
         running: master !== undefined,

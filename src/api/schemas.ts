@@ -41,6 +41,8 @@ export const HEALTH_ANSWER = HEALTH.extend({
 
 const digest = hash.nullable()
 
+const ERROR = z.object({ code: z.string(), message: z.string(), hint: z.string().optional() })
+
 /** What a node says of its last apply, in its own words. */
 export const RECEIPT = z.object({
   target: digest.describe('the slice that the node took up last'),
@@ -53,7 +55,7 @@ export const RECEIPT = z.object({
     .nullable()
     .describe('of the last attempt: applied, unchanged, refused, rolled_back, failed, held'),
   phase: z.string().describe('the last phase of that attempt'),
-  error: z.object({ code: z.string(), message: z.string(), hint: z.string().optional() }).nullable(),
+  error: ERROR.nullable(),
   problems: z.array(z.object({ path: z.string(), code: z.string(), message: z.string(), hint: z.string().optional() })),
   problemCount: z.int(),
   isolated: z.array(
@@ -67,6 +69,17 @@ export const RECEIPT = z.object({
   withheld: z.int().min(0).describe('problems and isolated resources in workspaces that the reader may not read'),
   at: z.int().describe('wall time of the node, ms'),
   durations: z.record(z.string(), z.number()).describe('ms spent in each phase of the last attempt'),
+  live: z
+    .object({
+      lane: z.enum(['live', 'reload']).describe('live: endpoints reach every worker without a reload'),
+      reason: z.string().nullable().describe('why endpoints go through reloads'),
+      target: digest.describe('the slice that the endpoints are of'),
+      desired: z.int().nullable().describe('the stamp of what every worker shall go by; stamps grow'),
+      applied: z.int().nullable().describe('the stamp that every worker is proven to go by'),
+      error: ERROR.nullable(),
+    })
+    .nullable()
+    .describe('how endpoints reach nginx; null before that is known'),
   drift: z.int().describe('files put right since the node started'),
   nginx: z.object({
     running: z.boolean(),

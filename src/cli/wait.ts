@@ -35,7 +35,7 @@ export function progressOf({ receipt, target }: NodeReceipt, paths?: ReadonlySet
   if (reasons.length > 0) return { state: 'failed', reasons }
   if (receipt.isolated.some(({ path, why }) => own(path) && why === 'untried'))
     return { state: 'pending', phase: 'not tried yet' }
-  const { error, applied, desired, outcome, phase, isolated, problems, problemCount, withheld } = receipt
+  const { error, applied, desired, live, outcome, phase, isolated, problems, problemCount, withheld } = receipt
   const hidden = problemCount - problems.length - isolated.length - withheld
   // These come last, so that what is not shown is of their kind.
   const leftOut = beyond.length === 0 ? 0 : beyond.length + hidden
@@ -46,6 +46,9 @@ export function progressOf({ receipt, target }: NodeReceipt, paths?: ReadonlySet
       reasons: [`${hidden} more problems than the receipt shows: cannot tell whether this is one`],
     }
   }
+  if (live?.error != null) return { state: 'failed', reasons: [withHint(live.error)] }
+  if (live?.lane === 'live' && (live.target !== target || live.applied !== live.desired))
+    return { state: 'pending', phase: 'live' }
   if (applied !== null && applied === desired && error === null) return asApplied
   // What others broke on this node is their failure: the rest of the target is applied.
   const isProven = outcome === 'applied' || outcome === 'unchanged'

@@ -89,10 +89,12 @@ function nginxFacts(
   receipt: Receipt,
   { errors, warnings, pending, notes }: Record<keyof HealthFacts, string[]>,
 ): void {
-  const { nginx, error, outcome, problemCount } = receipt
+  const { nginx, error, outcome, problemCount, live } = receipt
   if (!nginx.running) errors.push(`nginx does not run${error === null ? '' : `: ${error.message}`}`)
   else if (error !== null && outcome !== 'held') warnings.push(error.message)
   else if (error !== null) (isSettled || hasLostStore ? warnings : pending).push(error.message)
+  if (live?.reason != null) notes.push(live.reason)
+  if (live?.error != null) warnings.push(live.error.message)
   if (closedToWorkers.length > 0) {
     const closed = closedToWorkers.join(' ')
     warnings.push(
@@ -102,6 +104,12 @@ function nginxFacts(
   const what = `${problemCount} of this node’s resources; see meshctl status`
   if (isShort(receipt)) warnings.push(`not served as written: ${what}`)
   else if (problemCount > 0) notes.push(`left out, being beyond the grants of their authors: ${what}`)
+}
+
+/** Whether endpoints of this slice are proven to be in every worker, where they do not go through reloads. */
+export function isLive({ live }: Pick<Receipt, 'live'>, target: string | null): boolean {
+  if (live === null || live.lane === 'reload') return true
+  return live.error === null && live.target === target && live.desired === live.applied
 }
 
 /** Whether this node serves less than what grants allow. What a receipt does not show is no better than the last that it does. */

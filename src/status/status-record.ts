@@ -98,6 +98,15 @@ const digest = z.string().regex(/^[0-9a-f]{64}$/)
 const errorSchema = z.object({ code: short, message: text, hint: text.optional() })
 const problemSchema = z.object({ path: text, code: short, message: text, hint: text.optional() })
 
+const liveSchema = z.object({
+  lane: z.enum(['live', 'reload']),
+  reason: short.nullable(),
+  target: digest.nullable(),
+  desired: whole.nullable(),
+  applied: whole.nullable(),
+  error: errorSchema.nullable(),
+})
+
 /** The receipt of another node as this one shows it: every text bounded, nothing that is not known here kept. */
 const receiptSchema = z.object({
   target: digest.nullable(),
@@ -114,6 +123,8 @@ const receiptSchema = z.object({
   isolated: z.array(z.object({ path: text, why: short.optional(), reason: text, serves: short })).max(32),
   at: whole,
   durations: z.record(short, whole),
+  // Older nodes say nothing of it.
+  live: liveSchema.nullable().default(null),
   drift: whole,
   nginx: z.object({
     running: z.boolean(),

@@ -117,12 +117,19 @@ export function fetchRoot(
   })
 }
 
+interface HostOptions {
+  readonly binary?: string
+  readonly mode?: 'own' | 'attach'
+  /** Paths of dynamic modules to load. */
+  readonly modules?: readonly string[]
+}
+
 export class NginxHost {
   readonly layout: HostLayout
   readonly nginx: LocalNginx
 
-  constructor(directory: string, options: { binary?: string; mode?: 'own' | 'attach' } = {}) {
-    const { binary = 'nginx', mode = 'own' } = options
+  constructor(directory: string, options: HostOptions = {}) {
+    const { binary = 'nginx', mode = 'own', modules = [] } = options
     this.layout = {
       directory,
       pidFile: join(directory, 'nginx.pid'),
@@ -131,12 +138,12 @@ export class NginxHost {
       defaultHttpPort: 8080,
       workerProcesses: 2,
       workerShutdownTimeoutSeconds: 5,
-      modules: [],
+      modules,
     }
     this.nginx = new LocalNginx({ ...this.layout, binary, mode })
   }
 
-  static async create(options?: { binary?: string; mode?: 'own' | 'attach' }): Promise<NginxHost> {
+  static async create(options?: HostOptions): Promise<NginxHost> {
     const directory = await mkdtemp(join(tmpdir(), 'nxmesh-nginx-'))
     // Workers of a root master run as another user, and look for the drain file.
     await chmod(directory, 0o755)

@@ -21,6 +21,7 @@ export function receiptOf(overrides: Partial<Receipt> = {}): Receipt {
     isolated: [],
     at: 1_700_000_000_000,
     durations: { test: 12 },
+    live: null,
     drift: 0,
     nginx: { running: true, master: 42, version: '1.22.1', workers: 2, draining: 0 },
     ...overrides,

@@ -36,6 +36,8 @@ export class Addresses {
   readonly #wanted = new Set<string>()
   /** Names whose lookup has not ended: they are not asked for again. */
   readonly #pending = new Set<string>()
+  /** Rounds of names that were not asked for before. */
+  readonly #first = new Set<Promise<void>>()
   #recalled: Promise<void> | undefined
   #isUnsaved = false
   #saving = Promise.resolve()
@@ -48,7 +50,7 @@ export class Addresses {
     this.#memory = memory
   }
 
-  /** Who is told that an address changed which of() has not given yet. */
+  /** Who is told that an address changed which neither of() nor now() has given yet. */
   onChange(tell: () => void): void {
     this.#tell = tell
   }
@@ -71,10 +73,26 @@ export class Addresses {
     )
     const unknown = fresh.filter((name) => !this.#known.has(name))
     if (unknown.length > 0) await this.#patiently(this.#ask(unknown, found))
+    // What now() has just asked for.
+    if (names.some((name) => !this.#known.has(name)))
+      await this.#patiently(Promise.all(this.#first).then(() => undefined))
     isAwaited = false
     const known = new Map(this.#known)
     await this.#save()
     return known
+  }
+
+  /** The last known addresses, without waiting for any; names that were never asked for are. Forgets none. */
+  async now(names: readonly string[]): Promise<ReadonlyMap<string, readonly string[]>> {
+    this.#recalled ??= this.#recall()
+    await this.#recalled
+    const fresh = names.filter((name) => !this.#wanted.has(name))
+    for (const name of fresh) this.#wanted.add(name)
+    if (fresh.length > 0) {
+      const asking = this.#ask(fresh, () => this.#changed()).finally(() => this.#first.delete(asking))
+      this.#first.add(asking)
+    }
+    return new Map(this.#known)
   }
 
   /** Looks all names up again, in the background, and stores what could not be stored before. */

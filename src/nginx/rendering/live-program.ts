@@ -50,13 +50,16 @@ nxmesh = {}
 
 -- ---------------------------------------------------------------------------------------- state
 
--- Takes "nxmesh-live <stamp> <base>", then lines "key value" or "-key". With base 0 it is the whole state.
-local function receive(text)
+-- Takes "nxmesh-live <stamp> <base>", then lines "key value" or "-key". With base 0 it is the whole state. Entries that
+-- were put before a failure stay, and the next attempt puts them again.
+local function put_all(text)
   local stamp, from, start = text:match("^nxmesh%-live (%d+) (%d+)\n()")
   if not stamp then return 400, "this is no live state" end
-  local whole = from == "0"
-  if not whole and tonumber(from) ~= dict:get("stamp") then return 409, "the state is at another stamp" end
-  local named = {}
+  local whole, current = from == "0", dict:get("stamp") or 0
+  if tonumber(stamp) <= current or not (whole or tonumber(from) == current) then
+    return 409, "the state is at stamp " .. current
+  end
+  local named = { stamp = true, lock = true }
   for line in text:sub(start):gmatch("[^\n]+") do
     local key, value = line:match("^(%S+) (.*)$")
     if key then
@@ -69,25 +72,31 @@ local function receive(text)
   end
   if whole then
     for _, key in ipairs(dict:get_keys(0)) do
-      if key ~= "stamp" and not named[key] then dict:delete(key) end
+      if not named[key] then dict:delete(key) end
     end
   end
   dict:set("stamp", tonumber(stamp))
   return 200
 end
 
--- In the master, at a start or reload: what the file holds is newer than the memory after a crash, or when the first
--- generation with this program is loaded.
+-- One at a time: a worker that was posted to, or the master that reads the file.
+local function receive(text)
+  if not dict:add("lock", true, 5) then return 503, "another change is under way" end
+  local ok, status, reason = pcall(put_all, text)
+  dict:delete("lock")
+  if not ok then return 500, status end
+  return status, reason
+end
+
+-- In the master, at a start or reload: after a crash, or when the first generation with this program is loaded, the file
+-- is newer than the memory.
 do
   local file = io.open(ngx.config.prefix() .. "live.state")
-  if file then
-    local text = file:read("*a")
-    file:close()
-    local stamp = tonumber(text:match("^nxmesh%-live (%d+) 0\n"))
-    if stamp and stamp > (dict:get("stamp") or 0) then
-      local status, reason = receive(text)
-      if status ~= 200 then ngx.log(ngx.ERR, "live.state: ", reason) end
-    end
+  local text = file and file:read("*a")
+  if file then file:close() end
+  if text then
+    local status, reason = receive(text)
+    if status ~= 200 and status ~= 409 then ngx.log(ngx.ERR, "live.state: ", reason) end
   end
 end
 

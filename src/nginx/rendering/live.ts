@@ -20,9 +20,16 @@ export interface Stamped {
   readonly state: LiveState
 }
 
+/** Why endpoints of this host's upstreams go through reloads, for people; undefined where they do not. */
+export function laneObstacle(_capabilities: Capabilities, { liveLane, modules }: HostLayout): string | undefined {
+  if (liveLane === false) return 'nginx.live_lane is off: endpoint changes go through reloads'
+  if (modules.some((module) => module.endsWith('/ngx_http_lua_module.so'))) return undefined
+  return 'the Lua module is absent: endpoint changes go through reloads'
+}
+
 /** Whether upstreams of this host get their endpoints without reloads. */
-export function usesLane(_capabilities: Capabilities, { liveLane, modules }: HostLayout): boolean {
-  return liveLane !== false && modules.some((module) => module.endsWith('/ngx_http_lua_module.so'))
+export function usesLane(capabilities: Capabilities, host: HostLayout): boolean {
+  return laneObstacle(capabilities, host) === undefined
 }
 
 /** The key of an upstream block's entry. */

@@ -4,7 +4,7 @@
  */
 
 import { isIP } from 'node:net'
-import type { ResourceName } from '../../core/names.ts'
+import { parseResourcePath, type ResourceName } from '../../core/names.ts'
 import { parseEndpoint, type Endpoint } from '../../core/resources/fields.ts'
 import type { UpstreamSpec } from '../../core/resources/upstream.ts'
 import type { SliceResource } from '../../core/slice.ts'
@@ -27,6 +27,11 @@ export interface ObservedHealth {
 /** `default_eu.west_api`, `default_-_api` for zone `*`. No part has `_` in it, so no two resources share a name. */
 export function upstreamBlockName({ workspace, zone, name }: ResourceName): string {
   return `${workspace}_${zone === '*' ? '-' : zone}_${name}`
+}
+
+/** The name of the block of the upstream with this path. */
+export function blockNameAt(path: string): string {
+  return upstreamBlockName(parseResourcePath(path) as ResourceName)
 }
 
 /** Host names among the endpoints, sorted: what has to be looked up. */

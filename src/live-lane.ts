@@ -1,0 +1,158 @@
+/**
+ * When endpoints go to nginx without a reload: 10 ms after whatever may have changed them, again when that failed, and
+ * every now and then to see that they are still there. A loop of its own, so that no reload, drain or bake delays it.
+ * Started by reconciler.ts, which says what is desired and tells in receipts how it stands.
+ */
+
+import { backoffMs } from './backoff.ts'
+import type { Log } from './log.ts'
+import type { Brought, LivePush } from './nginx/applying/live-push.ts'
+import { applyError, type ApplyError } from './nginx/applying/run.ts'
+import type { LiveState } from './nginx/rendering/live.ts'
+import type { Clock, Random, Startable } from './ports.ts'
+
+/** How the lane stands. Part of the receipt. */
+export interface LiveReceipt {
+  /** live: endpoints reach the workers without a reload. reload: they do not on this host. */
+  readonly lane: 'live' | 'reload'
+  /** Why they go through reloads, for people. Null in the lane `live`. */
+  readonly reason: string | null
+  /** The slice's target that `desired` was made from. */
+  readonly target: string | null
+  /** The stamp of what every worker shall go by, and of what each is proven to; they grow. Null before the first. */
+  readonly desired: number | null
+  readonly applied: number | null
+  readonly error: ApplyError | null
+}
+
+/** What nginx shall have; or why not by this lane; or nothing for now. */
+export type LiveWish = { readonly state: LiveState; readonly target: string } | { readonly reason: string } | undefined
+
+export interface LiveLaneOptions {
+  readonly push: LivePush
+  readonly desired: () => Promise<LiveWish>
+  /** Keys that the running generation may ask for: they stay, desired or not. */
+  readonly served: () => ReadonlySet<string>
+  readonly clock: Clock
+  readonly random: Random
+  readonly log: Log
+  /** The receipt has changed. */
+  readonly onChange: () => void
+  readonly checkIntervalMs: number
+}
+
+const COALESCE_MS = 10
+const RETRY_FIRST_PAUSE_MS = 50
+const RETRY_LONGEST_PAUSE_MS = 30_000
+
+export class LiveLane implements Startable {
+  readonly #options: LiveLaneOptions
+  readonly #stopping = new AbortController()
+  #loop: Promise<void> | undefined
+  #wokenAt: number | undefined
+  #interrupt: () => void = () => undefined
+  #nextAt = 0
+  #failures = 0
+  #receipt: LiveReceipt = { lane: 'reload', reason: null, target: null, desired: null, applied: null, error: null }
+
+  constructor(options: LiveLaneOptions) {
+    this.#options = options
+  }
+
+  get receipt(): LiveReceipt {
+    return this.#receipt
+  }
+
+  async start(): Promise<void> {
+    if (this.#loop !== undefined) return
+    await this.#options.push.open()
+    this.#loop ??= this.#run()
+  }
+
+  async stop(): Promise<void> {
+    this.#stopping.abort(new Error('the live lane stops'))
+    this.#interrupt()
+    await this.#loop
+  }
+
+  /** What is desired may have changed, or nginx may have started anew. */
+  wake(): void {
+    this.#wokenAt ??= this.#options.clock.monotonic()
+    this.#interrupt()
+  }
+
+  /**
+   * Resolves when a master that loads a generation now finds all that its upstreams need. Only adds: what changes, the
+   * loop brings. @throws MeshError `store_unwritable`.
+   */
+  async prepare(state: LiveState): Promise<void> {
+    const { push } = this.#options
+    push.want(new Map([...state, ...push.wanted.state]))
+    await push.save()
+    this.wake()
+  }
+
+  async #run(): Promise<void> {
+    while (!this.#stopping.signal.aborted) {
+      await this.#pause()
+      if (this.#stopping.signal.aborted) return
+      this.#wokenAt = undefined
+      try {
+        await this.#turn()
+        this.#failures = 0
+        this.#nextAt = this.#options.clock.monotonic() + this.#options.checkIntervalMs
+      } catch (error) {
+        this.#failed(error)
+      }
+      this.#options.onChange()
+    }
+  }
+
+  async #turn(): Promise<void> {
+    const { push, log } = this.#options
+    const wish = await this.#options.desired()
+    if (wish === undefined) return
+    if ('reason' in wish) {
+      this.#receipt = { lane: 'reload', reason: wish.reason, target: null, desired: null, applied: null, error: null }
+      return
+    }
+    push.want(this.#withServed(wish.state))
+    const desired = push.wanted.stamp
+    this.#receipt = { ...this.#receipt, lane: 'live', reason: null, target: wish.target, desired }
+    const { stamp, proven, drifted }: Brought = await push.bring()
+    if (drifted) log.warn('nginx had lost its live state; it has it again', { stamp })
+    this.#receipt = { ...this.#receipt, desired: stamp, applied: proven ? stamp : null, error: null }
+  }
+
+  #failed(error: unknown): void {
+    const { clock, random, log } = this.#options
+    this.#failures += 1
+    const told = applyError(error)
+    if (told.message !== this.#receipt.error?.message) log.warn(told.message, { ...told })
+    this.#receipt = { ...this.#receipt, error: told }
+    this.#nextAt = clock.monotonic() + backoffMs(this.#failures, RETRY_FIRST_PAUSE_MS, RETRY_LONGEST_PAUSE_MS, random)
+  }
+
+  #withServed(state: LiveState): LiveState {
+    const served = this.#options.served()
+    const left = [...this.#options.push.wanted.state].filter(([key]) => served.has(key) && !state.has(key))
+    return left.length === 0 ? state : new Map([...state, ...left])
+  }
+
+  /** Until it is time for the next turn, which a wake-up brings forward. */
+  async #pause(): Promise<void> {
+    const { clock } = this.#options
+    for (;;) {
+      const now = clock.monotonic()
+      const at = this.#wokenAt === undefined ? this.#nextAt : Math.min(this.#nextAt, this.#wokenAt + COALESCE_MS)
+      if (at <= now || this.#stopping.signal.aborted) return
+      await new Promise<void>((resolve) => {
+        const cancel = clock.after(at - now, resolve)
+        this.#interrupt = () => {
+          cancel()
+          resolve()
+        }
+      })
+    }
+  }
+}
