@@ -11,7 +11,7 @@ import { machine, type BenchResult } from './measure.ts'
 import { memory } from './memory.ts'
 import { propagation, WAYS } from './propagation.ts'
 import { trust } from './trust.ts'
-import { zeroDrop } from './zero-drop.ts'
+import { parseGroups, zeroDrop, type ZeroDropOptions } from './zero-drop.ts'
 
 const USAGE = `Benchmarks of NxMesh
 
@@ -20,8 +20,8 @@ const USAGE = `Benchmarks of NxMesh
   npm run -s bench -- memory      [--resources 10000] [--settle-ms 10000]
   npm run -s bench -- apply       [--sites 100,1000] [--rounds 15] [--workers 2]
   npm run -s bench -- trust       [--edits 10000] [--resources 1000] [--authors 3] [--voided 250] [--grants 1000]
-  npm run -s bench -- zero-drop   [--requests 1000000] [--applies 100] [--reloads 20] [--workers 2] [--busy 16] [--paused 64]
-                                  [--websockets 8] [--protocols http1,http2] [--lua off,on]
+  npm run -s bench -- zero-drop   [--requests 1000000] [--applies 100] [--reloads 20] [--workers 2] [--groups 16x0,64x20,64x200]
+                                  [--websockets 8] [--protocols http1,http2] [--lua off,on] [--drain-ms 500]
 
   --json       one JSON object on stdout, nothing else
   --pause-ms   rest between edits: propagation 50, apply 700, zero-drop 100
@@ -84,8 +84,8 @@ const BENCHES: Readonly<Record<string, (options: Options) => Promise<BenchResult
       pauseMs: integer(options, 'pause-ms', 100),
       protocols: chosen(options, 'protocols', ['http1', 'http2']),
       lua: chosen(options, 'lua', ['off', 'on']).map((name) => name === 'on'),
-      busy: integer(options, 'busy', 16),
-      paused: integer(options, 'paused', 64),
+      groups: groups(options),
+      drainMs: options['drain-ms'] === undefined ? undefined : integer(options, 'drain-ms', 0),
       websockets: integer(options, 'websockets', 8),
     }),
 }
@@ -111,6 +111,13 @@ function chosen<T extends string>(options: Options, name: string, known: readonl
     if (found === undefined) throw new UsageError(`--${name} takes ${known.join(', ')}, got ${one}`)
     return found
   })
+}
+
+function groups(options: Options): ZeroDropOptions['groups'] {
+  const named = options['groups'] ?? '16x0,64x20,64x200'
+  const found = parseGroups(named)
+  if (found === undefined) throw new UsageError(`--groups takes COUNTxPAUSE_MS,..., got ${named}`)
+  return found
 }
 
 /** Rows as lines of `name value`, one block for each: they are too wide for columns. */
@@ -154,8 +161,8 @@ async function main(): Promise<void> {
       requests: text,
       applies: text,
       reloads: text,
-      busy: text,
-      paused: text,
+      groups: text,
+      'drain-ms': text,
       websockets: text,
       protocols: text,
       lua: text,

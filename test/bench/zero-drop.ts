@@ -13,7 +13,7 @@ import { freePorts } from '../support/fleet.ts'
 import { aim, figuresOf, progress, rounded, type BenchResult } from './measure.ts'
 import { ServedNode } from './served-node.ts'
 import { FIXED_ANSWER, SITE_HOST } from './zero-drop-exchanges.ts'
-import type { LoadPlan, LoadReport } from './zero-drop-load.ts'
+import type { Group, LoadPlan, LoadReport } from './zero-drop-load.ts'
 
 export interface ZeroDropOptions {
   /** At least so many, over all variants. */
@@ -23,13 +23,13 @@ export interface ZeroDropOptions {
   /** Plain reloads of the control, in each variant. */
   readonly reloads: number
   readonly workers: number
+  /** `reload.drainMs` of the zone; undefined: what the product does by itself. */
+  readonly drainMs: number | undefined
   /** Between two applies, and between two reloads. */
   readonly pauseMs: number
   readonly protocols: readonly LoadPlan['protocol'][]
   readonly lua: readonly boolean[]
-  /** Clients of each group; 0 leaves one out. */
-  readonly busy: number
-  readonly paused: number
+  readonly groups: readonly Group[]
   readonly websockets: number
 }
 
@@ -69,12 +69,24 @@ export async function zeroDrop(options: ZeroDropOptions): Promise<BenchResult> {
   }
 }
 
+/** `16x0,64x20`: 16 clients without pauses, 64 with pauses of 20 ms. Undefined when it is not that. */
+export function parseGroups(text: string): readonly Group[] | undefined {
+  const groups = text.split(',').map((part) => /^([1-9]\d*)x(\d+)$/.exec(part))
+  if (!groups.every((group) => group !== null)) return undefined
+  return groups.map(([, count, pauseMs]) => ({
+    name: pauseMs === '0' ? 'busy' : `paused_${pauseMs}_ms`,
+    count: Number(count),
+    pauseMs: Number(pauseMs),
+  }))
+}
+
 async function measure({ protocol, lua }: Variant, options: ZeroDropOptions, wanted: number) {
   const variant = `${protocol}${lua ? '_lua' : ''}`
   const [port, http2Port] = (await freePorts(2)) as [number, number]
   const backend = await Backend.start()
   const site = (generation: number): string => siteYaml({ generation, port, http2Port })
-  const resources = `${upstreamYaml(backend.port)}---\n${site(0)}`
+  const settings = options.drainMs === undefined ? '' : `---\n${settingsYaml(options.drainMs)}`
+  const resources = `${upstreamYaml(backend.port)}---\n${site(0)}${settings}`
   const flags = {
     'nginx.worker_processes': String(options.workers),
     ...(lua ? { 'nginx.modules': JSON.stringify(await luaModules()) } : {}),
@@ -83,11 +95,7 @@ async function measure({ protocol, lua }: Variant, options: ZeroDropOptions, wan
   const load = new Load({
     protocol,
     port: protocol === 'http2' ? http2Port : port,
-    groups: [
-      { name: 'busy', count: options.busy, pauseMs: 0 },
-      { name: 'paused_20_ms', count: options.paused, pauseMs: 20 },
-      { name: 'paused_200_ms', count: options.paused, pauseMs: 200 },
-    ],
+    groups: options.groups,
     websockets: { count: options.websockets, port, pauseMs: SOCKET_PAUSE_MS, lifeMs: SOCKET_LIFE_MS },
   })
   try {
@@ -158,6 +166,15 @@ apiVersion: nxmesh/v1
 kind: Upstream
 metadata: { name: echo }
 spec: { endpoints: { "127.0.0.1:${port}": {} }, keepalive: { connections: 32 } }
+`
+}
+
+function settingsYaml(drainMs: number): string {
+  return `
+apiVersion: nxmesh/v1
+kind: ZoneSettings
+metadata: { name: settings }
+spec: { reload: { drainMs: ${drainMs} } }
 `
 }
 

@@ -111,7 +111,7 @@ test('trust says what admission, a revocation and grants cost', async () => {
 })
 
 test('zero-drop loses nothing through applies, and sees what plain reloads lose', async () => {
-  const args = ['--requests', '2000', '--applies', '5', '--reloads', '5', '--busy', '8', '--paused', '16']
+  const args = ['--requests', '2000', '--applies', '5', '--reloads', '5', '--groups', '8x0,16x20,16x200']
   const { rows, aims } = await result('zero-drop', ...args, '--websockets', '2', '--lua', 'off')
   expect(rows.map(({ variant }) => variant)).toEqual(['http1', 'http2'])
   for (const row of rows) {

@@ -29,7 +29,7 @@ export class FakeNginx implements NginxProcess {
   /** Old workers stay, draining, after a reload. */
   keepsOldWorkers = false
   /** Client connections that the status page shows. */
-  clients = 0
+  clients = { open: 0, idle: 0 }
   /** The master's words when it refuses a configuration that passes the test. */
   reloadFault: (configPath: string) => Promise<string | undefined> = () => Promise.resolve(undefined)
 

@@ -14,6 +14,7 @@ import { GenerationStore } from '../../src/nginx/applying/generation.ts'
 import type { ApplierOptions, ApplySettings } from '../../src/nginx/applying/settings.ts'
 import { FakeNginx } from '../support/fake-nginx.ts'
 import { NginxHost } from '../support/nginx-host.ts'
+import { waitFor } from '../support/wait.ts'
 
 /** A host whose nginx is the fake one, and whose clock hardly waits. */
 async function fakeHost() {
@@ -172,9 +173,22 @@ test('connections are drained only when there are any', async () => {
     return phases.drain
   }
   expect(await drained(0)).toBeUndefined()
-  nginx.clients = 3
+  nginx.clients = { open: 3, idle: 1 }
   expect(await drained(1)).toBeGreaterThanOrEqual(29)
   expect(await readdir(host.layout.directory)).not.toContain('draining')
+})
+
+test('a drain ends when no connection is idle any more, long before its limit', async () => {
+  await using fake = await fakeHost()
+  const { host, nginx } = fake
+  const applier = await host.booted(fake.options())
+  nginx.clients = { open: 3, idle: 3 }
+  const applying = applier.apply(host.request([host.site('a', { port: 81 })], { drainMs: 60_000 }))
+  const isDraining = async () => (await readdir(host.layout.directory)).includes('draining')
+  await waitFor(isDraining, { what: 'the drain' })
+  nginx.clients = { open: 3, idle: 0 }
+  expect(await applying).toMatchObject({ outcome: 'applied' })
+  expect(await isDraining()).toBe(false)
 })
 
 test('an abort before the swap changes nothing', async () => {
@@ -182,7 +196,7 @@ test('an abort before the swap changes nothing', async () => {
   const { host, nginx } = fake
   const applier = await host.booted(fake.options())
   const first = await applier.apply(host.request([host.site('a', { port: 81 })]))
-  nginx.clients = 1
+  nginx.clients = { open: 1, idle: 1 }
   const stopping = new AbortController()
   const applying = applier.apply(host.request([host.site('b', { port: 81 })], { drainMs: 60_000 }), stopping.signal)
   stopping.abort(new Error('stopping'))

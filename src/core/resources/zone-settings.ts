@@ -18,7 +18,7 @@ const schema = z.strictObject({
       maxWaitMs: integer(0, 600_000).optional(),
       /** How long a new generation is watched before it counts as good. */
       bakeSeconds: integer(0, 300).optional(),
-      /** How long connections are drained before a reload. */
+      /** How long connections are drained before a reload, at most: it ends when none is idle. */
       drainMs: integer(0, 60_000).optional(),
       /** Allows one drop of over half of the sites: the key of what remains, as the held node's receipt names it. */
       confirmShrink: text(matching(/^[0-9a-f]{16}$/, 'must be the 16 hex digits that the receipt names')).optional(),
@@ -52,7 +52,7 @@ export const SETTINGS_DEFAULTS: NodeSettings = {
   quietMs: 300,
   maxWaitMs: 5000,
   bakeSeconds: 0,
-  drainMs: 200,
+  drainMs: 500,
   confirmShrink: undefined,
   workerShutdownTimeout: undefined,
   maxBodySize: undefined,

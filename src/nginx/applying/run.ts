@@ -29,7 +29,7 @@ export interface ApplyRequest {
   /** Resources that could not be rendered; they keep their last good text. */
   readonly problems: readonly Problem[]
   assemble(units: readonly Unit[]): Assembled
-  /** How long connections are drained before a reload; 0 does not. */
+  /** How long connections are drained before a reload at most; 0 does not. */
   readonly drainMs: number
   /** How long the share of 5xx is watched after it; 0 does not. */
   readonly bakeMs: number

@@ -38,6 +38,9 @@ export interface SwapOrder {
 }
 
 const GATE_POLL_MS = 100
+/** Requests that began before it may still be told to keep their connections, which are idle when they are answered. */
+const DRAIN_LEAST_MS = 100
+const DRAIN_POLL_MS = 10
 const BAKE_POLL_MS = 250
 /** A probe that fails is repeated, since an old worker may still have accepted it. */
 const PROBE_ATTEMPTS = 3
@@ -68,7 +71,8 @@ export class Swap {
       // Counted before the probes, which would count as clients.
       const clients = await endpoint.connections()
       before = await run.phase('probe', () => this.#probeBefore(sites, previous))
-      if (clients !== undefined && clients > 0) await run.phase('drain', () => this.#drain(request.drainMs, signal))
+      if (clients !== undefined && clients.open > 0)
+        await run.phase('drain', () => this.#drain(request.drainMs, signal))
     }
     return (
       (await this.#load(order)) ??
@@ -119,10 +123,13 @@ export class Swap {
     }
   }
 
-  /** Has nginx close kept-alive connections after their next answer: a reload would break them. */
-  async #drain(drainMs: number, signal: AbortSignal | undefined): Promise<void> {
-    const { layout, clock } = this.#parts
-    if (drainMs === 0) return
+  /**
+   * Has nginx close kept-alive connections after their next answer, until none is idle: a reload would break those. The
+   * drain file stays until endDrain(), since the old workers go on for a while.
+   */
+  async #drain(limitMs: number, signal: AbortSignal | undefined): Promise<void> {
+    const { layout, clock, endpoint } = this.#parts
+    if (limitMs === 0) return
     try {
       await writeFile(layout.drainFile, '')
     } catch (error) {
@@ -133,7 +140,13 @@ export class Swap {
         error,
       )
     }
-    await clock.sleep(drainMs, signal)
+    const began = clock.monotonic()
+    // Who asks no more for a while, or speaks HTTP/2, stays idle: then the limit ends it.
+    for (let passed = 0; passed < limitMs; passed = clock.monotonic() - began) {
+      if (passed >= DRAIN_LEAST_MS && (await endpoint.connections())?.idle === 0) return
+      const pauseMs = passed < DRAIN_LEAST_MS ? DRAIN_LEAST_MS - passed : DRAIN_POLL_MS
+      await clock.sleep(Math.min(pauseMs, limitMs - passed), signal)
+    }
   }
 
   /** Links the generation, makes nginx load it and waits for the proof. An abort counts until then. */

@@ -17,8 +17,15 @@ export interface WorkerAnswer {
 export interface VerifyEndpoint {
   /** What one worker answers; undefined when none does. */
   ask(): Promise<WorkerAnswer | undefined>
-  /** Client connections open now, without the one that asks; undefined when no worker answers. */
-  connections(): Promise<number | undefined>
+  /** Those of all workers, without the one that asks; undefined when no worker answers, or none can. */
+  connections(): Promise<Connections | undefined>
+}
+
+/** Client connections. */
+export interface Connections {
+  readonly open: number
+  /** Of which these wait for a request. */
+  readonly idle: number
 }
 
 /** Longer than a busy worker takes to get to a request, shorter than any limit of a verification. */
@@ -34,8 +41,8 @@ export function verifyEndpoint(socketPath: string): VerifyEndpoint {
       return match === null ? undefined : { generation: match[1] as string, pid: Number(match[2]) }
     },
     async connections() {
-      const match = /^Active connections: (\d+)/.exec((await ask('/status'))?.body ?? '')
-      return match === null ? undefined : Number(match[1]) - 1
+      const match = /^Active connections: (\d+).*Waiting: (\d+)/s.exec((await ask('/status'))?.body ?? '')
+      return match === null ? undefined : { open: Number(match[1]) - 1, idle: Number(match[2]) }
     },
   }
 }
