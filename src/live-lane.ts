@@ -1,6 +1,6 @@
 /**
- * When endpoints go to nginx without a reload: 10 ms after whatever may have changed them, again when that failed, and
- * every now and then to see that they are still there. A loop of its own, so that no reload, drain or bake delays it.
+ * When endpoints go to nginx without a reload: as soon as something may have changed them, what follows within 10 ms
+ * together, again when that failed, and every now and then to see that they are still there. A loop of its own, so that no reload, drain or bake delays it.
  * Started by reconciler.ts, which says what is desired and tells in receipts how it stands.
  */
 
@@ -49,7 +49,8 @@ export class LiveLane implements Startable {
   readonly #options: LiveLaneOptions
   readonly #stopping = new AbortController()
   #loop: Promise<void> | undefined
-  #wokenAt: number | undefined
+  #isWoken = false
+  #busyUntil = Number.NEGATIVE_INFINITY
   #interrupt: () => void = () => undefined
   #nextAt = 0
   #failures = 0
@@ -77,7 +78,7 @@ export class LiveLane implements Startable {
 
   /** What is desired may have changed, or nginx may have started anew. */
   wake(): void {
-    this.#wokenAt ??= this.#options.clock.monotonic()
+    this.#isWoken = true
     this.#interrupt()
   }
 
@@ -96,7 +97,7 @@ export class LiveLane implements Startable {
     while (!this.#stopping.signal.aborted) {
       await this.#pause()
       if (this.#stopping.signal.aborted) return
-      this.#wokenAt = undefined
+      this.#isWoken = false
       try {
         await this.#turn()
         this.#failures = 0
@@ -104,6 +105,7 @@ export class LiveLane implements Startable {
       } catch (error) {
         this.#failed(error)
       }
+      this.#busyUntil = this.#options.clock.monotonic()
       this.#options.onChange()
     }
   }
@@ -119,9 +121,15 @@ export class LiveLane implements Startable {
     push.want(this.#withServed(wish.state))
     const desired = push.wanted.stamp
     this.#receipt = { ...this.#receipt, lane: 'live', reason: null, target: wish.target, desired }
+    // Meanwhile, as workers need no file; it must not be unhandled when the push fails first.
+    const saving = push.save()
+    saving.catch(() => undefined)
     const { stamp, proven, drifted }: Brought = await push.bring()
     if (drifted) log.warn('nginx had lost its live state; it has it again', { stamp })
     this.#receipt = { ...this.#receipt, desired: stamp, applied: proven ? stamp : null, error: null }
+    this.#options.onChange()
+    await saving
+    await push.save()
   }
 
   #failed(error: unknown): void {
@@ -144,7 +152,7 @@ export class LiveLane implements Startable {
     const { clock } = this.#options
     for (;;) {
       const now = clock.monotonic()
-      const at = this.#wokenAt === undefined ? this.#nextAt : Math.min(this.#nextAt, this.#wokenAt + COALESCE_MS)
+      const at = this.#isWoken ? Math.min(this.#nextAt, this.#busyUntil + COALESCE_MS) : this.#nextAt
       if (at <= now || this.#stopping.signal.aborted) return
       await new Promise<void>((resolve) => {
         const cancel = clock.after(at - now, resolve)

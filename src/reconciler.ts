@@ -171,6 +171,8 @@ export class Reconciler implements Startable {
   #durations: Readonly<Record<string, number>> = {}
   #drift = 0
   #published = ''
+  /** As it was at the end of the last turn: what is half done is not told. */
+  #settled: Omit<Receipt, 'at' | 'live'> | undefined
   readonly #lane: LiveLane | undefined
   /** Upstreams of the generation that is being applied, by path. */
   #applying: readonly Unit[] = []
@@ -385,7 +387,7 @@ export class Reconciler implements Startable {
       clock,
       random,
       log,
-      onChange: () => void this.#attempt('a receipt could not be made', () => this.#publish()),
+      onChange: () => this.#tell(),
       checkIntervalMs: this.#settings.driftIntervalMs,
     })
   }
@@ -481,12 +483,12 @@ export class Reconciler implements Startable {
   }
 
   async #publish(): Promise<void> {
-    const { applier, nginx, clock, onReceipt } = this.#options
+    const { applier, nginx } = this.#options
     const master = await nginx.master()
     const workers = master === undefined ? [] : await nginx.workers(master)
     const draining = workers.filter((worker) => worker.draining).length
     const error = this.#servingError ?? this.#turnError ?? this.#applyError
-    const state: Omit<Receipt, 'at'> = {
+    this.#settled = {
       target: this.#target,
       desired: this.#desired,
       validated: applier.validated ?? null,
@@ -499,7 +501,6 @@ export class Reconciler implements Startable {
       problemCount: this.#problems.length + this.#isolated.length,
       isolated: this.#isolated.slice(0, RECEIPT_LIMITS.isolated).map(cutTexts),
       durations: this.#durations,
-      live: this.#liveReceipt(),
       drift: this.#drift,
       nginx: {
         running: master !== undefined,
@@ -509,6 +510,13 @@ export class Reconciler implements Startable {
         draining,
       },
     }
+    this.#tell()
+  }
+
+  #tell(): void {
+    if (this.#settled === undefined) return
+    const { clock, onReceipt } = this.#options
+    const state = { ...this.#settled, live: this.#liveReceipt() }
     const text = JSON.stringify(state)
     if (text === this.#published) return
     this.#published = text

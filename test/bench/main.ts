@@ -6,6 +6,7 @@
 
 import { parseArgs } from 'node:util'
 import { apply } from './apply.ts'
+import { endpoints } from './endpoints.ts'
 import { join } from './join.ts'
 import { machine, type BenchResult } from './measure.ts'
 import { memory } from './memory.ts'
@@ -19,12 +20,13 @@ const USAGE = `Benchmarks of NxMesh
   npm run -s bench -- join        [--edits 10000] [--resources 1000] [--authors 3] [--missing 100] [--rounds 3]
   npm run -s bench -- memory      [--resources 10000] [--settle-ms 10000]
   npm run -s bench -- apply       [--sites 100,1000] [--rounds 15] [--workers 2]
+  npm run -s bench -- endpoints   [--upstreams 1,1000] [--rounds 200] [--workers 2] [--load-seconds 5] [--connections 64]
   npm run -s bench -- trust       [--edits 10000] [--resources 1000] [--authors 3] [--voided 250] [--grants 1000]
   npm run -s bench -- zero-drop   [--requests 1000000] [--applies 100] [--reloads 20] [--workers 2] [--groups 16x0,64x20,64x200]
                                   [--websockets 8] [--protocols http1,http2] [--lua off,on] [--drain-ms 500]
 
   --json       one JSON object on stdout, nothing else
-  --pause-ms   rest between edits: propagation 50, apply 700, zero-drop 100
+  --pause-ms   rest between edits: propagation and endpoints 50, apply 700, zero-drop 100
   --settle-ms  rest before measuring: propagation 5000, memory 10000
   --peers      connections that a node of propagation keeps up; default 6
   -h, --help   this
@@ -66,6 +68,15 @@ const BENCHES: Readonly<Record<string, (options: Options) => Promise<BenchResult
       rounds: integer(options, 'rounds', 15),
       workers: integer(options, 'workers', 2),
       pauseMs: integer(options, 'pause-ms', 700),
+    }),
+  endpoints: (options) =>
+    endpoints({
+      upstreams: integers(options, 'upstreams', [1, 1000]),
+      rounds: integer(options, 'rounds', 200),
+      workers: integer(options, 'workers', 2),
+      pauseMs: integer(options, 'pause-ms', 50),
+      loadSeconds: integer(options, 'load-seconds', 5),
+      connections: integer(options, 'connections', 64),
     }),
   trust: (options) =>
     trust({
@@ -154,6 +165,9 @@ async function main(): Promise<void> {
       missing: text,
       rounds: text,
       sites: text,
+      upstreams: text,
+      'load-seconds': text,
+      connections: text,
       voided: text,
       grants: text,
       workers: text,

@@ -94,13 +94,7 @@ export class ServedNode {
 
   /** Has the node take an edit that makes the resources so, and waits until every worker is proven to serve it. */
   async apply(resources: string): Promise<Applied> {
-    const outcomes = await this.node.replica.submit(
-      this.#edits(resources).map((edit) => toWire(edit)),
-      'api',
-    )
-    const acceptedAt = performance.now()
-    const refused = outcomes.find(({ outcome }) => outcome !== 'stored')
-    if (refused !== undefined) throw new Error(`the edit was not taken: ${JSON.stringify(refused)}`)
+    const acceptedAt = await this.submit(resources)
     const before = this.node.receipt
     for (;;) {
       const { receipt } = this.node
@@ -112,6 +106,18 @@ export class ServedNode {
     if (outcome !== 'applied' || problemCount > 0)
       throw new Error(`the edit ended as ${outcome}: ${JSON.stringify(this.node.receipt)}`)
     return { totalMs: rounded(performance.now() - acceptedAt), phases: durations }
+  }
+
+  /** Has the node take an edit that makes the resources so; resolves with the moment of acceptance, in performance.now(). */
+  async submit(resources: string): Promise<number> {
+    const outcomes = await this.node.replica.submit(
+      this.#edits(resources).map((edit) => toWire(edit)),
+      'api',
+    )
+    const acceptedAt = performance.now()
+    const refused = outcomes.find(({ outcome }) => outcome !== 'stored')
+    if (refused !== undefined) throw new Error(`the edit was not taken: ${JSON.stringify(refused)}`)
+    return acceptedAt
   }
 
   /** `nginx -s reload`, as anybody would, on what is applied already; resolves when all old workers have stopped serving. */

@@ -240,14 +240,16 @@ describe('with the Lua module', () => {
     slice = sliceFor(port, to('a'), 'watched', 60)
     node.reconciler.wake()
     await waitFor(async () => (await get('/body')) === 'watched', { timeoutMs: 15_000, what: 'the new generation' })
+    const watched = slice.target
     slice = sliceFor(port, to('b'), 'watched', 60)
     node.reconciler.wake()
     await waitFor(() => node.last()?.live?.target === slice.target && node.last()?.live?.error === null, {
       what: 'the endpoints to be proven',
     })
     expect(await answers()).toEqual(new Set(['b']))
-    // Nothing is proven of the generation yet.
-    expect(node.last()?.applied).toBeNull()
+    // Nothing is said of the generation yet.
+    expect(node.last()?.target).not.toBe(slice.target)
+    expect(node.last()?.target).not.toBe(watched)
   })
 })
 

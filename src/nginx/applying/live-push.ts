@@ -86,22 +86,17 @@ export class LivePush {
   }
 
   /**
-   * Pushes what is wanted, and waits until every worker goes by it.
+   * Pushes what is wanted, and waits until every worker goes by it. What is in the file, save() sees to.
    * @throws MeshError `unavailable`, `too_large` or `nginx_refused` when it could not be pushed, `nginx_failed` when not
-   * every worker took it up in time, `store_unwritable` when it could not be stored; all of them may be tried again
+   * every worker took it up in time; all of them may be tried again
    */
   async bring(): Promise<Brought> {
     if (this.#pushed === this.#wanted) await this.#checkFile()
-    const saving = this.save()
-    // Looked at below; it must not be unhandled when the push fails first.
-    saving.catch(() => undefined)
     const had = this.#pushed
     const drifted = await this.#push()
     const proven = drifted !== undefined
     const { stamp } = this.#wanted
     if (proven) await this.#verify(stamp)
-    await saving
-    await this.save()
     return { stamp, proven, drifted: drifted === true && had !== undefined }
   }
 
