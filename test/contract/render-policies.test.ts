@@ -1,84 +1,33 @@
-import { once } from 'node:events'
-import { mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
-import { createServer, type Server } from 'node:http'
-import type { AddressInfo } from 'node:net'
-import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import type { HostLayout } from '../../src/nginx/rendering/host-layout.ts'
-import { ask, freePort, nginxDirectory, serve, testGeneration } from '../support/real-nginx.ts'
-import { renderYaml } from '../support/resources.ts'
-import { waitFor } from '../support/wait.ts'
+import { GuardedHost, type Ground } from '../support/guarded-host.ts'
 
 describe('policies, on real nginx', () => {
-  let host: HostLayout
-  let port: number
-  let backend: Server
-  let asked = 0
-  let nginx: Awaited<ReturnType<typeof serve>>
-  let remove: () => void
+  let host: GuardedHost
 
   beforeAll(async () => {
-    backend = createServer((_, response) => {
-      asked += 1
-      response.end('from the backend')
-    }).listen(0, '127.0.0.1')
-    await once(backend, 'listening')
-    port = await freePort()
-    ;({ host, remove } = nginxDirectory(port))
-    mkdirSync(join(host.directory, 'www', 'files', 'sub'), { recursive: true })
-    for (const name of ['index.html', 'sub/index.html'])
-      writeFileSync(join(host.directory, 'www', 'files', name), 'a file')
-    const { generation, problems } = renderYaml(
-      policiesYaml((backend.address() as AddressInfo).port, join(host.directory, 'www')),
-      { host },
-    )
-    const { words } = await testGeneration(host, generation)
-    if (problems.length > 0 || words !== '') throw new Error(problems[0]?.message ?? words)
-    nginx = await serve(host, generation)
+    host = await GuardedHost.start(policiesYaml)
   })
-  afterAll(async () => {
-    await nginx?.stop()
-    backend.close()
-    backend.closeAllConnections()
-    remove?.()
-  })
-
-  const get = (site: string, path: string, headers: Record<string, string> = {}, localAddress = '127.0.0.1') =>
-    ask({ port, path, localAddress, headers: { host: `${site}.example`, connection: 'keep-alive', ...headers } })
-
-  /** The last line of the access log about this path, once it is there. */
-  const logged = (uri: string) =>
-    waitFor(
-      () =>
-        readFileSync(join(host.directory, 'logs', 'access.log'), 'utf8')
-          .trimEnd()
-          .split('\n')
-          .map((line) => JSON.parse(line) as Record<string, string>)
-          .findLast((line) => line['uri'] === uri),
-      { what: `a line about ${uri} in the access log` },
-    )
+  afterAll(() => host?.stop())
 
   test.each(EVERYTHING)('a denied client gets nothing of %s, drained or not', async (_, path, headers, status) => {
-    const { status: allowed } = await get('office', path, headers)
+    const { status: allowed } = await host.get('office', path, { headers })
     expect(allowed).toBe(status)
-    const before = asked
-    const denied = () => get('office', path, headers, '127.0.0.2')
-    expect(await denied()).toMatchObject({ status: 403 })
-    writeFileSync(host.drainFile, '')
-    const drained = await denied()
-    rmSync(host.drainFile)
+    const before = host.asked
+    const asked = { headers, client: '127.0.0.2' }
+    expect(await host.get('office', path, asked)).toMatchObject({ status: 403 })
+    const drained = await host.drained('office', path, asked)
     expect(drained).toMatchObject({ status: 403, headers: { connection: 'close' } })
     expect(drained.body).not.toContain('a file')
-    expect(asked).toBe(before)
+    expect(host.asked).toBe(before)
   })
 
   test('a site in maintenance refuses those whom its policy refuses', async () => {
-    expect(await get('down', '/')).toMatchObject({ status: 503 })
-    expect(await get('down', '/', {}, '127.0.0.2')).toMatchObject({ status: 403 })
+    expect(await host.get('down', '/')).toMatchObject({ status: 503 })
+    expect(await host.get('down', '/', { client: '127.0.0.2' })).toMatchObject({ status: 403 })
   })
 
   test('the longest network decides, and deny where one is in both lists', async () => {
-    const from = async (address: string) => (await get('nets', '/', {}, address)).status
+    const from = async (address: string) => (await host.get('nets', '/', { client: address })).status
     expect(await from('127.0.0.1')).toBe(200)
     expect(await from('127.0.1.1')).toBe(403)
     expect(await from('127.0.1.7')).toBe(200)
@@ -88,17 +37,17 @@ describe('policies, on real nginx', () => {
 
   test('the policy of a route takes the place of that of its site, and a route can go without', async () => {
     for (const path of ['/own', '/without']) {
-      expect(await get('office', path, {}, '127.0.0.2')).toMatchObject({ status: 200 })
+      expect(await host.get('office', path, { client: '127.0.0.2' })).toMatchObject({ status: 200 })
     }
-    expect(await get('office', '/own', {}, '127.0.0.3')).toMatchObject({ status: 403 })
-    expect(await get('office', '/without', {}, '127.0.0.3')).toMatchObject({ status: 200 })
+    expect(await host.get('office', '/own', { client: '127.0.0.3' })).toMatchObject({ status: 403 })
+    expect(await host.get('office', '/without', { client: '127.0.0.3' })).toMatchObject({ status: 200 })
   })
 
   test('the access log says which policy refused, and nothing where none did', async () => {
-    await get('office', '/fixed?refused', {}, '127.0.0.2')
-    expect(await logged('/fixed?refused')).toMatchObject({ status: '403', refused_by: 'default/*/policy/office' })
-    await get('office', '/fixed?served')
-    expect(await logged('/fixed?served')).toMatchObject({ status: '200', refused_by: '', would_refuse: '' })
+    await host.get('office', '/fixed?refused', { client: '127.0.0.2' })
+    expect(await host.logged('/fixed?refused')).toMatchObject({ status: '403', refused_by: 'default/*/policy/office' })
+    await host.get('office', '/fixed?served')
+    expect(await host.logged('/fixed?served')).toMatchObject({ status: '200', refused_by: '', would_refuse: '' })
   })
 })
 
@@ -118,7 +67,7 @@ const EVERYTHING: [what: string, path: string, headers: Record<string, string>, 
   ['a path without a route', '/nothing', {}, 404],
 ]
 
-const policiesYaml = (backend: number, root: string) => `
+const policiesYaml = ({ backend, root }: Ground) => `
 apiVersion: nxmesh/v1
 kind: Upstream
 metadata: { name: app }

@@ -7,9 +7,12 @@ import { z } from 'zod'
 import { labels, reference } from './fields.ts'
 import { isTree, type Kind, type Tree, type TreePath } from './kind.ts'
 import { access } from './policies/access.ts'
+import { basicAuth } from './policies/basic-auth.ts'
+import { cors } from './policies/cors.ts'
+import { connectionLimit, rateLimit } from './policies/limits.ts'
 import type { PolicyType } from './policies/policy-type.ts'
 
-const TYPES = { access } as const
+const TYPES = { access, rateLimit, connectionLimit, cors, basicAuth } as const
 export type PolicyTypeName = keyof typeof TYPES
 const TYPE_NAMES = Object.keys(TYPES) as readonly PolicyTypeName[]
 
@@ -17,10 +20,18 @@ const ignored = z.looseObject({}).optional()
 const anyType = {
   nodeSelector: labels.optional(),
   access: ignored,
+  rateLimit: ignored,
+  connectionLimit: ignored,
+  cors: ignored,
+  basicAuth: ignored,
 }
 
 const schema = z.discriminatedUnion('type', [
   z.strictObject({ ...anyType, type: z.literal('access'), access: access.schema }),
+  z.strictObject({ ...anyType, type: z.literal('rateLimit'), rateLimit: rateLimit.schema }),
+  z.strictObject({ ...anyType, type: z.literal('connectionLimit'), connectionLimit: connectionLimit.schema }),
+  z.strictObject({ ...anyType, type: z.literal('cors'), cors: cors.schema }),
+  z.strictObject({ ...anyType, type: z.literal('basicAuth'), basicAuth: basicAuth.schema }),
 ])
 
 export type PolicySpec = z.output<typeof schema>

@@ -80,9 +80,9 @@ function choiceLines({ match, variable, bodies, limits }: Location & Choice, num
   ]
 }
 
-/** Whether a `return` would come before a guard, so that it has to stand in a location behind it. */
+/** Whether a `return` would come before a guard, so that it has to stand in a location behind it; nginx obeys `if` in its place. */
 function answersBehind({ guards, isFixed }: Body): boolean {
-  return isFixed && guards.some((line) => !line.startsWith('if '))
+  return isFixed && guards.some((line) => !/^(?:if|set) /.test(line))
 }
 
 function guardedLines(body: Body, answer: string): readonly string[] {
@@ -94,5 +94,7 @@ function guardedLines(body: Body, answer: string): readonly string[] {
 
 /** What closes a connection closes it behind the guards too, so that the twin has no answer of its own. */
 function answerLines(body: Body, answer: string): readonly string[] {
-  return answersBehind(body) ? block(`location ${answer}`, [...body.lines, ...body.content]) : []
+  if (!answersBehind(body)) return []
+  // Who got here was let in: a 401 that is answered now is nobody's refusal.
+  return block(`location ${answer}`, ['set $nxmesh_credentials "";', ...body.lines, ...body.content])
 }

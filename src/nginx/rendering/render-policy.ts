@@ -14,6 +14,9 @@ import type { HostLayout } from './host-layout.ts'
 import { toText } from './lines.ts'
 import { quotable } from './outcome.ts'
 import { renderAccess } from './policies/access.ts'
+import { renderBasicAuth } from './policies/basic-auth.ts'
+import { renderCors } from './policies/cors.ts'
+import { renderConnectionLimit, renderRateLimit } from './policies/limits.ts'
 import type { PolicyContext, PolicyFault, PolicyText } from './policies/policy-text.ts'
 import { missing, nearest, secretText } from './references.ts'
 import { upstreamBlockName } from './render-upstream.ts'
@@ -27,12 +30,20 @@ const NODE_SHARED_BYTES_MAX = 1024 * 1024 * 1024
 const NODE_POLICY_VARIABLES_MAX = 1024
 
 /** In the order in which they are asked where nginx does not give another. */
-const ORDER: readonly PolicyTypeName[] = ['access']
+const ORDER: readonly PolicyTypeName[] = ['access', 'cors', 'rateLimit', 'connectionLimit', 'basicAuth']
 
 function renderType(spec: PolicySpec, context: PolicyContext): PolicyText | PolicyFault {
   switch (spec.type) {
     case 'access':
       return renderAccess(spec.access, context)
+    case 'rateLimit':
+      return renderRateLimit(spec.rateLimit, context)
+    case 'connectionLimit':
+      return renderConnectionLimit(spec.connectionLimit, context)
+    case 'cors':
+      return renderCors(spec.cors, context)
+    case 'basicAuth':
+      return renderBasicAuth(spec.basicAuth, context)
   }
 }
 
