@@ -221,7 +221,70 @@ const settingsSpec = optional({
   }),
 })
 
+const counted = {
+  by: fc.constantFrom('client', 'site', 'header', 'cookie'),
+  zoneSize: fc.constantFrom('32k', '1m'),
+  header: fc.constant('X-Own'),
+  cookie: fc.constant('own'),
+}
+const anyLimit = { status: fc.constantFrom(429, 503), dryRun: fc.boolean() }
+const limits = <T>(limit: fc.Arbitrary<T>) => fc.dictionary(key, limit, { minKeys: 1, maxKeys: 2 })
+const single = (...texts: string[]) => fc.subarray(texts, { minLength: 1, maxLength: 1 })
 const policySpec = fc.oneof(
+  fc.record({
+    rateLimit: optional(
+      {
+        ...anyLimit,
+        limits: limits(
+          optional({ ...counted, rate: fc.constantFrom('9r/s', '30r/m'), burst: fc.nat(9), delayAfter: fc.nat(9) }, [
+            'rate',
+            'header',
+            'cookie',
+          ]),
+        ),
+      },
+      ['limits'],
+    ),
+  }),
+  fc.record({
+    connectionLimit: optional(
+      {
+        ...anyLimit,
+        limits: limits(optional({ ...counted, max: fc.integer({ min: 1, max: 9 }) }, ['max', 'header', 'cookie'])),
+      },
+      ['limits'],
+    ),
+  }),
+  fc.record({
+    cors: optional(
+      {
+        origins: fc.subarray(['https://a.example', 'http://*.b.example:81'], { minLength: 1 }),
+        methods: single('GET', 'PUT'),
+        headers: single('X-One', 'Authorization'),
+        exposedHeaders: single('X-Two'),
+        credentials: fc.boolean(),
+        maxAge: fc.nat(999),
+      },
+      ['origins'],
+    ),
+  }),
+  fc.record({
+    basicAuth: optional(
+      {
+        realm: word.filter((text) => text !== '' && text !== 'off'),
+        secret: name,
+        users: fc.dictionary(
+          fc.constantFrom('ada', 'grace h', 'é'),
+          fc.constant('$apr1$saltsalt$xxxxxxxxxxxxxxxxxxxxxx'),
+          {
+            maxKeys: 2,
+          },
+        ),
+      },
+      ['secret'],
+    ),
+  }),
+
   fc.record({
     access: optional(
       {

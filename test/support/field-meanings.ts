@@ -200,11 +200,35 @@ const secret: Record<string, Field> = {
   'spec.keys.*.{key}': nowhere,
   'spec.keys.*.*': nowhere,
 }
+function limitOf(directive: string): Record<string, Field> {
+  return {
+    '{key}': nowhere,
+    '*.by': nowhere,
+    '*.header': requestVariable('http_'),
+    '*.cookie': requestVariable('cookie_'),
+    '*.zoneSize': (text) => [{ directive, plain: `zone=nxmesh_condition:${text}` }],
+  }
+}
+
 const policy: Record<string, Field> = {
   'spec.type': nowhere,
   'spec.access.allow.[]': plain(MAP_ENTRY),
   'spec.access.deny.[]': plain(MAP_ENTRY),
   'spec.access.default': nowhere,
+  ...below('spec.rateLimit.limits.', limitOf('limit_req_zone')),
+  'spec.rateLimit.limits.*.rate': (text) => [{ directive: 'limit_req_zone', plain: `rate=${text}` }],
+  ...below('spec.connectionLimit.limits.', limitOf('limit_conn_zone')),
+  'spec.cors.origins.[]': (text) => [
+    { directive: MAP_ENTRY, plain: `~^${escapedRegex(text).replace('\\*\\.', '[a-z0-9.-]+\\.')}\\z` },
+  ],
+  'spec.cors.methods.[]': literal(MAP_ENTRY),
+  'spec.cors.headers.[]': literal(MAP_ENTRY),
+  'spec.cors.exposedHeaders.[]': literal(MAP_ENTRY),
+  'spec.basicAuth.realm': literal('auth_basic'),
+  // Users stand in a file of their own, whose name is a hash.
+  'spec.basicAuth.secret': nowhere,
+  'spec.basicAuth.users.{key}': nowhere,
+  'spec.basicAuth.users.*': nowhere,
 }
 const zoneSettings: Record<string, Field> = {
   'spec.reload.confirmShrink': nowhere,

@@ -102,6 +102,39 @@ spec:
   access: { allow: ['10.0.0.0/8'], deny: ['10.1.0.0/16'], default: deny }
 ---
 apiVersion: nxmesh/v1
+kind: Policy
+metadata: { name: rates, workspace: default, zone: '*', labels: { l: v } }
+spec:
+  type: rateLimit
+  rateLimit: { limits: { each: { by: header, header: X-Own, cookie: own, zoneSize: 64k, rate: 9r/m, burst: 9 } } }
+---
+apiVersion: nxmesh/v1
+kind: Policy
+metadata: { name: connections, workspace: default, zone: '*', labels: { l: v } }
+spec:
+  type: connectionLimit
+  connectionLimit: { limits: { each: { by: cookie, header: X-Own, cookie: own, zoneSize: 64k, max: 9 } } }
+---
+apiVersion: nxmesh/v1
+kind: Policy
+metadata: { name: pages, workspace: default, zone: '*', labels: { l: v } }
+spec:
+  type: cors
+  cors: { origins: ['https://*.pages.example:81'], methods: [PUT], headers: [X-Asked], exposedHeaders: [X-Told] }
+---
+apiVersion: nxmesh/v1
+kind: Secret
+metadata: { name: staff, workspace: default, zone: '*' }
+spec: { sealed: ['00000000000000000000000000000000', 'AA'] }
+---
+apiVersion: nxmesh/v1
+kind: Policy
+metadata: { name: passwords, workspace: default, zone: '*', labels: { l: v } }
+spec:
+  type: basicAuth
+  basicAuth: { realm: realm, secret: staff, users: { ada: '$apr1$saltsalt$xxxxxxxxxxxxxxxxxxxxxx' } }
+---
+apiVersion: nxmesh/v1
 kind: Site
 metadata: { name: all, workspace: default, zone: '*', labels: { l: v } }
 spec:
@@ -119,7 +152,7 @@ spec:
   timeouts: { connect: 8s, read: 8s, send: 8s }
   maxBodySize: 8m
   accessLog: false
-  policies: [office]
+  policies: [office, rates, connections, pages, passwords]
   compression: { types: [text/css], minLength: 9 }
   maintenance: { enabled: true, retryAfter: 9, body: down, contentType: text/plain, allow: ['10.0.0.0/8'] }
   privileged: { serverSnippet: 'allow all;', routeSnippets: { proxy: 'allow all;' } }
@@ -252,10 +285,13 @@ function stateOfDocument(document: unknown): ResourceState {
 }
 const FULL_STATES = FULL.map(stateOfDocument)
 
+/** What a Secret of a `basicAuth` holds. */
+export const USERS = 'grace:$apr1$saltsalt$xxxxxxxxxxxxxxxxxxxxxx\n'
+
 function renderAll(states: readonly ResourceState[], host: HostLayout = LAYOUT) {
   const node = { ...EVERYWHERE, labels: { disk: 'ssd' } }
   const addresses = new Map([['app.internal', ['10.0.0.9']]])
-  const secrets = secretsOf({ tls: FULL_PAIR })
+  const secrets = new Map([...secretsOf({ tls: FULL_PAIR }), ['default/*/secret/staff', USERS]])
   const { units, problems, generation } = renderStates(states, { node, addresses, host, secrets })
   return { problems, generation, text: [generation.main, ...units.map((unit) => unit.text)].join('\n') }
 }
@@ -308,6 +344,8 @@ function keyPlace(kind: string, path: Path): Place {
     text: key,
     put: (document, text) => {
       const parent = parentOf(document, path)
+      // Another entry is not to be lost.
+      if (Object.hasOwn(parent, text)) return
       parent[text] = parent[key]
       delete parent[key]
     },

@@ -15,7 +15,7 @@ import { hostNamesOf } from '../../src/nginx/rendering/render.ts'
 import { resourceArbitrary } from './arbitrary-resources.ts'
 import { makeCertificate } from './certificates.ts'
 import { addressOf, isMeant, MAP_ENTRY, meaningsOf } from './field-meanings.ts'
-import { FULL, HOSTILE, knownPatterns, placesIn, type Document, type Place } from './injection.ts'
+import { FULL, HOSTILE, knownPatterns, placesIn, USERS, type Document, type Place } from './injection.ts'
 import { readNginx, skeleton, type Directive } from './nginx-text.ts'
 import { LAYOUT, renderStates, sliceOf, stateOf } from './resources.ts'
 
@@ -128,7 +128,7 @@ function judge(
   const snippets = new Map<string, readonly Directive[]>()
   const harmless = hostile.reduce<Written[]>((settled, { place, text }, index) => {
     const name = `harmless_${index}`
-    if (isSnippet(place)) snippets.set(name, readNginx(text))
+    if (isSnippet(place)) snippets.set(name, withEntries(readNginx(text)))
     const texts = isSnippet(place) ? [`${name};`] : harmlessTexts(place, index)
     const found = texts.find((each) => parse(withTexts(base, [...settled, { place, text: each }])) !== undefined)
     return found === undefined ? settled : [...settled, { place, text: found }]
@@ -225,6 +225,8 @@ const ALLOWING = new Map<string, Value>([
   ['type', 'access'],
 ])
 
+const SEALED = new Map<string, Value>([['sealed', ['0'.repeat(32), 'AA']]])
+
 /** The resource's states: itself, the upstreams and policies that it names, and for a policy a site that names it. */
 export function statesFor(resource: Resource) {
   const { workspace, zone, name } = resource.metadata
@@ -233,6 +235,7 @@ export function statesFor(resource: Resource) {
   const places = placesIn({ ...resource })
   const upstreams = places.filter(({ path }) => path.at(-1) === 'upstream')
   const policies = places.filter(({ pattern }) => /[pP]olicies\.\[\]$/.test(pattern))
+  const secrets = places.filter(({ path }) => resource.kind === 'Policy' && path.at(-1) === 'secret')
   const certificates = places.filter(({ path }) => /^(?:certificate|ca|clientCertificate)$/.test(path.at(-1) ?? ''))
   const companions = [
     ...upstreams.map(({ text }) => stateFor('upstream', text)),
@@ -240,7 +243,7 @@ export function statesFor(resource: Resource) {
     ...policies.map(({ text }) => stateFor('policy', text, ALLOWING)),
     ...(resource.kind === 'Policy' ? [stateFor('site', GUARDED, guardedFields(name))] : []),
     ...certificates.map(({ text }) => stateFor('certificate', text, CERTIFIED)),
-    stateFor('secret', 'key', new Map<string, Value>([['sealed', ['0'.repeat(32), 'AA']]])),
+    ...['key', ...secrets.map(({ text }) => text)].map((secret) => stateFor('secret', secret, SEALED)),
   ]
   const states = [stateOf(pathOf(resource), fieldsOf(resource)), ...companions]
   return [...new Map(states.map((state) => [state.path, state])).values()]
@@ -272,7 +275,7 @@ export function renderSelected(
   const node = { places: [{ workspace: '*', zones: [zone === '*' ? 'eu' : zone] }], labels }
   const names = hostNamesOf(sliceOf(states, node))
   const addresses = new Map(names.map((name) => [name, [addressOf(name)]]))
-  const secrets = new Map(states.map(({ path }) => [path, PAIR.key]))
+  const secrets = new Map(states.map(({ path }) => [path, path.endsWith('/key') ? PAIR.key : USERS]))
   return renderStates(states, { node, host, addresses, secrets })
 }
 
@@ -282,11 +285,12 @@ function renderDocument(resource: Resource): { text: string; problems: number } 
   const { units, problems, generation } = renderSelected(statesFor(resource), { zone: resource.metadata.zone, labels })
   const shown = [pathOf(resource), ...(resource.kind === 'Policy' ? [guardedPath(resource)] : [])]
   const own = units.filter(({ path }) => shown.includes(resourceOf(path))).map(({ text }) => text)
-  const main = generation.main.replace(/[0-9a-f]{64}/g, 'digest').replace(/^ *include .*\n/gm, '')
+  const main = generation.main.replace(/^ *include .*\n/gm, '')
   // Which number a condition or a location has depends on what it says.
   const text = [main, ...own]
     .join('\n')
-    .replace(/\bnxmesh_[0-9a-f]{16}(?:_\d+\b)?/g, 'nxmesh_condition')
+    .replace(/[0-9a-f]{64}/g, 'digest')
+    .replace(/\bnxmesh_[0-9a-f]{16}(?:_\d+(?![a-z]))?/g, 'nxmesh_condition')
     .replace(/((?:location|=) @(?:drain|route))_\d+/g, '$1')
   return { text, problems: problems.length }
 }
