@@ -12,6 +12,7 @@ import type { Finding } from '../nginx/importing/findings.ts'
 import { adoptDrift } from '../nginx/importing/drift.ts'
 import { importConfig, type Import } from '../nginx/importing/import.ts'
 import { readTree, type ConfigFile } from '../nginx/importing/includes.ts'
+import type { Place } from '../nginx/importing/import-upstream.ts'
 import { parse, type Directive } from '../nginx/importing/parse.ts'
 import { INPUT_LIMITS } from './documents.ts'
 import { usage, type Args, type Cli, type Verb } from './cli.ts'
@@ -48,7 +49,7 @@ export const importVerb: Verb = {
     if (args.list('zone').length > 1) throw usage('import takes one --zone: give a resource to others in its file')
     const place = { workspace: cli.workspace ?? 'default', zone: cli.zone ?? '*' }
     const tree = readTree(mainFile(cli.path(given), given), lookup)
-    const imported = importConfig(tree, place)
+    const imported = importConfig(tree, place, readCertificate)
     if (imported.resources.length === 0) {
       throw new MeshError('input_invalid', `there is no server or upstream in ${given} that can be carried`, {
         field: 'DIR|FILE',
@@ -61,7 +62,7 @@ export const importVerb: Verb = {
       await write(cli, join(into, name), toYaml(resource))
     }
     const proof = args.flag('no-proof') ? 'it was not asked for' : await proveImport(tree, place)
-    const report = [...reportOf(imported), ...proofLines(proof), ''].join('\n')
+    const report = [...reportOf(imported, place), ...proofLines(proof), ''].join('\n')
     await write(cli, join(into, REPORT), report)
     cli.out(report)
     cli.note(`Written to ${into}. Nothing was applied.`)
@@ -132,16 +133,29 @@ function lookup(pattern: string): ConfigFile[] {
     .map(readConfig)
 }
 
+/** Never a private key: those are named in the report, for meshctl secret. */
+function readCertificate(path: string): string | undefined {
+  try {
+    return readConfig(path).text
+  } catch {
+    return undefined
+  }
+}
+
 function readConfig(path: string): ConfigFile {
   if (statSync(path).size > INPUT_LIMITS.fileBytes)
     throw new MeshError('too_large', `${path} is over ${INPUT_LIMITS.fileBytes} bytes`, { field: path })
   return { path, text: readFileSync(path, 'utf8') }
 }
 
-function reportOf({ resources, findings }: Import): string[] {
+function reportOf({ resources, findings, keys }: Import, place: Place): string[] {
   const count = (kind: string): number => resources.filter((resource: Resource) => resource.kind === kind).length
   return [
-    `Carried: ${count('Site')} sites, ${count('Upstream')} upstreams.`,
+    `Carried: ${count('Site')} sites, ${count('Upstream')} upstreams, ${count('Certificate')} certificates.`,
+    ...(keys.length === 0 ? [] : ['Keys to seal, before the sites are applied:']),
+    ...keys.map(
+      ({ secret, file }) => `  meshctl secret set ${secret} -w ${place.workspace} -z '${place.zone}' -f ${plain(file)}`,
+    ),
     ...section('Kept as nginx text', findings.kept),
     ...section('Not carried', findings.lost),
     'Other than before, wherever it is not set: requests to upstreams carry X-Real-IP and X-Forwarded-* headers, redirects of',

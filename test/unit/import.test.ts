@@ -5,6 +5,7 @@ import { parse as parseYaml } from 'yaml'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 import { importConfig } from '../../src/nginx/importing/import.ts'
 import { readTree } from '../../src/nginx/importing/includes.ts'
+import { makeCertificate } from '../support/certificates.ts'
 import { meshctl } from '../support/cli.ts'
 
 function imported(text: string) {
@@ -117,8 +118,9 @@ describe('servers', () => {
   test('one with TLS alone is not carried, and said to be so', () => {
     const { specs, lost } = imported('server { listen 443 ssl; server_name a.example; }')
     expect(specs).toEqual({})
-    expect(lost).toEqual([
-      expect.objectContaining({ why: 'it listens with TLS or on sockets alone, which no kind carries yet' }),
+    expect(lost.map(({ why }) => why)).toEqual([
+      'a listener with TLS needs a certificate',
+      'it listens on sockets alone, or with TLS and no certificate that is carried',
     ])
   })
 
@@ -244,11 +246,69 @@ describe('locations', () => {
 })
 
 test('files that are read again from elsewhere keep their place', () => {
-  const { spec } = site(server('auth_basic x; auth_basic_user_file users; ssl_certificate /a.pem;'))
+  const { spec, lost } = site(server('auth_basic x; auth_basic_user_file users; ssl_certificate a.pem;'))
   expect(spec).toMatchObject({
     privileged: {
-      serverSnippet: `${TYPE}auth_basic x;\nauth_basic_user_file /n/users;\nssl_certificate /a.pem;\n`,
+      serverSnippet: `${TYPE}auth_basic x;\nauth_basic_user_file /n/users;\n`,
     },
+  })
+  expect(lost.map(({ what }) => what)).toEqual(['ssl_certificate /n/a.pem'])
+})
+
+describe('certificates', () => {
+  const { certificate } = makeCertificate(['a.example'])
+  const carried = (text: string) => {
+    const tree = readTree({ path: '/n/nginx.conf', text }, () => [])
+    return importConfig(tree, { workspace: 'default', zone: 'eu' }, (path) => {
+      return path.startsWith('/tls/') ? certificate : undefined
+    })
+  }
+  const PAIR = 'ssl_certificate /tls/a.pem; ssl_certificate_key /tls/a.key;'
+
+  test('one for each file, its key named and not read', () => {
+    const { resources, keys, findings } = carried(
+      `${PAIR} server { listen 80; listen 443 ssl http2; server_name a.example; ssl_protocols TLSv1.3; ssl_ciphers x; return 204; }
+      server { listen 443 ssl; server_name b.example; return 204; }`,
+    )
+    expect(resources.map(({ kind, metadata }) => `${kind} ${metadata.name}`)).toEqual([
+      'Certificate a-example',
+      'Site a-example',
+      'Site b-example',
+    ])
+    expect(resources[0]?.spec).toMatchObject({ key: { secret: 'a-example-key' } })
+    expect(keys).toEqual([{ secret: 'a-example-key', file: '/tls/a.key' }])
+    expect(resources[1]?.spec['listeners']).toEqual({
+      'port-80': { port: 80 },
+      'port-443': { port: 443, tls: { certificate: 'a-example', minVersion: 'TLSv1.3' } },
+    })
+    expect(resources[2]?.spec['listeners']).toMatchObject({ 'port-443': { tls: { http2: false } } })
+    expect(findings.lost.map(({ what }) => what)).toContain('ssl_ciphers x')
+  })
+
+  test('of clients: their authorities, and never let in without being told', () => {
+    const tls = (directives: string) => {
+      const { resources, findings } = carried(`server { listen 443 ssl; ${PAIR} server_name a.example; ${directives} }`)
+      const site = resources.find(({ kind }) => kind === 'Site')?.spec['listeners'] as Record<string, { tls: object }>
+      return { tls: site['port-443']?.tls, lost: findings.lost.map(({ why }) => why).join() }
+    }
+    expect(
+      tls('ssl_client_certificate /tls/ca.pem; ssl_verify_client optional; ssl_verify_depth 2;').tls,
+    ).toMatchObject({
+      clientCertificate: { ca: 'clients', mode: 'optional', depth: 2 },
+    })
+    expect(tls('ssl_client_certificate /tls/ca.pem; ssl_verify_client on;').tls).toMatchObject({
+      clientCertificate: { ca: 'clients' },
+    })
+    const lost = tls('ssl_client_certificate /gone.pem; ssl_verify_client on;')
+    expect(lost.lost).toContain('WITHOUT IT EVERY CLIENT IS LET IN')
+  })
+
+  test('without the file the site keeps its other listeners', () => {
+    const { resources, findings } = carried(
+      'server { listen 80; listen 443 ssl; ssl_certificate /gone.pem; ssl_certificate_key /gone.key; server_name a.example; }',
+    )
+    expect(resources.map(({ spec }) => spec['listeners'])).toEqual([{ 'port-80': { port: 80 } }])
+    expect(findings.lost.map(({ why }) => why)).toContain('a listener with TLS needs a certificate')
   })
 })
 
@@ -297,6 +357,6 @@ describe('meshctl import', () => {
     const { code, err } = await meshctl(['import', 'etc'], { cwd })
     expect(code).toBe(3)
     expect(err).toContain('there is no server or upstream in etc that can be carried')
-    expect(err).toContain('it listens with TLS')
+    expect(err).toContain('a listener with TLS needs a certificate')
   })
 })

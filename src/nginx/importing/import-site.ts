@@ -6,6 +6,7 @@
 import { isIP } from 'node:net'
 import { siteHost } from '../../core/resources/fields.ts'
 import type { Tree } from '../../core/resources/kind.ts'
+import type { Certificates } from './certificates.ts'
 import { PER_LOCATION, put, SITE_RULES } from './fields.ts'
 import type { Findings } from './findings.ts'
 import { importLocation, matchOf, withInherited, withProxyHost, type ImportedRoute } from './import-location.ts'
@@ -29,7 +30,17 @@ export interface Listen {
   readonly isDefault: boolean
 }
 
-const PLAIN_PARAMETERS = /^(?:default_server|default|ssl|ipv6only=on)$/
+/** What the rest of an import adds to. */
+export interface Carried {
+  readonly upstreams: Upstreams
+  readonly certificates: Certificates
+  readonly findings: Findings
+}
+
+const PLAIN_PARAMETERS = /^(?:default_server|default|ssl|http2|ipv6only=on)$/
+/** What a listener with TLS says. */
+const TLS_OF_LISTENERS =
+  /^(?:http2|ssl|ssl_(?:certificate|certificate_key|protocols|client_certificate|verify_client|verify_depth))$/
 const IN_EACH_LOCATION: readonly string[] = PER_LOCATION
 /** Kept at the server for its text, and said again by every route. */
 const FOR_FILES: readonly string[] = ['root', 'index', 'default_type', 'types']
@@ -56,15 +67,17 @@ function addressOf(text: string): Listen['at'] {
 }
 
 /** The spec of the site; undefined when nothing of the server can be carried. */
-export function importServer(server: Server, upstreams: Upstreams, findings: Findings): Tree | undefined {
+export function importServer(server: Server, { upstreams, certificates, findings }: Carried): Tree | undefined {
   const { block, directives } = server
   const spec: Tree = {}
-  const listeners = importListeners(directives, findings)
+  const hosts = importHosts(server, findings)
+  const hasTls = listensOf(directives).some(({ isTls }) => isTls)
+  const tls = hasTls ? certificates.tlsOf(directives, hosts.find((host) => host !== '*') ?? 'default') : undefined
+  const listeners = importListeners(directives, tls, findings)
   if (listeners === undefined) {
-    findings.lose(block, 'it listens with TLS or on sockets alone, which no kind carries yet')
+    findings.lose(block, 'it listens on sockets alone, or with TLS and no certificate that is carried')
     return undefined
   }
-  const hosts = importHosts(server, findings)
   if (hosts.length === 0) {
     findings.lose(block, 'it answers to no host name that a Site can have')
     return undefined
@@ -78,7 +91,9 @@ export function importServer(server: Server, upstreams: Upstreams, findings: Fin
     const rule = Object.hasOwn(SITE_RULES, name) ? SITE_RULES[name] : undefined
     const value = rule?.value(args)
     if (rule !== undefined && value !== undefined) put(spec, rule.field, value)
-    else if (name === 'access_log' || name === 'error_log') findings.lose(directive, 'the node has its own')
+    else if (tls !== undefined && TLS_OF_LISTENERS.test(name)) continue
+    else if (name === 'access_log' || name === 'error_log' || /^ssl_(?!verify|client)/.test(name))
+      findings.lose(directive, 'the node has its own')
     else text.push(directive)
   }
   const routes = importRoutes(server, upstreams, findings)
@@ -115,16 +130,17 @@ function snippetOf(
 // ---------------------------------------------------------------------------------------------- listeners, hosts
 
 /** Undefined when none is left that a Site can have. */
-function importListeners(directives: readonly Directive[], findings: Findings) {
+function importListeners(directives: readonly Directive[], tls: Tree | undefined, findings: Findings) {
   const listens = listensOf(directives)
   const fields: Tree = {}
   const text: Directive[] = []
   const ids = new Names('listener')
   if (listens.length === 0) fields['http'] = { port: 80 }
   for (const { directive, at, isTls } of listens) {
-    if (at === undefined || isTls) text.push(directive)
+    if (at === undefined) text.push(directive)
+    else if (isTls && tls === undefined) findings.lose(directive, 'a listener with TLS needs a certificate')
     else {
-      fields[ids.take(listenerId(at))] = at
+      fields[ids.take(listenerId(at))] = isTls ? { ...at, tls } : at
       const odd = directive.args.slice(1).filter((parameter) => !PLAIN_PARAMETERS.test(parameter))
       if (odd.length > 0) findings.lose(directive, `a listener has no field for ${odd.join(' ')}`)
     }

@@ -8,6 +8,7 @@ import { API_VERSION, parseDocument, type Resource } from '../../core/resources/
 import type { Tree } from '../../core/resources/kind.ts'
 import { SETTINGS_WORKSPACE } from '../../core/slice.ts'
 import { asMeshError } from '../../errors.ts'
+import { Certificates, type KeyToSeal } from './certificates.ts'
 import { Definitions } from './definitions.ts'
 import { HTTP_ONLY, NODE_SETTLES } from './fields.ts'
 import { Findings } from './findings.ts'
@@ -18,13 +19,18 @@ import { Names } from './names.ts'
 import { parse, type Directive } from './parse.ts'
 
 export interface Import {
-  /** Settings, upstreams, then sites; each in the order of the configuration. */
+  /** Settings, certificates, upstreams, then sites; each in the order of the configuration. */
   readonly resources: readonly Resource[]
   readonly findings: Findings
+  /** Without them nginx cannot serve the certificates. */
+  readonly keys: readonly KeyToSeal[]
 }
 
+/** The text of a certificate that the configuration names; undefined when it cannot be read. */
+export type ReadFile = (path: string) => string | undefined
+
 /** @param tree the main file with its includes, as readTree gives it; a file of servers alone will do */
-export function importConfig(tree: readonly Directive[], place: Place): Import {
+export function importConfig(tree: readonly Directive[], place: Place, readFile: ReadFile = () => undefined): Import {
   const findings = new Findings()
   const http = httpOf(tree, findings)
   const upstreams = new Upstreams(findings, place)
@@ -35,8 +41,9 @@ export function importConfig(tree: readonly Directive[], place: Place): Import {
   const names = new Names('default')
   const read = (kind: string, name: string, spec: Tree): Resource =>
     parseDocument({ apiVersion: API_VERSION, kind, metadata: { name, ...place }, spec })
+  const certificates = new Certificates(findings, readFile)
   for (const server of serversOf(http, shared)) {
-    const spec = importServer(server, upstreams, findings)
+    const spec = importServer(server, { upstreams, certificates, findings })
     if (spec === undefined) continue
     const [host = ''] = spec['hosts'] as string[]
     try {
@@ -45,18 +52,21 @@ export function importConfig(tree: readonly Directive[], place: Place): Import {
       findings.lose(server.block, asMeshError(error).message)
     }
   }
-  const made = [...upstreams.specs].flatMap(([name, spec]): Resource[] => {
-    try {
-      return [read('Upstream', name, spec)]
-    } catch (error) {
-      const [block] = parse(`upstream ${name} {}`, 'upstream')
-      findings.lose(block as Directive, asMeshError(error).message)
-      return []
-    }
-  })
+  const all = (kind: string, specs: ReadonlyMap<string, Tree>): Resource[] =>
+    [...specs].flatMap(([name, spec]): Resource[] => {
+      try {
+        return [read(kind, name, spec)]
+      } catch (error) {
+        const word = kind.toLowerCase()
+        const [block] = parse(`${word} ${name} {}`, word)
+        findings.lose(block as Directive, asMeshError(error).message)
+        return []
+      }
+    })
+  const made = [...all('Certificate', certificates.specs), ...all('Upstream', upstreams.specs)]
   const httpSnippets = definitions.usedBy(sites.map(({ spec }) => spec))
   const settings = Object.keys(httpSnippets).length === 0 ? [] : [settingsWith(httpSnippets, place)]
-  return { resources: [...settings, ...made, ...sites], findings }
+  return { resources: [...settings, ...made, ...sites], findings, keys: certificates.keys }
 }
 
 /** They concern whole nodes, and so lie in the workspace of all. */
@@ -134,7 +144,7 @@ function serversOf(http: readonly Directive[], shared: readonly Directive[]): Se
   }
   return blocks.map((block, index) => {
     const own = block.block ?? []
-    const carried = (listens[index] ?? []).flatMap(({ at, isTls }) => (at === undefined || isTls ? [] : [keyOf(at)]))
+    const carried = (listens[index] ?? []).flatMap(({ at }) => (at === undefined ? [] : [keyOf(at)]))
     return {
       block,
       directives: [...takenOver(own, shared), ...own],
