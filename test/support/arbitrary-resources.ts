@@ -4,6 +4,10 @@
  */
 
 import fc from 'fast-check'
+import { makeCertificate } from './certificates.ts'
+
+/** Of no host that any document names. */
+const PAIR = makeCertificate(['arbitrary.example'])
 
 const name = fc.stringMatching(/^[a-z0-9](?:[a-z0-9-]{0,8}[a-z0-9])?$/)
 const key = fc.oneof(name, fc.constantFrom('a/b', '~', '~1', '/', 'x y', 'ä', '*', 'labels', 'constructor', '0', '$'))
@@ -147,6 +151,54 @@ const siteSpec = optional(
     privileged: optional({ serverSnippet: fc.constantFrom('allow all;', 'if ($http_x) { return 403; }\n# end') }),
   },
   ['hosts'],
+)
+
+const tls = optional(
+  {
+    certificate: name,
+    minVersion: fc.constantFrom('TLSv1.2', 'TLSv1.3'),
+    http2: fc.constant(true),
+    clientCertificate: optional(
+      { ca: name, mode: fc.constantFrom('require', 'optional'), depth: fc.integer({ min: 1, max: 10 }) },
+      ['ca'],
+    ),
+  },
+  ['certificate'],
+)
+const proxyTls = optional({
+  ca: name,
+  depth: fc.integer({ min: 1, max: 10 }),
+  serverName: fc.constantFrom('$host', 'up.example'),
+  clientCertificate: name,
+})
+
+interface SomeRoute {
+  readonly proxy?: { readonly scheme?: string; readonly websocket?: boolean }
+}
+
+/** A site with TLS; what it encrypts to upstreams says how, and is gRPC where that is possible. */
+const secureSpec = fc
+  .record({
+    site: siteSpec,
+    https: optional({ port: fc.integer({ min: 1, max: 999 }), tls }, ['port', 'tls']),
+    rest: optional({
+      redirectToHttps: fc.boolean(),
+      hsts: optional({ maxAge: fc.nat(999), includeSubdomains: fc.boolean() }),
+    }),
+    upstreamTls: proxyTls,
+  })
+  .map(({ site, https, rest, upstreamTls }) => {
+    const changed = Object.entries((site.routes ?? {}) as Record<string, SomeRoute>).map(([id, one]) => {
+      if (one.proxy?.scheme !== 'https') return [id, one] as const
+      const scheme = one.proxy.websocket === true ? 'https' : 'grpcs'
+      return [id, { ...one, proxy: { ...one.proxy, scheme, tls: upstreamTls } }] as const
+    })
+    return { ...site, ...rest, listeners: { http: { port: 1000 }, https }, routes: Object.fromEntries(changed) }
+  })
+
+const certificateSpec = optional(
+  { nodeSelector: labels, certificate: fc.constant([PAIR.certificate]), key: fc.record({ secret: name }) },
+  ['certificate'],
 )
 
 const endpoint = optional({
@@ -305,8 +357,12 @@ function document<K extends string>(kind: K, spec: fc.Arbitrary<object>, about: 
 
 /** A valid document of any kind. */
 export const resourceArbitrary: fc.Arbitrary<unknown> = fc.oneof(
-  { weight: 3, arbitrary: document('Site', siteSpec) },
+  {
+    weight: 3,
+    arbitrary: document('Site', fc.oneof({ weight: 2, arbitrary: siteSpec }, { weight: 1, arbitrary: secureSpec })),
+  },
   { weight: 2, arbitrary: document('Upstream', upstreamSpec) },
+  { weight: 1, arbitrary: document('Certificate', certificateSpec) },
   { weight: 2, arbitrary: document('Policy', policySpec) },
   {
     weight: 1,
