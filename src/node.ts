@@ -338,7 +338,7 @@ export class MeshNode implements Startable {
     const settings = {
       mode,
       testTimeoutMs: nginx.testTimeoutSeconds * 1000,
-      maxDrainingWorkers: nginx.maxDrainingWorkers,
+      maxDrainingWorkers: nginx.maxDrainingWorkers === 'auto' ? undefined : nginx.maxDrainingWorkers,
     } as const
     const log = this.#log.child('nginx')
     const opened = new OpenedSecrets(encryptionKey(this.#key.seed))

@@ -35,7 +35,7 @@ export interface Receipt {
   readonly applied: string | null
   /** What a boot would start from. */
   readonly lastGood: string | null
-  /** held: not tried, because this node may not or too much would go. Null before the first attempt. */
+  /** held: not tried (yet), because this node may not, too much would go, or old workers are in the way. Null before the first attempt. */
   readonly outcome: Outcome | 'held' | null
   /** The last phase of that attempt. */
   readonly phase: Phase | 'boot' | 'hold' | 'shrink' | 'render'
@@ -325,7 +325,14 @@ export class Reconciler implements Startable {
     // Else upstreams that are new in it would have no endpoints. What keeps it from the disk, the apply meets too.
     if (live !== undefined) await this.#lane?.prepare(live).catch(() => undefined)
     const result = await applier.apply(
-      { units, problems, assemble: assembleSome, drainMs, bakeMs: bakeSeconds * 1000 },
+      {
+        units,
+        problems,
+        assemble: assembleSome,
+        drainMs,
+        bakeMs: bakeSeconds * 1000,
+        onWait: (why) => this.#waits(why),
+      },
       this.#stopping.signal,
     )
     this.#applying = []
@@ -336,7 +343,8 @@ export class Reconciler implements Startable {
     this.#applyError = result.error ?? null
     this.#isolated = result.isolated
     this.#durations = rounded(result.phases)
-    if (result.outcome === 'failed') this.#retryLater()
+    // What it waits for may be over at any time.
+    if (result.outcome === 'failed') this.#retryLater(result.phase === 'gate' ? RETRY_FIRST_PAUSE_MS : undefined)
     else this.#succeeded(result.retryAfterMs)
     const waited = wakes === undefined ? 0 : Math.round(clock.monotonic() - wakes.first)
     const { generation, isolated } = result
@@ -435,15 +443,24 @@ export class Reconciler implements Startable {
     this.#retryAt = this.#options.clock.monotonic() + RETRY_LONGEST_PAUSE_MS
   }
 
+  /** The apply goes on, and its end is told as ever. */
+  #waits(why: ApplyError): void {
+    this.#outcome = 'held'
+    this.#phase = 'gate'
+    this.#applyError = why
+    this.#options.log.warn(why.message, { target: this.#target })
+    void this.#attempt('a receipt could not be made', () => this.#publish())
+  }
+
   #succeeded(retryAfterMs?: number): void {
     this.#failures = 0
     this.#retryAt =
       retryAfterMs === undefined ? Number.POSITIVE_INFINITY : this.#options.clock.monotonic() + retryAfterMs
   }
 
-  #retryLater(): void {
+  #retryLater(longestMs = RETRY_LONGEST_PAUSE_MS): void {
     this.#failures += 1
-    const pause = backoffMs(this.#failures, RETRY_FIRST_PAUSE_MS, RETRY_LONGEST_PAUSE_MS, this.#options.random)
+    const pause = backoffMs(this.#failures, RETRY_FIRST_PAUSE_MS, longestMs, this.#options.random)
     this.#retryAt = this.#options.clock.monotonic() + pause
   }
 

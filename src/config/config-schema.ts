@@ -114,10 +114,11 @@ const nginxSchema = z.strictObject({
     .describe(
       'The longest that `nginx -t` may take for a change. It takes about 0.1 s for 1,000 sites, 10 times that with a certificate each; what serves already may take 5 times as long.',
     ),
-  max_draining_workers: integer(1, 10_000)
-    .default(32)
+  max_draining_workers: z
+    .union([z.literal('auto'), integer(1, 10_000)])
+    .default('auto')
     .describe(
-      'Put off reloads while this many old workers still serve connections: each keeps a whole configuration in memory.',
+      'Put off reloads while more old workers than this still serve connections: each keeps a whole configuration in memory. auto: four for each new one, at least 16.',
     ),
   worker_shutdown_timeout_seconds: integer(0, 86_400)
     .default(240)

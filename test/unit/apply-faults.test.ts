@@ -154,7 +154,9 @@ test('too many draining workers hold a reload back, with words, until they end',
   expect((await applier.apply(version(0))).outcome).toBe('applied')
   expect((await applier.apply(version(1))).outcome).toBe('applied')
   const applied = applier.applied
-  const result = await applier.apply(version(2))
+  const waits: string[] = []
+  const result = await applier.apply({ ...version(2), onWait: ({ message }) => waits.push(message) })
+  expect(waits).toEqual(['4 old workers are still draining, over the limit of 2'])
   expect(result).toMatchObject({ outcome: 'failed', phase: 'gate', error: { code: 'unavailable' } })
   expect(result.error?.message).toBe('4 old workers are still draining, over the limit of 2')
   expect(applier.applied).toBe(applied)

@@ -158,6 +158,22 @@ test('wake-ups without a pause are not put off for ever, and never run two appli
   }
 })
 
+test('a minute of edits brings no more reloads than the longest wait allows', async () => {
+  await using stage = await scene()
+  const { clock, applier, reconciler } = stage
+  applier.takesMs = 400
+  const before = applier.times.length
+  for (let at = 0; at < 60_000; at += 50) {
+    reconciler.wake()
+    await clock.advance(50)
+  }
+  applier.takesMs = 0
+  const reloads = applier.times.length - before
+  await clock.advance(1_000)
+  expect(reloads).toBeGreaterThanOrEqual(10)
+  expect(reloads).toBeLessThanOrEqual(1 + 60_000 / 5_000)
+})
+
 test('nothing is applied before the mesh has settled', async () => {
   let settled = false
   await using setup = await scene({ holdReason: () => (settled ? undefined : 'not settled') })
@@ -243,6 +259,24 @@ test('a failed apply is retried by itself, later and later; one refusal says whe
   applier.result = APPLIED
   await clock.advance(60_000)
   expect(applier.times).toEqual([0, 1_000, 3_000, 7_000, 15_000, 17_500])
+})
+
+test('while old workers hold a reload back, receipts say so, and it is tried again soon', async () => {
+  const error = { code: 'unavailable', message: '33 old workers are still draining, over the limit of 32' } as const
+  await using stage = await scene({}, (applier) => {
+    applier.takesMs = 10_000
+    applier.result = { ...APPLIED, outcome: 'failed', phase: 'gate', error }
+  })
+  const { clock, applier, last } = stage
+  applier.requests[0]?.request.onWait?.(error)
+  await clock.advance(1)
+  expect(last()).toMatchObject({ outcome: 'held', phase: 'gate', error })
+  await clock.advance(120_000)
+  expect(last()).toMatchObject({ outcome: 'failed', phase: 'gate', error })
+  const pauses = applier.times.slice(1).map((at, index) => at - (applier.times[index] as number))
+  expect(Math.max(...pauses)).toBeLessThanOrEqual(10_000 + 1_000)
+  applier.takesMs = 0
+  await clock.advance(10_000)
 })
 
 test('nginx missing at boot is told and tried again; then it applies', async () => {

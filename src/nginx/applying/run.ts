@@ -33,6 +33,8 @@ export interface ApplyRequest {
   readonly drainMs: number
   /** How long the share of 5xx is watched after it; 0 does not. */
   readonly bakeMs: number
+  /** The reload has to wait for old workers, and why, in words; told as the wait begins. */
+  readonly onWait?: (why: ApplyError) => void
 }
 
 /**

@@ -23,7 +23,7 @@ export interface ApplySettings {
    * then it goes on with what is proven, and the next one with the rest.
    */
   readonly isolateMs: number
-  /** Draining workers from which on a reload waits; they hold memory. Undefined: four times the serving ones. */
+  /** Draining workers from which on a reload waits; they hold memory. Undefined: four times the serving ones, at least 16. */
   readonly maxDrainingWorkers: number | undefined
   /** How long a reload waits for draining workers before the apply fails and is retried. */
   readonly gateWaitMs: number

@@ -30,7 +30,7 @@ export interface SwapOrder {
   readonly previous: Generation
   /** Staged and tested. */
   readonly next: Generation
-  readonly request: Pick<ApplyRequest, 'drainMs' | 'bakeMs'>
+  readonly request: Pick<ApplyRequest, 'drainMs' | 'bakeMs' | 'onWait'>
   readonly master: number | undefined
   readonly run: Run
   /** An abort before the reload gives the swap up; after it, it only ends the bake. */
@@ -46,6 +46,7 @@ const BAKE_POLL_MS = 250
 const PROBE_ATTEMPTS = 3
 const PROBE_PAUSE_MS = 100
 const DRAINING_PER_WORKER = 4
+const DRAINING_LEAST = 16
 
 export class Swap {
   readonly #parts: Parts
@@ -67,7 +68,7 @@ export class Swap {
     const sites = changedSites(previous.units, next.units)
     let before: ReadonlyMap<string, ProbeAnswer> = new Map()
     if (master !== undefined) {
-      await run.phase('gate', () => this.#waitForMemory(master, signal))
+      await run.phase('gate', () => this.#waitForMemory(master, order))
       // Counted before the probes, which would count as clients.
       const clients = await endpoint.connections()
       before = await run.phase('probe', () => this.#probeBefore(sites, previous))
@@ -105,20 +106,27 @@ export class Swap {
   }
 
   /** Every reload adds draining workers, and each holds its memory until its longest connection ends. */
-  async #waitForMemory(master: number, signal: AbortSignal | undefined): Promise<void> {
+  async #waitForMemory(master: number, { request, signal }: SwapOrder): Promise<void> {
     const { nginx, clock, settings } = this.#parts
+    let hasTold = false
     const deadline = clock.monotonic() + settings.gateWaitMs
     for (;;) {
       const workers = await nginx.workers(master)
       const draining = workers.filter((worker) => worker.draining).length
-      const limit = settings.maxDrainingWorkers ?? DRAINING_PER_WORKER * Math.max(1, workers.length - draining)
+      const usual = Math.max(DRAINING_LEAST, DRAINING_PER_WORKER * (workers.length - draining))
+      const limit = settings.maxDrainingWorkers ?? usual
       if (draining <= limit) return
-      if (clock.monotonic() >= deadline) {
-        const hint = 'they end with their connections, or after worker_shutdown_timeout; it is retried by itself'
-        throw new MeshError('unavailable', `${draining} old workers are still draining, over the limit of ${limit}`, {
+      const hint = 'they end with their connections, or after worker_shutdown_timeout; it goes on by itself'
+      const error = new MeshError(
+        'unavailable',
+        `${draining} old workers are still draining, over the limit of ${limit}`,
+        {
           hint,
-        })
-      }
+        },
+      )
+      if (!hasTold) request.onWait?.(applyError(error))
+      hasTold = true
+      if (clock.monotonic() >= deadline) throw error
       await clock.sleep(GATE_POLL_MS, signal)
     }
   }
