@@ -35,7 +35,21 @@ const requestHeaders = optional({
   set: fc.dictionary(headerNames, templateText, { maxKeys: 3 }),
   remove: fc.uniqueArray(headerNames, { maxLength: 3 }),
 })
-const responseHeaders = optional({ set: fc.dictionary(headerNames, templateText, { maxKeys: 3 }) })
+const responseHeaders = optional({
+  set: fc.dictionary(headerNames, templateText, { maxKeys: 3 }),
+  remove: fc.uniqueArray(headerNames, { maxLength: 3 }),
+})
+
+const status = fc.constantFrom(200, 404, 503)
+const page = fc.oneof(
+  optional({ body: word, contentType: fc.constant('text/html'), status }, ['body']),
+  optional({ file: fc.constantFrom('/srv/404.html', '/srv/ä $x.html', '/p'), status }, ['file']),
+  optional({ upstream: name, path: fc.constantFrom('/', '/sorry?a=%20b'), status }, ['upstream']),
+)
+const errorPages = optional({
+  intercept: fc.boolean(),
+  pages: fc.dictionary(fc.constantFrom('404', '502,503', '500', '4xx', '5xx', '418'), page, { maxKeys: 4 }),
+})
 
 const names = optional({ cookie: fc.constantFrom('session', 'Ab_1'), header: fc.constantFrom('X-User', 'x-a') })
 const split = fc.dictionary(name, fc.record({ upstream: name, weight: fc.integer({ min: 0, max: 10_000 }) }), {
@@ -50,6 +64,27 @@ const action = fc.oneof(
         sticky: names,
         force: names,
         scheme: fc.constantFrom('http', 'https'),
+        rewrite: fc.record({ regex: fc.constant('^/(.*)"$'), replacement: fc.constantFrom('/x$1', '/a+$$b?c=$1') }),
+        requestBuffering: fc.boolean(),
+        buffers: optional({ size: fc.constantFrom('4k', '64k'), count: fc.integer({ min: 3, max: 9 }) }),
+        maxTempFileSize: fc.constantFrom('0', '64k', '900m'),
+        retries: optional({
+          attempts: fc.integer({ min: 1, max: 9 }),
+          timeout: duration,
+          on: fc.uniqueArray(fc.constantFrom('error', 'timeout', '503', 'non_idempotent'), { maxLength: 3 }),
+        }),
+        cookies: optional({
+          domains: fc.dictionary(fc.constantFrom('a.internal', '.b'), fc.constant('a.example'), { maxKeys: 2 }),
+          paths: fc.dictionary(fc.constantFrom('/', '/a/', '/b'), fc.constantFrom('/', '/x/'), { maxKeys: 2 }),
+          secure: fc.boolean(),
+          httpOnly: fc.boolean(),
+          sameSite: fc.constantFrom('strict', 'lax', 'none'),
+        }),
+        redirects: fc.dictionary(
+          fc.constantFrom('http://a.internal:8080/', '/a/'),
+          fc.constantFrom('/', 'https://$host/b$$'),
+          { maxKeys: 2 },
+        ),
         websocket: fc.boolean(),
         buffering: fc.boolean(),
       },
@@ -70,6 +105,7 @@ const action = fc.oneof(
     redirect: optional(
       {
         to: fc.constantFrom('/new', 'https://a.example/b', 'https://$host/x'),
+        regex: fc.constantFrom('^/a', '^/"(b) {2}'),
         status: fc.constantFrom(301, 302, 303, 307, 308),
       },
       ['to'],
@@ -82,6 +118,7 @@ const common = {
   responseHeaders,
   timeouts,
   maxBodySize: size,
+  errorPages,
 }
 const valueTest = fc.oneof(
   fc.record({ exact: word.map((text) => `x${text}`) }),
@@ -137,6 +174,7 @@ const siteSpec = optional(
     routes,
     accessLog: fc.boolean(),
     policies: fc.uniqueArray(name, { maxLength: 1 }),
+    keepalive: optional({ timeout: duration, requests: fc.integer({ min: 1, max: 99 }) }),
     compression: optional({
       enabled: fc.boolean(),
       types: fc.uniqueArray(fc.constantFrom('text/css', 'text/html', 'application/x.y+json'), { maxLength: 3 }),

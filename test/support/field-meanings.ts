@@ -14,6 +14,8 @@ interface Meaning {
   readonly expanded?: string
   /** The argument holds it among other things; only for what cannot hold any punctuation of nginx's. */
   readonly within?: string
+  /** The argument ends in it, after a name and a scheme. */
+  readonly ending?: string
 }
 type Field = (text: string) => readonly Meaning[]
 
@@ -91,6 +93,16 @@ const common: Record<string, Field> = {
   'requestHeaders.remove.[]': plain('proxy_set_header', 'grpc_set_header'),
   'responseHeaders.set.{key}': plain('add_header', 'proxy_hide_header', 'grpc_hide_header'),
   'responseHeaders.set.*': template('add_header'),
+  'responseHeaders.remove.[]': plain('proxy_hide_header', 'grpc_hide_header'),
+  'errorPages.pages.{key}': nowhere,
+  'errorPages.pages.*.body': literal('return'),
+  'errorPages.pages.*.contentType': plain('default_type'),
+  'errorPages.pages.*.file': (text) => [
+    { directive: 'root', expanded: text.replace(/\/[^/]*$/, '') || '/' },
+    { directive: 'try_files', expanded: text.replace(/^.*\//, '/') },
+  ],
+  'errorPages.pages.*.upstream': within('proxy_pass'),
+  'errorPages.pages.*.path': (text) => [{ directive: 'proxy_pass', ending: text }],
 }
 const everywhere: Record<string, Field> = {
   apiVersion: nowhere,
@@ -130,6 +142,27 @@ const route: Record<string, Field> = {
   'proxy.tls.ca': nowhere,
   'proxy.tls.serverName': template('proxy_ssl_name', 'grpc_ssl_name'),
   'proxy.tls.clientCertificate': nowhere,
+  'proxy.replacePrefix': (text) => [{ directive: 'rewrite', expanded: text + variable('1') }],
+  'proxy.rewrite.regex': plain('rewrite'),
+  'proxy.rewrite.replacement': (text) => [
+    { directive: 'rewrite', expanded: templateText(text) },
+    { directive: 'rewrite', expanded: `${templateText(text)}?` },
+  ],
+  'proxy.buffers.size': (text) => [
+    { directive: 'proxy_buffer_size', plain: text },
+    { directive: 'proxy_buffers', plain: text },
+    { directive: 'proxy_busy_buffers_size', plain: `${2 * Number.parseInt(text, 10)}k` },
+  ],
+  'proxy.maxTempFileSize': plain('proxy_max_temp_file_size'),
+  'proxy.retries.timeout': plain('proxy_next_upstream_timeout', 'grpc_next_upstream_timeout'),
+  'proxy.retries.on.[]': nowhere,
+  'proxy.cookies.domains.{key}': plain('proxy_cookie_domain'),
+  'proxy.cookies.domains.*': plain('proxy_cookie_domain'),
+  'proxy.cookies.paths.{key}': plain('proxy_cookie_path'),
+  'proxy.cookies.paths.*': plain('proxy_cookie_path'),
+  'proxy.cookies.sameSite': nowhere,
+  'proxy.redirects.{key}': plain('proxy_redirect'),
+  'proxy.redirects.*': template('proxy_redirect'),
   'static.root': literal('root'),
   'static.index': (text) => [
     { directive: 'index', expanded: text },
@@ -140,6 +173,7 @@ const route: Record<string, Field> = {
     { directive: 'return', expanded: templateText(text) },
     { directive: 'return', expanded: templateText(text.replace(/\/+$/, '')) + variable('request_uri') },
   ],
+  'redirect.regex': plain('if'),
   'return.body': literal('return'),
   'return.contentType': plain('default_type'),
 }
@@ -155,6 +189,7 @@ const site: Record<string, Field> = {
   'spec.listeners.*.tls.minVersion': nowhere,
   'spec.listeners.*.tls.clientCertificate.ca': nowhere,
   'spec.listeners.*.tls.clientCertificate.mode': nowhere,
+  'spec.keepalive.timeout': plain('keepalive_timeout'),
   'spec.maintenance.body': literal('return'),
   'spec.maintenance.contentType': plain('default_type'),
   'spec.policies.[]': nowhere,
@@ -265,6 +300,8 @@ export function isMeant(meaning: Meaning, directive: string, argument: string): 
   if (meaning.directive !== directive) return false
   if (meaning.plain !== undefined) return argument === meaning.plain
   if (meaning.within !== undefined) return argument.includes(meaning.within) && /^[\w./:[\]*-]*$/.test(argument)
+  if (meaning.ending !== undefined)
+    return argument.endsWith(meaning.ending) && /^http:\/\/[\w.*-]+$/.test(argument.slice(0, -meaning.ending.length))
   return expandedText(argument) === meaning.expanded
 }
 

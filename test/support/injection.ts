@@ -148,7 +148,11 @@ spec:
   hsts: { maxAge: 9, includeSubdomains: true }
   nodeSelector: { disk: ssd }
   requestHeaders: { set: { X-Site: 'in $host' }, remove: [X-Gone] }
-  responseHeaders: { set: { X-Site: out } }
+  responseHeaders: { set: { X-Site: out }, remove: [X-Inner] }
+  errorPages:
+    intercept: true
+    pages: { '404': { body: none, contentType: text/plain }, '502,503': { file: /srv/www/sorry.html }, 5xx: { upstream: app, path: /sorry } }
+  keepalive: { timeout: 9s, requests: 9 }
   timeouts: { connect: 8s, read: 8s, send: 8s }
   maxBodySize: 8m
   accessLog: false
@@ -164,11 +168,25 @@ spec:
       proxy:
         { upstream: app, scheme: https, stripPrefix: true, websocket: true, buffering: false, hostHeader: up.example, tls: { ca: tls, serverName: up.example, clientCertificate: tls, depth: 2 } }
       requestHeaders: { set: { X-Route: in }, remove: [X-Left] }
-      responseHeaders: { set: { X-Route: 'out $request_id' } }
+      responseHeaders: { set: { X-Route: 'out $request_id' }, remove: [X-Deep] }
+      errorPages: { pages: { '404': { body: not here, contentType: text/plain }, '410': { file: /srv/www/gone.html }, '411': { upstream: app, path: /long } } }
       timeouts: { connect: 7s, read: 7s, send: 7s }
       maxBodySize: 7m
       policies: [office]
       withoutPolicies: [office]
+    changed:
+      path: /changed/
+      proxy:
+        upstream: app
+        rewrite: { regex: '^/changed/(.*)$', replacement: /new/$1, keepQuery: false }
+        requestBuffering: false
+        buffers: { size: 9k, count: 9 }
+        maxTempFileSize: 9m
+        retries: { attempts: 9, timeout: 9s, on: [error] }
+        cookies: { domains: { inner.example: outer.example }, paths: { /inner/: /outer/ }, sameSite: lax }
+        redirects: { 'http://inner.example/': 'https://$host/outer/' }
+    replaced: { path: /replaced/, proxy: { upstream: app, replacePrefix: /replacement/ } }
+    turned: { path: /turned/, redirect: { regex: '^/turned/(.*)$', to: 'https://turned.example/$1' } }
     spread:
       path: /spread/
       proxy:

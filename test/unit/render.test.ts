@@ -325,7 +325,7 @@ describe('what a host cannot do is refused by name', () => {
   test('static files outside the roots of the host', () => {
     const yaml = site('s', 'hosts: [a.example], routes: { r: { path: /, static: { root: /srv/wwwx } } }')
     expect(unsupported(yaml, { host: { ...LAYOUT, staticRoots: ['/srv/www/'] } })).toEqual([
-      'unsupported: static root /srv/wwwx is outside what this host may serve',
+      'unsupported: the path /srv/wwwx is outside what this host may serve',
     ])
     expect(unsupported(yaml, { host: { ...LAYOUT, staticRoots: ['/srv'] } })).toEqual([])
     expect(unsupported(yaml, { host: { ...LAYOUT, staticRoots: [] } })).toHaveLength(1)

@@ -14,7 +14,7 @@ export interface Fault {
   readonly message: string
   readonly hint?: string | undefined
 }
-type Judge = (value: string) => Fault | undefined
+export type Judge = (value: string) => Fault | undefined
 
 // Control and format characters (among them bidirectional overrides), line separators, lone surrogates.
 const UNPRINTABLE = /[\p{Cc}\p{Cf}\p{Cs}\p{Zl}\p{Zp}]/u
@@ -106,6 +106,14 @@ export const wholeSeconds = text(
 export const size = text(
   matching(/^(?:0|[1-9]\d{0,5}[kmg]?)$/, 'is not a size', 'write it like 512k, 10m or 1g; 0 is no limit'),
 )
+
+const UNITS = { '': 1, k: 2 ** 10, m: 2 ** 20, g: 2 ** 30 }
+
+/** How many bytes a size is; undefined for what is none. */
+export function bytesOf(value: string): number | undefined {
+  const [, digits, unit] = /^(\d+)([kmg]?)$/.exec(value) ?? []
+  return digits === undefined ? undefined : Number(digits) * UNITS[unit as keyof typeof UNITS]
+}
 
 export const timeouts = z.strictObject({
   connect: duration.optional(),
@@ -237,16 +245,30 @@ const VARIABLES: ReadonlySet<string> = new Set([
 ])
 
 export type TemplatePart = { readonly text: string } | { readonly variable: string }
+export type GroupsPart = TemplatePart | { readonly group: number }
 
 /** Splits `a $host b $$` into texts and variables; `$$` is a dollar sign. A fault for any other `$`. */
 export function parseTemplate(value: string): readonly TemplatePart[] | Fault {
-  const parts: TemplatePart[] = []
+  return splitTemplate<TemplatePart>(value, () => undefined)
+}
+
+/** As parseTemplate, where `$1` to `$9` stand for groups of a regular expression. */
+export function parseGroupsTemplate(value: string): readonly GroupsPart[] | Fault {
+  return splitTemplate<GroupsPart>(value, (name) => (/^[1-9]$/.test(name) ? { group: Number(name) } : undefined))
+}
+
+function splitTemplate<Part>(
+  value: string,
+  special: (name: string) => Part | undefined,
+): (Part | TemplatePart)[] | Fault {
+  const parts: (Part | TemplatePart)[] = []
   let end = 0
   for (const match of value.matchAll(/\$(?:\$|([a-z0-9_]+)|\{([a-z0-9_]+)\})?/g)) {
     if (match.index > end) parts.push({ text: value.slice(end, match.index) })
     end = match.index + match[0].length
     const name = match[1] ?? match[2]
     if (match[0] === '$$') parts.push({ text: '$' })
+    else if (name !== undefined && special(name) !== undefined) parts.push(special(name) as Part)
     else if (name !== undefined && (VARIABLES.has(name) || /^http_[a-z0-9_]+$/.test(name)))
       parts.push({ variable: name })
     else return templateFault(name)
@@ -266,13 +288,30 @@ function templateFault(name: string | undefined): Fault {
 }
 
 /** Whether parseTemplate found a fault. */
-export function isFault(result: readonly TemplatePart[] | Fault): result is Fault {
+export function isFault(result: readonly GroupsPart[] | Fault): result is Fault {
   return 'message' in result
 }
 
 function judgeTemplate(value: string): Fault | undefined {
   const result = parseTemplate(value)
   return isFault(result) ? result : undefined
+}
+
+/** The highest group of a regular expression that the text names, or 0. */
+export function highestGroup(value: string): number {
+  const parts = parseGroupsTemplate(value)
+  return isFault(parts) ? 0 : Math.max(0, ...parts.map((part) => ('group' in part ? part.group : 0)))
+}
+
+/** What is wrong with a text that names more groups than the regular expression has; nothing where that is at fault. */
+export function judgeGroups(value: string, regex: string): Fault | undefined {
+  if (judgeRegex(regex) !== undefined) return undefined
+  const groups = (new RegExp(`${regex}|`).exec('') as RegExpExecArray).length - 1
+  if (highestGroup(value) <= groups) return undefined
+  return {
+    message: `names the group $${highestGroup(value)}, and regex has ${groups}`,
+    hint: 'groups are written (...)',
+  }
 }
 
 /** A text in which some nginx variables may stand (`$host`, `${request_id}`); `$$` is a dollar sign. */
@@ -328,7 +367,11 @@ export const requestHeaders = z.strictObject({
   remove: z.array(requestHeaderName).optional(),
 })
 /** Headers of the response, on every status; one of the same name from the upstream is replaced. */
-export const responseHeaders = z.strictObject({ set: headerMap(responseHeaderName).optional() })
+export const responseHeaders = z.strictObject({
+  set: headerMap(responseHeaderName).optional(),
+  /** Of what an upstream answers. */
+  remove: z.array(responseHeaderName).max(64).optional(),
+})
 
 // ---------------------------------------------------------------------------------------------- regular expressions
 

@@ -6,30 +6,30 @@
  */
 
 import { z } from 'zod'
+import { contentType, fixedBody } from './body.ts'
 import { conditions, conditionsOf } from './conditions.ts'
-import { proxy } from './proxy.ts'
-import { isSplit } from './split.ts'
+import { errorPages } from './error-pages.ts'
+import { proxy, proxyFaults } from './proxy.ts'
+import { judgeRedirect, redirect } from './rewriting.ts'
 import {
   atMost,
+  duration,
   integer,
-  isFault,
   judgeRegex,
   key,
   labels,
   network,
-  parseTemplate,
   requestHeaders,
   responseHeaders,
   siteHost,
   size,
-  template,
   text,
   timeouts,
   type Fault,
 } from './fields.ts'
 import { policyNames } from './policy.ts'
 import { hsts, listener, listeningFaults, type SiteListener } from './listener.ts'
-import { isEncrypted, isGrpc } from './upstream-tls.ts'
+import { isGrpc } from './upstream-tls.ts'
 import { isTree, type Kind, type Tree } from './kind.ts'
 import { snippet } from './snippet.ts'
 
@@ -51,25 +51,6 @@ const staticFiles = z.strictObject({
   /** Answers with root/index where no file is found: for applications that route in the browser. */
   spa: z.boolean().default(false),
 })
-
-const redirect = z.strictObject({
-  to: template((value) => {
-    // What browsers read as another host (//host, /\host), or might after a variable, is no path.
-    if (/^(?:https?:\/\/[^/?#\\]|\/(?![/\\$]))[\x21-\x7e]*$/.test(value)) return undefined
-    return { message: 'is not a URL', hint: 'write it like https://example.com/new or /new' }
-  }),
-  status: z.literal([301, 302, 303, 307, 308]).default(302),
-  /** Appends path and query of the request. */
-  keepPath: z.boolean().default(false),
-})
-
-const contentType = text(
-  (value) => {
-    if (/^[a-z0-9.+-]+\/[a-z0-9.+-]+(?:; ?[a-z]+=[A-Za-z0-9-]+)*$/.test(value)) return undefined
-    return { message: 'is not a content type', hint: 'write it like text/html; charset=utf-8' }
-  },
-  { maxBytes: 128 },
-)
 
 const mediaType = text(
   (value) => {
@@ -95,8 +76,7 @@ const fixedReturn = z.strictObject({
     message: 'is a redirect',
     params: { hint: 'use redirect: {to, status} for 3xx' },
   }),
-  /** Sent as it is; $ has no meaning in it. */
-  body: text(undefined, { maxBytes: 3500, lines: true }).default(''),
+  body: fixedBody.default(''),
   contentType: contentType.default('text/plain; charset=utf-8'),
 })
 
@@ -114,6 +94,7 @@ const anyRoute = {
   responseHeaders: responseHeaders.optional(),
   timeouts: timeouts.optional(),
   maxBodySize: size.optional(),
+  errorPages: errorPages.optional(),
   /** Each takes the place of the site's policy of the same type. */
   policies: policyNames.optional(),
   /** Policies of the site that this route goes without. */
@@ -141,24 +122,9 @@ const route = z
     if (!value.caseSensitive && value.match !== 'regex') {
       fault(['caseSensitive'], { message: `is not possible with match: ${value.match}`, hint: 'use match: regex' })
     }
-    if (value.action === 'proxy' && value.proxy.upstream === undefined && !isSplit(value.proxy))
-      fault(['proxy', 'upstream'], { message: 'is required', hint: 'name an Upstream, or several in split' })
-    if (value.action === 'proxy' && value.proxy.tls !== undefined && !isEncrypted(value.proxy))
-      fault(['proxy', 'tls'], { message: 'needs scheme: https or grpcs' })
-    if (value.action === 'proxy' && value.proxy.websocket && isGrpc(value.proxy))
-      fault(['proxy', 'websocket'], {
-        message: 'is not possible with gRPC',
-        hint: 'give the websocket a route of its own',
-      })
-    if (
-      value.action === 'proxy' &&
-      value.proxy.stripPrefix &&
-      !(value.match === 'prefix' && value.path.endsWith('/'))
-    ) {
-      fault(['proxy', 'stripPrefix'], { message: 'needs match: prefix and a path that ends in /' })
-    }
-    if (value.action === 'redirect' && value.redirect.keepPath)
-      fault(['redirect', 'to'], judgeKeptBase(value.redirect.to))
+    if (value.action === 'proxy')
+      for (const { field, fault: found } of proxyFaults(value, value.proxy)) fault(['proxy', field], found)
+    if (value.action === 'redirect') fault(['redirect', 'to'], judgeRedirect(value.redirect))
   })
 export type Route = z.output<typeof route>
 
@@ -170,21 +136,6 @@ function judgePath(path: string): Fault | undefined {
   if (/\/\/|\/\.\.?(?:\/|$)/.test(path))
     return { message: 'has an empty, . or .. part', hint: 'nginx compares normalised paths' }
   return undefined
-}
-
-/** A relative target plus a path such as `//evil.example` would lead to another host. */
-function judgeKeptBase(to: string): Fault | undefined {
-  const parts = parseTemplate(to)
-  const ok =
-    /^https?:\/\/[^?#]+$/.test(to) &&
-    !isFault(parts) &&
-    !parts.some((part) => 'variable' in part && part.variable !== 'host')
-  return ok
-    ? undefined
-    : {
-        message: 'does not go with keepPath',
-        hint: 'write it like https://example.com, without query and other variables than $host',
-      }
 }
 
 /** Routes with one path, in the order in which their conditions are tried. */
@@ -254,11 +205,18 @@ const compression = z.strictObject({
   minLength: integer(0, 1_000_000_000).default(1024),
 })
 
+const keepalive = z.strictObject({
+  /** How long a client's connection stays open without a request. */
+  timeout: duration.optional(),
+  /** How many a connection may carry. */
+  requests: integer(1, 1_000_000_000).optional(),
+})
+
 const maintenance = z.strictObject({
   enabled: z.boolean().default(false),
   /** When clients may come again, in seconds. */
   retryAfter: integer(1, 31_536_000).default(300),
-  body: text(undefined, { maxBytes: 3500, lines: true }).default('down for maintenance\n'),
+  body: fixedBody.default('down for maintenance\n'),
   contentType: contentType.default('text/plain; charset=utf-8'),
   /** Clients that are served all the same. */
   allow: z.array(network).max(256).optional(),
@@ -294,7 +252,10 @@ const schema = z
     responseHeaders: responseHeaders.optional(),
     timeouts: timeouts.optional(),
     maxBodySize: size.optional(),
+    errorPages: errorPages.optional(),
     accessLog: z.boolean().default(true),
+    /** Of connections of clients. */
+    keepalive: keepalive.optional(),
     compression: compression.optional(),
     maintenance: maintenance.optional(),
     /** For whatever the site answers: routes, its page for maintenance, and paths without a route. */
@@ -345,12 +306,15 @@ export const siteKind = {
   sets: [
     ['hosts'],
     ['requestHeaders', 'remove'],
+    ['responseHeaders', 'remove'],
     ['compression', 'types'],
     ['maintenance', 'allow'],
     ['policies'],
     ['routes', '*', 'policies'],
     ['routes', '*', 'withoutPolicies'],
     ['routes', '*', 'requestHeaders', 'remove'],
+    ['routes', '*', 'responseHeaders', 'remove'],
+    ['routes', '*', 'proxy', 'retries', 'on'],
     ['routes', '*', 'when', 'methods'],
   ],
   items: [['hsts'], ['listeners', '*'], ['routes', '*']],

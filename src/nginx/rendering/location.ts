@@ -30,13 +30,17 @@ export type Location = {
   readonly match: string
 } & ({ readonly body: Body } | Choice)
 
+/** Bodies in locations of their own, so that what they do with statuses does not meet what draining does with them. */
 interface Choice {
-  /** Holds the number, from 0, of the body that counts. */
-  readonly variable: string
+  /** Holds the number, from 0, of the body that counts; left out where there is one. */
+  readonly variable?: string
   readonly bodies: readonly Body[]
   /** What nginx heeds before it looks at the variable. */
   readonly limits: readonly string[]
 }
+
+/** With these a location sends requests to its twin, and to its bodies. */
+export const DRAIN_STATUSES: readonly number[] = [418, 419]
 
 /** The locations with their twins, numbered in order. */
 export function drainable(locations: readonly Location[], drainFile: string): string[] {
@@ -60,11 +64,12 @@ export function drainable(locations: readonly Location[], drainFile: string): st
 }
 
 function choiceLines({ match, variable, bodies, limits }: Location & Choice, number: number, drain: string): string[] {
+  const chosen = variable === undefined ? '0' : `$${variable}`
   return [
     ...block(`location ${match}`, [
       drain,
-      `error_page 418 = @drain_${number}_$${variable};`,
-      `error_page 419 = @route_${number}_$${variable};`,
+      `error_page 418 = @drain_${number}_${chosen};`,
+      `error_page 419 = @route_${number}_${chosen};`,
       'recursive_error_pages on;',
       ...limits,
       'return 419;',

@@ -4,12 +4,14 @@
  */
 
 import { PROXIED_HEADER } from '../../core/names.ts'
+import type { Proxy } from '../../core/resources/proxy.ts'
+import { longestFirst } from '../../core/resources/rewriting.ts'
 import type { Route, SiteSpec } from '../../core/resources/site.ts'
 import { isEncrypted } from '../../core/resources/upstream-tls.ts'
 import type { KeyPairFiles } from './certificates.ts'
 import type { HostLayout } from './host-layout.ts'
-import { sortedEntries, when } from './lines.ts'
-import { escapeRegex, plain, template } from './quote.ts'
+import { directive, sortedEntries, when } from './lines.ts'
+import { escapeRegex, literalThen, plain, rewriteTarget, template } from './quote.ts'
 import { filePath } from './unit-files.ts'
 import type { UnitFile } from './unit.ts'
 
@@ -62,13 +64,17 @@ export function moduleOf(url: string): 'proxy' | 'grpc' {
 export const CONNECTION_VARIABLE = 'nxmesh_connection'
 
 export function proxyLines(route: ProxyRoute, spec: SiteSpec, place: ProxyPlace): readonly string[] {
-  const { stripPrefix, buffering } = route.proxy
+  const { buffering, requestBuffering, maxTempFileSize } = route.proxy
   const module = moduleOf(place.url)
   return [
-    // (?s): a decoded line feed in the path must not keep the prefix from being taken off.
-    ...when(stripPrefix, `rewrite ${plain(`(?s)^${escapeRegex(route.path)}(.*)$`)} /$1 break;`),
+    ...rewriteLines(route),
     ...proxyHeaderLines(route, spec, place),
     ...when(!buffering && module === 'proxy', 'proxy_buffering off;'),
+    ...when(!requestBuffering, 'proxy_request_buffering off;'),
+    ...bufferLines(route.proxy.buffers),
+    ...directive('proxy_max_temp_file_size', maxTempFileSize),
+    ...retryLines(module, route.proxy.retries),
+    ...answerLines(route.proxy),
     ...when(isEncrypted(route.proxy), ...encryptionLines(route, place)),
     `${module}_pass ${place.url};`,
   ]
@@ -95,6 +101,55 @@ function encryptionLines({ proxy: { tls, hostHeader } }: ProxyRoute, place: Prox
         ]),
     // A session that another route began without verifying, or as somebody else, must not be resumed.
     ...when(files !== undefined, `${name('session_reuse')} off;`),
+  ]
+}
+
+function rewriteLines({ path, proxy: { stripPrefix, replacePrefix, rewrite } }: ProxyRoute): readonly string[] {
+  const prefix = replacePrefix ?? (stripPrefix ? '/' : undefined)
+  // (?s): a decoded line feed in the path must not keep the prefix from being taken off.
+  if (prefix !== undefined)
+    return [`rewrite ${plain(`(?s)^${escapeRegex(path)}(.*)$`)} ${literalThen(prefix, '1')} break;`]
+  if (rewrite === undefined) return []
+  const { regex, replacement, keepQuery } = rewrite
+  return [`rewrite ${plain(regex)} ${rewriteTarget(replacement, keepQuery)} break;`]
+}
+
+/** nginx refuses sizes that do not go together, and its defaults do not go with a larger one. */
+function bufferLines(buffers: Proxy['buffers']): readonly string[] {
+  if (buffers === undefined) return []
+  const { size, count } = buffers
+  return [
+    `proxy_buffer_size ${size};`,
+    `proxy_buffers ${count} ${size};`,
+    `proxy_busy_buffers_size ${2 * Number.parseInt(size, 10)}k;`,
+  ]
+}
+
+function retryLines(
+  module: string,
+  { attempts, timeout, on = [] }: NonNullable<Proxy['retries']> = {},
+): readonly string[] {
+  const reasons = on.map((reason) => (/^\d/.test(reason) ? `http_${reason}` : reason)).toSorted()
+  return [
+    ...when(reasons.length > 0, `${module}_next_upstream ${[...new Set(reasons)].join(' ')};`),
+    ...directive(`${module}_next_upstream_tries`, attempts),
+    ...directive(`${module}_next_upstream_timeout`, timeout),
+  ]
+}
+
+/** What becomes of headers of the answer that name places as the upstream knows them. */
+function answerLines({ redirects, cookies = {} }: Proxy): readonly string[] {
+  const { domains, paths, secure, httpOnly, sameSite } = cookies
+  const flags = [
+    ...(secure === undefined ? [] : [secure ? 'secure' : 'nosecure']),
+    ...(httpOnly === undefined ? [] : [httpOnly ? 'httponly' : 'nohttponly']),
+    ...(sameSite === undefined ? [] : [`samesite=${sameSite}`]),
+  ]
+  return [
+    ...longestFirst(redirects).map(([from, to]) => `proxy_redirect ${plain(from)} ${template(to)};`),
+    ...longestFirst(domains).map(([from, to]) => `proxy_cookie_domain ${plain(from)} ${plain(to)};`),
+    ...longestFirst(paths).map(([from, to]) => `proxy_cookie_path ${plain(from)} ${plain(to)};`),
+    ...when(flags.length > 0, `proxy_cookie_flags ~ ${flags.join(' ')};`),
   ]
 }
 

@@ -3,7 +3,7 @@
  * that it was put into. Each position takes one of three readings of `$`: plain, literal, template. Pure.
  */
 
-import { isFault, parseTemplate } from '../../core/resources/fields.ts'
+import { isFault, parseGroupsTemplate, parseTemplate, type GroupsPart } from '../../core/resources/fields.ts'
 
 /** A variable that holds a dollar sign, since nginx has no escape for one; main-conf.ts defines it. */
 export const DOLLAR_VARIABLE = 'nxmesh_dollar'
@@ -29,9 +29,30 @@ export function template(text: string): string {
   return parameter(templateText(text))
 }
 
+/** A regular expression as the last word in the parentheses of an `if`: in quotes, so that they do not stick to it. */
+export function conditionRegex(text: string): string {
+  const bare = parameter(text)
+  return bare.startsWith('"') ? bare : `"${bare}"`
+}
+
+/** As `template`, where `$1` to `$9` are the groups of a regular expression as well. */
+export function groupTemplate(text: string): string {
+  return parameter(templateText(text, true))
+}
+
+/** As `groupTemplate`, for the new path of a rewrite. A final `?` keeps nginx from adding the request's query. */
+export function rewriteTarget(text: string, keepQuery: boolean): string {
+  return parameter(`${templateText(text, true)}${keepQuery ? '' : '?'}`)
+}
+
 /** A template followed by a variable of the renderer's own choice. */
 export function templateThen(text: string, variable: string): string {
   return parameter(`${templateText(text)}$${variable}`)
+}
+
+/** A literal text followed by a variable of the renderer's own choice, or by a group. */
+export function literalThen(text: string, variable: string): string {
+  return parameter(`${literalText(text)}$${variable}`)
 }
 
 /** A variable of the renderer's own choice followed by a literal text. */
@@ -48,13 +69,19 @@ function literalText(text: string): string {
   return text.replaceAll('$', `\${${DOLLAR_VARIABLE}}`)
 }
 
-function templateText(text: string): string {
-  const parts = parseTemplate(text)
+function templateText(text: string, groups = false): string {
+  const parts = groups ? parseGroupsTemplate(text) : parseTemplate(text)
   if (isFault(parts)) throw new UnquotableError(`${JSON.stringify(text)} ${parts.message}`)
   const [only] = parts
   // Bare, as a person would write it: braces are for a variable that text follows.
   if (parts.length === 1 && only !== undefined && 'variable' in only) return `$${only.variable}`
-  return parts.map((part) => ('variable' in part ? `\${${part.variable}}` : literalText(part.text))).join('')
+  return parts.map(partText).join('')
+}
+
+function partText(part: GroupsPart): string {
+  if ('text' in part) return literalText(part.text)
+  // nginx reads one digit, and knows no group in braces.
+  return 'group' in part ? `$${part.group}` : `\${${part.variable}}`
 }
 
 /** In double quotes nginx reads \\ \" \n \t as what they say, and leaves everything else alone. */

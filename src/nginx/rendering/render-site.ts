@@ -10,10 +10,12 @@ import { isGrpc } from '../../core/resources/upstream-tls.ts'
 import { groupRoutes, type Route, type RouteGroup, type SiteSpec } from '../../core/resources/site.ts'
 import type { SliceResource } from '../../core/slice.ts'
 import type { HostLayout } from './host-layout.ts'
-import { block, directive, sortedEntries, toText, when } from './lines.ts'
+import { ErrorPages } from './error-pages.ts'
+import { block, directive, toText, when } from './lines.ts'
 import { drainable, fixed, type Body, type Location } from './location.ts'
-import { literal, plain, template, templateThen, variableThen } from './quote.ts'
+import { conditionRegex, groupTemplate, literal, plain, template, templateThen, variableThen } from './quote.ts'
 import { policiesFor, type SitePolicies } from './render-policy.ts'
+import { responseHeaderLines } from './response-headers.ts'
 import { listenerKey } from './claims.ts'
 import { proxyLines, type ProxyTls } from './proxy.ts'
 import { hstsValue, listenLine, serverTlsLines, tlsFiles, type Http2, type ServerTls } from './server-tls.ts'
@@ -79,17 +81,21 @@ function serverLines({ path, spec: told }: SliceResource<SiteSpec>, place: Serve
   }
   const spec = serverTls === undefined ? told : withHsts(told)
   const groups = groupRoutes(spec.routes).toSorted(compareGroups)
-  const bodyOf = ([id, route]: readonly [string, Route]): Body => routeBody(id, route, spec, place)
+  const pages = new ErrorPages(spec, maps, place)
+  const bodyOf = ([id, route]: readonly [string, Route]): Body =>
+    routeBody(id, route, spec, place, pages.linesFor(route, id))
   const whole = policiesFor(place.policies)
-  const nothing = fixed(['return 404;'], whole.headers, whole.guards)
+  const nothing = fixed(['return 404;'], [...whole.headers, ...pages.linesFor()], whole.guards)
   const locations = groups.map((group): Location => {
     const [first] = group.routes as [readonly [string, Route]]
     const match = matchOf(group)
-    if (conditionsOf(first[1].when).length === 0) return { match, body: bodyOf(first) }
-    const bodies = [nothing, ...group.routes.map(bodyOf)]
+    const isChosen = conditionsOf(first[1].when).length > 0
+    const sole = isChosen ? undefined : first[1]
+    if (sole !== undefined && !pages.intercepts(sole)) return { match, body: bodyOf(first) }
     // All routes of the path have the same limit.
-    const limits = directive('client_max_body_size', first[1].maxBodySize)
-    return { match, variable: maps.choiceOf(group), bodies, limits }
+    const limits = [...directive('client_max_body_size', first[1].maxBodySize), ...pages.linesBefore(sole, first[0])]
+    if (sole !== undefined) return { match, bodies: [bodyOf(first)], limits }
+    return { match, variable: maps.choiceOf(group), bodies: [nothing, ...group.routes.map(bodyOf)], limits }
   })
   if (!groups.some(({ match, path }) => match === 'prefix' && path === '/')) {
     locations.push({ match: '/', body: nothing })
@@ -107,12 +113,15 @@ function serverLines({ path, spec: told }: SliceResource<SiteSpec>, place: Serve
     ...beginning,
     ...(serverTls === undefined ? [] : serverTlsLines(serverTls, isDefault, host, place.http2)),
     ...limitLines(spec, Object.values(spec.routes).some(isGrpcRoute)),
+    ...directive('keepalive_timeout', spec.keepalive?.timeout),
+    ...directive('keepalive_requests', spec.keepalive?.requests),
     ...compressionLines(spec, host),
     // A rewrite breaks %2F, for a page that does not look at the path.
     ...when(isDown, `if ($${outside}) { rewrite ^ ${plain(downPath)} last; }`),
     ...snippetLines(spec.privileged?.serverSnippet),
     ...place.policies.used.flatMap(({ text }) => text.server ?? []),
     ...drainable(locations, host.drainFile),
+    ...pages.locations,
   ])
 }
 
@@ -158,16 +167,22 @@ function matchOf({ match, path, caseSensitive }: RouteGroup): string {
   return `${caseSensitive ? '~' : '~*'} ${plain(path)}`
 }
 
-function routeBody(id: string, route: Route, spec: SiteSpec, place: ServerPlace): Body {
+function routeBody(id: string, route: Route, spec: SiteSpec, place: ServerPlace, pages: readonly string[]): Body {
   const { guards, headers } = policiesFor(place.policies, route)
   const lines = [
     ...limitLines(route, isGrpcRoute(route)),
-    ...responseHeaderLines(route, spec),
+    ...responseHeaderLines(route.responseHeaders, spec, upstreamModule(route)),
     ...headers,
+    ...pages,
     ...snippetLines(ownValue(spec.privileged?.routeSnippets, id)),
   ]
   const isFixed = route.action === 'redirect' || route.action === 'return'
   return { guards, lines, content: actionLines(id, route, spec, place), isFixed }
+}
+
+function upstreamModule(route: Route): 'proxy' | 'grpc' | undefined {
+  if (route.action !== 'proxy') return undefined
+  return isGrpc(route.proxy) ? 'grpc' : 'proxy'
 }
 
 function actionLines(id: string, route: Route, spec: SiteSpec, place: ServerPlace): readonly string[] {
@@ -185,7 +200,12 @@ function actionLines(id: string, route: Route, spec: SiteSpec, place: ServerPlac
       return [`root ${literal(root)};`, ...(spa ? [fallback] : [`index ${literal(index)};`])]
     }
     case 'redirect': {
-      const { to, status, keepPath } = route.redirect
+      const { to, regex, status, keepPath } = route.redirect
+      if (regex !== undefined)
+        return [
+          `if ($request_uri ~ ${conditionRegex(regex)}) { return ${status} ${groupTemplate(to)}; }`,
+          'return 404;',
+        ]
       return [`return ${status} ${keepPath ? templateThen(to.replace(/\/+$/, ''), 'request_uri') : template(to)};`]
     }
     case 'return':
@@ -230,26 +250,12 @@ function maintenanceBody(maintenance: NonNullable<SiteSpec['maintenance']>, spec
     'internal;',
     // The body of a request is thrown away, however long it is.
     'client_max_body_size 0;',
-    ...responseHeaderLines({ action: 'return', responseHeaders: undefined }, spec),
+    ...responseHeaderLines(undefined, spec),
     `add_header Retry-After ${retryAfter} always;`,
     // Probes and the watch over 5xx let this pass.
     `add_header ${PLANNED_HEADER} 1 always;`,
   ]
   return { lines, content: ['set $nxmesh_planned 1;', ...returnLines({ status: 503, body, contentType })] }
-}
-
-function responseHeaderLines(route: Pick<Route, 'action' | 'responseHeaders'>, spec: SiteSpec): readonly string[] {
-  const headers = new Map<string, [string, string]>()
-  for (const { set } of [spec.responseHeaders ?? {}, route.responseHeaders ?? {}]) {
-    for (const [name, value] of sortedEntries(set)) headers.set(name.toLowerCase(), [name, value])
-  }
-  const entries = [...headers.values()]
-  return [
-    ...(route.action === 'proxy'
-      ? entries.map(([name]) => `${isGrpcRoute(route as Route) ? 'grpc' : 'proxy'}_hide_header ${plain(name)};`)
-      : []),
-    ...entries.map(([name, value]) => `add_header ${plain(name)} ${template(value)} always;`),
-  ]
 }
 
 function limitLines(

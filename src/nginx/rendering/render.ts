@@ -27,6 +27,7 @@ import { Certificates } from './certificates.ts'
 import type { ProxyTls } from './proxy.ts'
 import { http2Of, serverTlsOf, tlsFiles as filesOfServer, type ServerTls } from './server-tls.ts'
 import { Claims, listenerKey, tlsOf, wishesOf, type Site } from './claims.ts'
+import { pageFilesOf, pageUpstreamsOf } from './error-pages.ts'
 import type { HostLayout } from './host-layout.ts'
 import { sortedEntries, toText } from './lines.ts'
 import { upstreamEntry, usesLane, type LiveState } from './live.ts'
@@ -257,6 +258,14 @@ function siteUnit(
   ])
   const files = policies.used.flatMap(({ text }) => text.files ?? [])
   const open = new Set<string>()
+  const forbidden = pageFilesOf(site.spec).find((file) => !isAllowedRoot(file, host.staticRoots))
+  if (forbidden !== undefined) return forbiddenRoot(path, forbidden, host)
+  for (const name of pageUpstreamsOf(site.spec)) {
+    const upstream = nearest(site, 'upstream', name, known)
+    if (upstream === undefined) return missing(site, 'Upstream', name)
+    upstreams.set(name, upstreamBlockName(upstream))
+    needs.push(resourcePath(upstream))
+  }
   for (const route of Object.values(site.spec.routes)) {
     if (route.action === 'static' && !isAllowedRoot(route.static.root, host.staticRoots))
       return forbiddenRoot(path, route.static.root, host)
@@ -339,7 +348,7 @@ function isAllowedRoot(root: string, allowed: readonly string[] | undefined): bo
 
 function forbiddenRoot(path: string, root: string, { staticRoots = [] }: HostLayout): Problem {
   const hint = `this host serves files below ${staticRoots.join(', ') || 'no directory'}`
-  return { path, code: 'unsupported', message: `static root ${root} is outside what this host may serve`, hint }
+  return { path, code: 'unsupported', message: `the path ${root} is outside what this host may serve`, hint }
 }
 
 // ---------------------------------------------------------------------------------------------- capabilities
