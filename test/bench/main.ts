@@ -12,6 +12,7 @@ import { machine, type BenchResult } from './measure.ts'
 import { memory } from './memory.ts'
 import { propagation, WAYS } from './propagation.ts'
 import { trust } from './trust.ts'
+import { websockets } from './websockets.ts'
 import { parseGroups, zeroDrop, type ZeroDropOptions } from './zero-drop.ts'
 
 const USAGE = `Benchmarks of NxMesh
@@ -24,6 +25,8 @@ const USAGE = `Benchmarks of NxMesh
   npm run -s bench -- trust       [--edits 10000] [--resources 1000] [--authors 3] [--voided 250] [--grants 1000]
   npm run -s bench -- zero-drop   [--requests 1000000] [--applies 100] [--reloads 20] [--workers 2] [--groups 16x0,64x20,64x200]
                                   [--websockets 8] [--protocols http1,http2] [--lua off,on] [--drain-ms 500]
+  npm run -s bench -- websockets  [--applies 200] [--opened 10] [--long-lived 10] [--sites 200] [--workers 2] [--max-draining 16]
+                                  [--shutdown-seconds 20]
 
   --json       one JSON object on stdout, nothing else
   --pause-ms   rest between edits: propagation and endpoints 50, apply 700, zero-drop 100
@@ -98,6 +101,16 @@ const BENCHES: Readonly<Record<string, (options: Options) => Promise<BenchResult
       groups: groups(options),
       drainMs: options['drain-ms'] === undefined ? undefined : integer(options, 'drain-ms', 0),
       websockets: integer(options, 'websockets', 8),
+    }),
+  websockets: (options) =>
+    websockets({
+      applies: integer(options, 'applies', 200),
+      opened: integer(options, 'opened', 10),
+      longLived: integer(options, 'long-lived', 10),
+      sites: integer(options, 'sites', 200),
+      workers: integer(options, 'workers', 2),
+      maxDraining: integer(options, 'max-draining', 16),
+      shutdownSeconds: integer(options, 'shutdown-seconds', 20),
     }),
 }
 
@@ -177,6 +190,10 @@ async function main(): Promise<void> {
       reloads: text,
       groups: text,
       'drain-ms': text,
+      opened: text,
+      'long-lived': text,
+      'max-draining': text,
+      'shutdown-seconds': text,
       websockets: text,
       protocols: text,
       lua: text,

@@ -43,7 +43,10 @@ function main(plan: LoadPlan): void {
       return new Http1Client({ ...options, readsFirstOnly: index % 2 === 1 })
     }),
   )
-  const sockets = Array.from({ length: plan.websockets.count }, () => new WebsocketClient(plan.websockets))
+  const sockets = Array.from(
+    { length: plan.websockets.count },
+    () => new WebsocketClient({ ...plan.websockets, again: true }),
+  )
   for (const client of [...clients, ...sockets]) client.start()
   const take = (): LoadReport => ({
     groups: Object.fromEntries([...tallies].map(([name, tally]) => [name, tally.take()])),

@@ -12,6 +12,8 @@ export interface WebsocketOptions {
   readonly pauseMs: number
   /** How long it stays open; undefined: until stop(). */
   readonly lifeMs?: number
+  /** Open another one when it ends. */
+  readonly again?: boolean
 }
 
 export interface WebsocketCounts {
@@ -93,7 +95,7 @@ export class WebsocketClient {
 
   #again(): void {
     this.#close()
-    if (!this.#isStopping && this.#options.lifeMs !== undefined) this.start()
+    if (!this.#isStopping && this.#options.again === true) this.start()
   }
 
   #close(): void {

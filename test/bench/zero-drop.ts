@@ -10,6 +10,7 @@ import { execFile } from 'node:child_process'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { promisify } from 'node:util'
 import { freePorts } from '../support/fleet.ts'
+import { EchoBackend } from './echo.ts'
 import { aim, figuresOf, progress, rounded, type BenchResult } from './measure.ts'
 import { ServedNode } from './served-node.ts'
 import { FIXED_ANSWER, SITE_HOST } from './zero-drop-exchanges.ts'
@@ -83,7 +84,7 @@ export function parseGroups(text: string): readonly Group[] | undefined {
 async function measure({ protocol, lua }: Variant, options: ZeroDropOptions, wanted: number) {
   const variant = `${protocol}${lua ? '_lua' : ''}`
   const [port, http2Port] = (await freePorts(2)) as [number, number]
-  const backend = await Backend.start()
+  const backend = await EchoBackend.start()
   const site = (generation: number): string => siteYaml({ generation, port, http2Port })
   const settings = options.drainMs === undefined ? '' : `---\n${settingsYaml(options.drainMs)}`
   const resources = `${upstreamYaml(backend.port)}---\n${site(0)}${settings}`
@@ -242,29 +243,6 @@ class Load {
     if (this.#child.exitCode !== null) return
     const exited = once(this.#child, 'exit')
     this.#child.send('stop')
-    await exited
-  }
-}
-
-/** The echo's process. */
-class Backend {
-  readonly port: number
-  readonly #child: ChildProcess
-
-  private constructor(child: ChildProcess, port: number) {
-    this.#child = child
-    this.port = port
-  }
-
-  static async start(): Promise<Backend> {
-    const child = fork(new URL('./echo-backend.ts', import.meta.url))
-    const [port] = (await once(child, 'message')) as [number]
-    return new Backend(child, port)
-  }
-
-  async stop(): Promise<void> {
-    const exited = once(this.#child, 'exit')
-    this.#child.disconnect()
     await exited
   }
 }

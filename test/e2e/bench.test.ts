@@ -123,3 +123,20 @@ test('zero-drop loses nothing through applies, and sees what plain reloads lose'
   expect(rows[1]).toMatchObject({ control: { failed: 0, refused: expect.toSatisfy((count) => count > 0) } })
   expect(aims.filter((one) => !('met' in one && one.met))).toEqual([])
 })
+
+test('websockets: old workers stay within the limit of the gate, and the node says that it waits for them', async () => {
+  const args = ['--applies', '4', '--opened', '3', '--long-lived', '2', '--sites', '5']
+  const { rows, aims } = await result('websockets', ...args, '--max-draining', '2', '--shutdown-seconds', '5')
+  expect(rows).toHaveLength(1)
+  expect(rows[0], JSON.stringify(rows)).toMatchObject({
+    applies: 4,
+    wrongEchoes: 0,
+    gateSeen: {
+      inReceipt: expect.toSatisfy((samples) => samples > 0),
+      inHealth: expect.toSatisfy((samples) => samples > 0),
+      example: expect.stringMatching(/^Degraded: \d+ old workers are still draining, over the limit of 2$/),
+    },
+  })
+  expect(aims.map(({ name }) => name)).toEqual(['draining_workers', 'master_mb', 'total_mb', 'wrong_echoes'])
+  expect(aims.filter((one) => !('met' in one && one.met))).toEqual([])
+})
