@@ -308,14 +308,19 @@ describe('log tail', () => {
     await rm(directory, { recursive: true })
   })
 
-  test('only [emerg] lines of the master count', () => {
+  test('only [emerg] lines of the master count, and those of its Lua', () => {
     const lines = [
       '2026/01/01 00:00:00 [emerg] 10#10: bind() to 0.0.0.0:80 failed',
       '2026/01/01 00:00:00 [emerg] 11#11: of a test',
       '2026/01/01 00:00:00 [crit] 10#10: *1 SSL_do_handshake() failed',
+      '2026/01/01 00:00:00 [error] 10#10: *1 connect() failed (111: Connection refused) while connecting to upstream',
+      '2026/01/01 00:00:00 [error] 10#10: init_by_lua error: init_by_lua(n.conf:4):1: boom',
       '2026/01/01 00:00:00 [notice] 10#10: signal 1 (SIGHUP) received: [emerg] 10#10: fake',
     ]
-    expect(emergencies(lines, 10)).toEqual(['bind() to 0.0.0.0:80 failed'])
+    expect(emergencies(lines, 10)).toEqual([
+      'bind() to 0.0.0.0:80 failed',
+      'init_by_lua error: init_by_lua(n.conf:4):1: boom',
+    ])
   })
 })
 

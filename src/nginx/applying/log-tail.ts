@@ -1,5 +1,5 @@
 /**
- * Reads what nginx appends to a log file after a mark: the master's [emerg] lines of a reload, and the answers in the
+ * Reads what nginx appends to a log file after a mark: the master's last words about a reload, and the answers in the
  * access log of a bake. Bounded reads; a rotated or truncated file is read from its beginning. Never writes.
  */
 
@@ -88,10 +88,16 @@ async function readText(file: FileHandle, position: number, length: number): Pro
   return buffer.toString('latin1', 0, bytesRead)
 }
 
-/** `[emerg]` messages that this master wrote. Other levels, and other processes such as a `-t`, say nothing about it. */
+/**
+ * Messages with which this master gave a configuration up: `[emerg]`, and the Lua module's of another level. Other levels,
+ * such as that of a handshake that failed, and other processes, such as a `-t`, say nothing about it.
+ */
 export function emergencies(lines: readonly string[], masterPid: number): readonly string[] {
   return lines.flatMap((line) => {
-    const match = /^\S+ \S+ \[emerg\] (\d+)#\d+: (.*)$/.exec(line)
-    return match !== null && Number(match[1]) === masterPid ? [match[2] as string] : []
+    const [, level, pid, message = ''] = /^\S+ \S+ \[(emerg|alert|error)\] (\d+)#\d+: (.*)$/.exec(line) ?? []
+    const isFatal = level === 'emerg' || LUA_GAVE_UP.test(message)
+    return isFatal && Number(pid) === masterPid ? [message] : []
   })
 }
+
+const LUA_GAVE_UP = /^(?:init_by_lua error: |failed to load the 'resty\.core' module)/

@@ -145,7 +145,7 @@ export class Validator {
   ): Promise<ReadonlyMap<Unit, string>> {
     const nothing: Generation = { ...request.assemble([]), units: [] }
     const draft = new Draft(
-      { units: present.units, problems: [], assemble: request.assemble },
+      { units: present.units, problems: [], assemble: (some) => request.assemble(some) },
       nothing,
       new Map(),
       () => undefined,
