@@ -5,7 +5,6 @@
  */
 
 import { execFile, execFileSync } from 'node:child_process'
-import { existsSync } from 'node:fs'
 import { mkdtemp, rm } from 'node:fs/promises'
 import { Agent } from 'node:http'
 import { connect, createServer, type AddressInfo, type Socket } from 'node:net'
@@ -22,6 +21,7 @@ import type { ApplyResult } from '../../src/nginx/applying/run.ts'
 import { verifyEndpoint } from '../../src/nginx/applying/verify.ts'
 import type { Unit } from '../../src/nginx/rendering/unit.ts'
 import { fetchRoot, freePort, NginxHost } from '../support/nginx-host.ts'
+import { luaModules } from '../support/real-nginx.ts'
 import { waitFor } from '../support/wait.ts'
 
 /** Text for nginx's http block, as a privileged snippet of ZoneSettings. */
@@ -82,7 +82,6 @@ async function listening(): Promise<number> {
   return (server.address() as AddressInfo).port
 }
 
-const LUA = ['ndk_http_module', 'ngx_http_lua_module'].map((name) => `/usr/lib/nginx/modules/${name}.so`)
 const zone = (key: string) => shared(`limit_req_zone ${key} zone=one:64k rate=100r/s;\n`)
 const cache = (path: string, levels: string) =>
   shared(`proxy_cache_path ${path} levels=${levels} keys_zone=kept:64k;\n`)
@@ -148,9 +147,9 @@ const SPOTS: Readonly<Record<string, Spot>> = {
 }
 
 test.each(Object.entries(SPOTS))('%s', async (_, spot) => {
-  if (spot.lua && !LUA.every((path) => existsSync(path))) return
-  await using host = await NginxHost.create(spot.lua ? { modules: LUA } : {})
-  const applier = await host.booted()
+  await using host = await NginxHost.create(spot.lua ? { modules: await luaModules() } : {})
+  // The shortest pauses.
+  const applier = await host.booted({ random: () => 0 })
   const port = await freePort()
   const a = (body: string) => host.site('a', { port, body: `return 200 "${body}";` })
   const before = spot.before(host, port)

@@ -139,6 +139,8 @@ export class NginxHost {
       workerProcesses: 2,
       workerShutdownTimeoutSeconds: 5,
       modules,
+      // Lua of tests is their own.
+      liveLane: false,
     }
     this.nginx = new LocalNginx({ ...this.layout, binary, mode })
   }

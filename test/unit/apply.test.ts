@@ -135,6 +135,7 @@ describe('isolation', () => {
 })
 
 describe('blame', () => {
+  const suspects = (...of: Parameters<typeof suspectedUnits>) => [...suspectedUnits(...of)].map(paths)
   const a = site('a', { port: 8081 })
   const b = site('b', { port: 8082, address: '*' })
   const c = site('c', { port: 8082, address: '[::]' })
@@ -154,10 +155,20 @@ describe('blame', () => {
     const pool = upstream('one', '127.0.0.1:1')
     const needy = site('needy', { needs: ['default/eu/upstream/one'] })
     const words = 'limit_req "one" uses the "$uri" key while previously it used the "$arg_x" key'
-    expect(paths(suspectedUnits(words, [a, limited, pool, needy]))).toEqual(['limited', 'one', 'needy'])
-    expect(suspectedUnits('limit_req "two" uses', [a, limited])).toEqual([])
-    expect(suspectedUnits(words, [limited]), 'all of them: that tells nothing').toEqual([])
-    expect(suspectedUnits('could not build referer_hash', [a, b])).toEqual([])
+    const units = [a, limited, pool, needy]
+    expect(suspects(words, units, units).slice(-2)).toEqual([[], []])
+    expect(suspects(words, units, units)).toContainEqual(['limited', 'one', 'needy'])
+  })
+
+  test('words without a file that quote nothing are about those who have a directive that they had not', () => {
+    const version = (number: number) =>
+      ['x', 'y', 'z'].map((name) =>
+        site(name, { body: `${name === 'y' && number > 1 ? 'aio on; ' : ''}return ${number};` }),
+      )
+    const words = 'could not build referer_hash'
+    expect(suspects(words, version(2), version(1))).toEqual([['y']])
+    expect(suspects(words, version(3), version(2))).toEqual([[]])
+    expect(suspects(words, version(1), version(1).slice(1)), 'new').toEqual([['x']])
   })
 
   test('nginx’s words are the first [emerg] message, with or without a time, else all', () => {

@@ -84,12 +84,27 @@ describe('a search', () => {
     expect(found.tests).toBe(2)
   })
 
+  test('of one bad one that the words are suspected to mean costs two more tests', async () => {
+    const fault: Fault = (taken) => (taken.has(7) ? [{ reason: 'bad', blamed: [], suspected: () => [[1e9], [7]] }] : [])
+    expect(await search(COUNT, fault)).toMatchObject({ tests: 3, refused: new Map([[7, 'bad']]) })
+  })
+
+  test('goes on later where time ended it, in the groups that it had made', async () => {
+    const fault = independent(new Set([3]), new Set(), false)
+    const { left, taken, tests } = await search(COUNT, fault, { budget: 3 })
+    expect(tests).toBeGreaterThan(3)
+    expect(sorted([...taken, ...left.flat()]).length).toBeGreaterThan(COUNT - 2)
+    expect(left.length).toBeGreaterThan(1)
+  })
+
   test('ends in what was tested as it is, whatever clashes with what, however wrong the names', async () => {
     const clashes = fc.array(fc.uniqueArray(fc.nat(COUNT - 1), { minLength: 1, maxLength: 4 }), { maxLength: 12 })
     const fault =
       (sets: readonly (readonly number[])[], names: readonly number[]): Fault =>
       (taken) =>
-        sets.some((set) => set.every((one) => taken.has(one))) ? [{ reason: 'clash', blamed: names }] : []
+        sets.some((set) => set.every((one) => taken.has(one)))
+          ? [{ reason: 'clash', blamed: names, suspected: () => [names, sets[0] ?? []] }]
+          : []
     const time = fc.oneof(fc.nat(60), fc.constant(Number.POSITIVE_INFINITY))
     await fc.assert(
       fc.asyncProperty(

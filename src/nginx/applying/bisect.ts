@@ -7,8 +7,8 @@
 export interface Blame<T> {
   readonly reason: string
   readonly blamed: readonly T[]
-  /** Whom they may mean: these are tried apart from the others, and refused only when that shows it. */
-  readonly suspected?: readonly T[]
+  /** Whom they may mean, the likeliest first: such are tried apart from the others, and refused only when that shows it. */
+  readonly suspected?: () => Iterable<readonly T[]>
 }
 
 export interface Search<T> {
@@ -22,6 +22,8 @@ export interface Found<T> {
   /** Accepted together, and tested as they are. All others were refused, or not told apart in time. */
   readonly taken: readonly T[]
   readonly refused: ReadonlyMap<T, string>
+  /** What time did not allow for, in the groups in which to go on. */
+  readonly left: readonly (readonly T[])[]
   /** What speaks against what is there anyway, with none of them; empty when nothing does. Else nothing is taken. */
   readonly base: readonly Blame<T>[]
 }
@@ -69,12 +71,12 @@ export async function findGood<T>(groups: readonly (readonly T[])[], { test, has
     for (const member of bad) refused.set(member, reasonFor(member, blames))
     const rest = members.filter((member) => !refused.has(member))
     const staysWhole = named.length > 0 && namings + 1 < NAMINGS_MAX
-    const parts = staysWhole ? [rest] : partsOf(rest, new Set(blames.flatMap(({ suspected = [] }) => suspected)))
+    const parts = staysWhole ? [rest] : partsOf(rest, blames[0]?.suspected?.() ?? [])
     const seen = rest.length === members.length ? { size, blames } : undefined
     pending.unshift(...parts.flatMap((part) => groupOf(part, staysWhole ? namings + 1 : 0, seen)))
   }
   base ??= await test([])
-  return { taken, refused, base }
+  return { taken, refused, left: pending.map(({ members }) => members), base }
 }
 
 function reasonFor<T>(member: T, blames: readonly Blame<T>[]): string {
@@ -86,11 +88,15 @@ function groupOf<T>(members: readonly T[], namings = 0, whole?: Group<T>['whole'
   return members.length === 0 ? [] : [{ members, namings, whole }]
 }
 
-/** Those beyond suspicion before the others, where there are both; else halves. */
-export function partsOf<T>(members: readonly T[], suspected: ReadonlySet<T>): readonly (readonly T[])[] {
-  const clear = members.filter((member) => !suspected.has(member))
-  if (clear.length === 0 || clear.length === members.length) return halvesOf(members)
-  return [clear, members.filter((member) => suspected.has(member))]
+/** Those beyond suspicion before the others, by the first that tells them apart; else halves. */
+export function partsOf<T>(members: readonly T[], suspected: Iterable<readonly T[]>): readonly (readonly T[])[] {
+  for (const group of suspected) {
+    const dubious = new Set(group)
+    const clear = members.filter((member) => !dubious.has(member))
+    if (clear.length > 0 && clear.length < members.length)
+      return [clear, members.filter((member) => dubious.has(member))]
+  }
+  return halvesOf(members)
 }
 
 /** Two, where there are two. */

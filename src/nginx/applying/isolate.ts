@@ -142,18 +142,34 @@ export function blamedUnits(words: string, units: readonly Unit[]): readonly Uni
 }
 
 /**
- * The units whose texts hold what nginx's words quote: a path, a zone, a variable. Words of what is only opened or
- * compared after all is parsed name no file of ours. With those that need them, which fail with them. Empty where that
- * tells nobody from the others.
+ * Whom words that name nobody may be about, the likeliest first: those whose texts hold what is quoted (a path, a zone, a
+ * variable), since what is only opened or compared after all is parsed comes without a file of ours; then those that have
+ * a directive that they had not before. With those that need them, which fail with them.
  */
-export function suspectedUnits(words: string, units: readonly Unit[]): readonly Unit[] {
+export function* suspectedUnits(
+  words: string,
+  units: readonly Unit[],
+  before: readonly Unit[],
+): Iterable<readonly Unit[]> {
   const quoted = [...words.matchAll(/"([^"]{2,4096})"/g)].map(([, token]) => token as string)
-  for (const token of quoted) {
-    const found = new Set(units.filter(({ text }) => text.includes(token)).map(({ path }) => path))
-    if (found.size > 0 && found.size < units.length)
-      return units.filter(({ path, needs }) => [path, ...needs].some((one) => found.has(one)))
+  const had = new Map(before.map((unit) => [unit.path, unit]))
+  const isNovel = ({ path, digest, text }: Unit) => {
+    const old = had.get(path)
+    if (old?.digest === digest) return false
+    const directives = directivesOf(old?.text ?? '')
+    return [...directivesOf(text)].some((directive) => !directives.has(directive))
   }
-  return []
+  const withNeedy = (group: readonly Unit[]) => {
+    const paths = new Set(group.map(({ path }) => path))
+    return units.filter(({ path, needs }) => [path, ...needs].some((one) => paths.has(one)))
+  }
+  for (const token of quoted) yield withNeedy(units.filter(({ text }) => text.includes(token)))
+  yield withNeedy(units.filter(isNovel))
+}
+
+/** About: what stands where a directive does. */
+function directivesOf(text: string): ReadonlySet<string> {
+  return new Set([...text.matchAll(/(?:^|[;{}])\s*([a-z][a-z0-9_]*)/gm)].map(([, name]) => name as string))
 }
 
 /** An address without brackets, with every way to write "all of IPv4" as `0.0.0.0`. */

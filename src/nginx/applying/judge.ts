@@ -27,7 +27,7 @@ const FIRST_PER_UNIT_MS = 10
 /** Times what the last accepted test took. */
 const FIRST_PER_TEST = 20
 /** Times what the present generation takes now, once something took too long: a slow unit costs this at each step. */
-const SEARCH_PER_TEST = 8
+const SEARCH_PER_TEST = 4
 const SEARCH_MS = 1_000
 /** What serves already deserves more than the limit: where the host is too busy for it, nothing could be changed. */
 const PRESENT_LIMITS = 5
@@ -71,7 +71,7 @@ export class Judge {
       {
         reason,
         blamed: blamedUnits(reason, generation.units),
-        suspected: suspectedUnits(reason, generation.units),
+        suspected: () => suspectedUnits(reason, generation.units, serving.booted().units),
       },
     ]
   }
@@ -88,7 +88,7 @@ export class Judge {
     const { ok, durationMs } = await serving.test(base.digest, PRESENT_LIMITS * testTimeoutMs)
     if (base.digest === generation.digest || !ok) return ok ? { ok, stderr: '', durationMs } : output
     signal?.throwIfAborted()
-    this.#searchLimitMs = SEARCH_MS + SEARCH_PER_TEST * durationMs
+    this.#searchLimitMs = Math.round(SEARCH_MS + SEARCH_PER_TEST * durationMs)
     return this.#searchLimitMs > limitMs ? this.#whole(generation, this.#searchLimitMs) : output
   }
 

@@ -100,4 +100,15 @@ export function emergencies(lines: readonly string[], masterPid: number): readon
   })
 }
 
+/** What this master says of workers that ended by themselves, and not because they were told to. */
+export function brokenWorkers(lines: readonly string[], masterPid: number): readonly string[] {
+  return lines.flatMap((line) => {
+    const [, pid, message = ''] =
+      /^\S+ \S+ \[\w+\] (\d+)#\d+: (worker process \d+ exited (?:on signal|with fatal code|with code [1-9]).*)$/.exec(
+        line,
+      ) ?? []
+    return Number(pid) === masterPid ? [message] : []
+  })
+}
+
 const LUA_GAVE_UP = /^(?:init_by_lua error: |failed to load the 'resty\.core' module)/

@@ -31,9 +31,11 @@ export type ProbeAnswer =
   | { readonly kind: 'refused' }
   | { readonly kind: 'silent'; readonly reason: string }
 
-/** Sites probed in one apply. Of more changed ones the first by path are, so that an apply takes bounded time. */
-const PROBES_MAX = 32
-const PROBES_AT_ONCE = 8
+/** Sites probed in one apply; of more changed ones the first by path are. */
+const PROBES_MAX = 512
+const PROBES_AT_ONCE = 16
+/** Times the limit of one probe: what is not probed until then is not, so that an apply takes bounded time. */
+const TIME_LIMITS = 2
 
 /** One target for each site: its first host on its first listener, one over TLS if there is any. */
 export function probeTargets(sites: readonly Unit[]): readonly ProbeTarget[] {
@@ -54,12 +56,16 @@ export function sameTarget(a: ProbeTarget, b: ProbeTarget): boolean {
   return a.address === b.address && a.port === b.port && a.host === b.host && isTls[0] === isTls[1]
 }
 
-/** The answers by site. */
+/** The answers by site, as many as come in about twice the time limit of one. */
 export async function probe(targets: readonly ProbeTarget[], timeoutMs: number): Promise<Map<string, ProbeAnswer>> {
   const answers = new Map<string, ProbeAnswer>()
   const queue = targets.values()
+  const over = AbortSignal.timeout(TIME_LIMITS * timeoutMs)
   const worker = async () => {
-    for (const target of queue) answers.set(target.site, await probeOne(target, timeoutMs))
+    for (const target of queue) {
+      if (over.aborted) return
+      answers.set(target.site, await probeOne(target, timeoutMs))
+    }
   }
   await Promise.all(Array.from({ length: PROBES_AT_ONCE }, worker))
   return answers

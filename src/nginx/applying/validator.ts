@@ -53,8 +53,8 @@ export class Validator {
   readonly #serving: Serving
   readonly #refusedUnits: Refusals
   readonly #refusedGenerations: Refusals
-  /** Digests of the units that time did not allow for, the longest waiting first. */
-  #waiting: readonly string[] = []
+  /** Groups of units, by digest, that time did not allow for, the longest waiting first. */
+  #waiting: readonly (readonly string[])[] = []
   /** Groups of units, by digest, one of which made a swap fail, nobody knows which. An apply takes one group at a time. */
   #suspects: readonly (readonly string[])[] = []
   #validated: string | undefined
@@ -117,7 +117,7 @@ export class Validator {
       for (const [unit, reason] of found.refused) refuse(unit, reason)
       if (found.base.length === 0) {
         const decided = [...found.taken, ...found.refused.keys()]
-        this.#waiting = without(candidates.flat(), decided).map(({ digest }) => digest)
+        this.#waiting = found.left.map((group) => group.map(({ digest }) => digest))
         return show(draft.with(found.taken), without(draft.changed, decided))
       }
       // What did not change fails by itself: something around it must have changed.
@@ -203,8 +203,7 @@ export class Validator {
   /** Two: those never refused before the others, or those whom the words cannot mean, or else halves. */
   #partsOf(changed: readonly Unit[], words: string): readonly (readonly string[])[] {
     const known = changed.filter(({ digest }) => this.#refusedUnits.last(digest) !== undefined)
-    const isTelling = known.length > 0 && known.length < changed.length
-    const parts = partsOf(changed, new Set(isTelling ? known : suspectedUnits(words, changed)))
+    const parts = partsOf(changed, [known, ...suspectedUnits(words, changed, this.#serving.booted().units)])
     return parts.map((part) => part.map(({ digest }) => digest))
   }
 
@@ -247,12 +246,18 @@ export class Validator {
 
   /** In the order of trial: those never refused, then the others; the longest waiting first, each after what it needs. */
   #inOrder(units: readonly Unit[]): readonly (readonly Unit[])[] {
-    const place = new Map(this.#waiting.map((digest, index) => [digest, index]))
-    const placeOf = ({ digest }: Unit) => place.get(digest) ?? place.size
-    const sorted = units.toSorted((a, b) => placeOf(a) - placeOf(b))
-    const fresh = sorted.filter(({ digest }) => this.#refusedUnits.last(digest) === undefined)
-    const first = needsFirst(fresh, units)
-    return [first, needsFirst(without(sorted, first), units)]
+    const place = new Map(this.#waiting.flatMap((group, index) => group.map((digest) => [digest, index])))
+    const groups: Unit[][] = Array.from({ length: this.#waiting.length + 2 }, () => [])
+    for (const unit of units) {
+      const isFresh = this.#refusedUnits.last(unit.digest) === undefined
+      groups[isFresh ? (place.get(unit.digest) ?? groups.length - 2) : groups.length - 1]?.push(unit)
+    }
+    const seen = new Set<Unit>()
+    return groups.map((group) => {
+      const fresh = needsFirst(group, units).filter((unit) => !seen.has(unit))
+      for (const unit of fresh) seen.add(unit)
+      return fresh
+    })
   }
 
   /** When the first of the isolated that were refused may be tried again, ms from now. */

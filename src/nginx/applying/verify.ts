@@ -5,7 +5,7 @@
 
 import type { Clock, NginxProcess } from '../../ports.ts'
 import { get } from './http.ts'
-import { emergencies, type LogTail } from './log-tail.ts'
+import { brokenWorkers, emergencies, type LogTail } from './log-tail.ts'
 
 /** One worker's answer: which generation it runs. */
 export interface WorkerAnswer {
@@ -73,12 +73,16 @@ const LONGEST_PAUSE_MS = 25
 const ASKS_PER_WORKER = 2
 const ASKS_AT_ONCE_MAX = 64
 
+/** Workers that may end in a verification, beyond each serving one: somebody may kill a few. More of them do not survive their start. */
+const BROKEN_MAX = 4
+
 /** Polls until every worker that is not draining has answered with the generation, or it is clear that none will. */
 export async function verifyWorkers(options: VerifyOptions): Promise<Verification> {
   const { generation, nginx, endpoint, clock, errorLog, limitMs } = options
   const deadline = clock.monotonic() + limitMs
   const answered = new Map<number, string>()
   const said = new Set<string>()
+  const broken: string[] = []
   for (let pauseMs = FIRST_PAUSE_MS; ; pauseMs = Math.min(pauseMs * 2, LONGEST_PAUSE_MS)) {
     const master = await nginx.master()
     if (master === undefined) return { proven: false, reason: 'nginx is not running', refused: false, other: false }
@@ -93,8 +97,14 @@ export async function verifyWorkers(options: VerifyOptions): Promise<Verificatio
       return { proven: true, reason: '', refused: false, other: false }
     }
     const other = workers.some((pid) => (answered.get(pid) ?? generation) !== generation)
-    for (const message of emergencies(await errorLog.read(), master)) said.add(message)
+    const lines = await errorLog.read()
+    for (const message of emergencies(lines, master)) said.add(message)
     if ([...said].some(isFinal)) return { proven: false, reason: [...said].join('; '), refused: true, other }
+    broken.push(...brokenWorkers(lines, master))
+    if (broken.length > BROKEN_MAX + workers.length) {
+      const reason = `${broken.length} workers ended as soon as they had started: ${broken.at(-1)}`
+      return { proven: false, reason, refused: false, other }
+    }
     if (clock.monotonic() >= deadline) {
       const reason = `after ${limitMs} ms ${unproven(workers, answered, generation)}`
       return { proven: false, reason, refused: false, other }
