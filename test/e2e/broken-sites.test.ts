@@ -194,7 +194,7 @@ let place: Place
 const other = createServer()
 
 beforeAll(async () => {
-  host = await NginxHost.create({ modules: await luaModules() })
+  host = await NginxHost.create({ modules: await luaModules(), liveLane: false })
   // The slow way costs one of these limits. Pauses are the shortest.
   applier = await host.booted({ settings: { testTimeoutMs: 3_000 }, random: () => 0 })
   await new Promise<void>((resolve) => other.listen(0, '127.0.0.1', resolve))

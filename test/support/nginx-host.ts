@@ -122,6 +122,7 @@ interface HostOptions {
   readonly mode?: 'own' | 'attach'
   /** Paths of dynamic modules to load. */
   readonly modules?: readonly string[]
+  readonly liveLane?: boolean
 }
 
 export class NginxHost {
@@ -129,7 +130,7 @@ export class NginxHost {
   readonly nginx: LocalNginx
 
   constructor(directory: string, options: HostOptions = {}) {
-    const { binary = 'nginx', mode = 'own', modules = [] } = options
+    const { binary = 'nginx', mode = 'own', modules = [], liveLane = true } = options
     this.layout = {
       directory,
       pidFile: join(directory, 'nginx.pid'),
@@ -139,8 +140,7 @@ export class NginxHost {
       workerProcesses: 2,
       workerShutdownTimeoutSeconds: 5,
       modules,
-      // Lua of tests is their own.
-      liveLane: false,
+      liveLane,
     }
     this.nginx = new LocalNginx({ ...this.layout, binary, mode })
   }
