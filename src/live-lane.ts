@@ -31,8 +31,8 @@ export type LiveWish = { readonly state: LiveState; readonly target: string } | 
 export interface LiveLaneOptions {
   readonly push: LivePush
   readonly desired: () => Promise<LiveWish>
-  /** Keys that the running generation may ask for: they stay, desired or not. */
-  readonly served: () => ReadonlySet<string>
+  /** Whether the running generation may ask for a key: such entries stay, desired or not. */
+  readonly served: () => (key: string) => boolean
   readonly clock: Clock
   readonly random: Random
   readonly log: Log
@@ -142,8 +142,8 @@ export class LiveLane implements Startable {
   }
 
   #withServed(state: LiveState): LiveState {
-    const served = this.#options.served()
-    const left = [...this.#options.push.wanted.state].filter(([key]) => served.has(key) && !state.has(key))
+    const isServed = this.#options.served()
+    const left = [...this.#options.push.wanted.state].filter(([key]) => !state.has(key) && isServed(key))
     return left.length === 0 ? state : new Map([...state, ...left])
   }
 

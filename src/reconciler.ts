@@ -14,8 +14,7 @@ import type { Applier } from './nginx/applying/apply.ts'
 import { applyError, type ApplyError, type ApplyResult, type Outcome, type Phase } from './nginx/applying/run.ts'
 import type { LivePush } from './nginx/applying/live-push.ts'
 import type { HostLayout } from './nginx/rendering/host-layout.ts'
-import { laneObstacle, upstreamKey } from './nginx/rendering/live.ts'
-import { blockNameAt } from './nginx/rendering/render-upstream.ts'
+import { laneObstacle, servedKeys } from './nginx/rendering/live.ts'
 import { assemble, hostNamesOf, render, renderLive } from './nginx/rendering/render.ts'
 import type { Unit } from './nginx/rendering/unit.ts'
 import type { Capabilities, Clock, NginxProcess, Random, Startable } from './ports.ts'
@@ -174,7 +173,7 @@ export class Reconciler implements Startable {
   /** As it was at the end of the last turn: what is half done is not told. */
   #settled: Omit<Receipt, 'at' | 'live'> | undefined
   readonly #lane: LiveLane | undefined
-  /** Upstreams of the generation that is being applied, by path. */
+  /** Of the generation that is being applied. */
   #applying: readonly Unit[] = []
 
   constructor(options: ReconcilerOptions) {
@@ -391,7 +390,8 @@ export class Reconciler implements Startable {
     return new LiveLane({
       push,
       desired: () => this.#liveWish(),
-      served: () => this.#servedKeys(),
+      // Of what serves, of what may come to serve, and of what may have to serve again after a rollback.
+      served: () => servedKeys([...(this.#options.applier.lastGood?.units ?? []), ...this.#applying]),
       clock,
       random,
       log,
@@ -412,12 +412,6 @@ export class Reconciler implements Startable {
     const input = { slice, capabilities, host: layout, addresses: known, ejected: NONE, openCircuits: NONE }
     const state = renderLive(input)
     return state && { state, target: slice.target }
-  }
-
-  /** Of upstreams that nginx may still ask for, or may have to ask for again after a rollback. */
-  #servedKeys(): ReadonlySet<string> {
-    const units = [...(this.#options.applier.lastGood?.units ?? []), ...this.#applying]
-    return new Set(units.filter(({ kind }) => kind === 'upstream').map(({ path }) => upstreamKey(blockNameAt(path))))
   }
 
   #servedSites(): readonly Unit[] {

@@ -161,6 +161,51 @@ describe('with the Lua module', () => {
     })
   })
 
+  test('weights of a split and maintenance change without a reload', async () => {
+    const yaml = (weight: number, isDown: boolean) => `
+apiVersion: nxmesh/v1
+kind: ZoneSettings
+metadata: { name: settings }
+spec: { reload: { bakeSeconds: 0, drainMs: 0, quietMs: 0 } }
+---
+${NAMES.map((name, index) => `{ apiVersion: nxmesh/v1, kind: Upstream, metadata: { name: ${name} }, spec: { endpoints: { '127.0.0.1:${ports[index]}': {} } } }`).join('\n---\n')}
+---
+apiVersion: nxmesh/v1
+kind: Site
+metadata: { name: s }
+spec:
+  hosts: [s.example]
+  listeners: { http: { port: ${port} } }
+  maintenance: { enabled: ${isDown}, body: down }
+  routes:
+    root:
+      path: /
+      proxy: { split: { a: { upstream: a, weight: ${weight} }, b: { upstream: b, weight: ${10 - weight} } }, sticky: { header: X-User } }
+`
+    const served = async () => {
+      const users = Array.from({ length: 40 }, (_, index) => `user-${index}`)
+      const bodies = await Promise.all(
+        users.map(async (user) => (await ask({ port, headers: { host: 's.example', 'X-User': user } })).body),
+      )
+      return [...new Set(bodies)].toSorted()
+    }
+    slice = sliceOf(statesOf(yaml(10, false)))
+    await node.reached()
+    const [workers, generation] = [await host.workers(), node.last()?.applied]
+    expect(await served()).toEqual(['a'])
+    for (const [weight, isDown, expected] of [
+      [5, false, ['a', 'b']],
+      [0, false, ['b']],
+      [0, true, ['down']],
+      [0, false, ['b']],
+    ] as const) {
+      slice = sliceOf(statesOf(yaml(weight, isDown)))
+      await node.reached()
+      expect(await served()).toEqual(expected)
+    }
+    expect([await host.workers(), node.last()?.applied]).toEqual([workers, generation])
+  })
+
   test('a worker that was killed is followed by one that knows', async () => {
     slice = sliceFor(port, to('b'))
     await node.reached()

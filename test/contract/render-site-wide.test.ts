@@ -6,14 +6,16 @@ import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { countAnswers } from '../../src/nginx/applying/bake.ts'
 import { probe } from '../../src/nginx/applying/probe.ts'
+import { liveEndpoint } from '../../src/nginx/applying/live-endpoint.ts'
+import { wholeText } from '../../src/nginx/rendering/live.ts'
 import type { HostLayout } from '../../src/nginx/rendering/host-layout.ts'
-import { ask, freePort, nginxDirectory, serve, testGeneration } from '../support/real-nginx.ts'
+import { ask, freePort, luaModules, nginxDirectory, serve, testGeneration } from '../support/real-nginx.ts'
 import { renderYaml } from '../support/resources.ts'
 import { waitFor } from '../support/wait.ts'
 
 const LONG = 'long enough to be worth it; '.repeat(200)
 
-describe('what concerns a whole site, on real nginx', () => {
+describe.each(['reload', 'live'] as const)('what concerns a whole site, by the %s lane, on real nginx', (lane) => {
   let host: HostLayout
   let port: number
   let nginx: Awaited<ReturnType<typeof serve>>
@@ -26,10 +28,12 @@ describe('what concerns a whole site, on real nginx', () => {
     mkdirSync(root)
     for (const name of ['long.txt', 'long.html', 'long.css', 'long.png']) writeFileSync(join(root, name), LONG)
     writeFileSync(join(root, 'short.txt'), 'short')
-    const { generation, problems } = renderYaml(yaml(root), { host })
+    host = { ...host, modules: await luaModules(), liveLane: lane === 'live' }
+    const { generation, problems, live } = renderYaml(yaml(root), { host })
     const { words } = await testGeneration(host, generation)
     if (problems.length > 0 || words !== '') throw new Error(problems[0]?.message ?? words)
     nginx = await serve(host, generation)
+    if (live !== undefined) await liveEndpoint(host.verifySocket).push(wholeText({ stamp: 1, state: live }))
   })
   afterAll(async () => {
     await nginx?.stop()

@@ -3,14 +3,19 @@ import { rmSync, writeFileSync } from 'node:fs'
 import { createServer, type Server } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { liveEndpoint } from '../../src/nginx/applying/live-endpoint.ts'
+import { wholeText } from '../../src/nginx/rendering/live.ts'
 import type { HostLayout } from '../../src/nginx/rendering/host-layout.ts'
-import { ask, freePort, nginxDirectory, serve, testGeneration } from '../support/real-nginx.ts'
+import { ask, freePort, luaModules, nginxDirectory, serve, testGeneration } from '../support/real-nginx.ts'
 import { renderYaml } from '../support/resources.ts'
 
 const NAMES = ['stable', 'canary', 'dark'] as const
 const USERS = Array.from({ length: 400 }, (_, index) => `user-${index}`)
 
-describe('splits, on real nginx', () => {
+/** What each user got at first, by the first lane that was tried: hosts with and without the Lua module choose alike. */
+let choices: readonly string[] | undefined
+
+describe.each(['reload', 'live'] as const)('splits by the %s lane, on real nginx', (lane) => {
   let host: HostLayout
   let port: number
   let backends: Server[] = []
@@ -32,10 +37,12 @@ describe('splits, on real nginx', () => {
     port = await freePort()
     ;({ host, remove } = nginxDirectory(port))
     const ports = backends.map((backend) => (backend.address() as AddressInfo).port)
-    const { generation, problems } = renderYaml(splitYaml(ports), { host })
+    host = { ...host, modules: await luaModules(), liveLane: lane === 'live' }
+    const { generation, problems, live } = renderYaml(splitYaml(ports), { host })
     const { words } = await testGeneration(host, generation)
     if (problems.length > 0 || words !== '') throw new Error(problems[0]?.message ?? words)
     nginx = await serve(host, generation)
+    if (live !== undefined) await liveEndpoint(host.verifySocket).push(wholeText({ stamp: 1, state: live }))
   })
   afterAll(async () => {
     await nginx?.stop()
@@ -77,6 +84,8 @@ describe('splits, on real nginx', () => {
     expect(count(first, 'canary')).toBeLessThan(130)
     expect(await everyone('/', byCookie)).toEqual(first)
     expect(await everyone('/again/', byCookie)).toEqual(first)
+    choices ??= first
+    expect(first).toEqual(choices)
   })
 
   test('more weight brings clients to a target and takes none away from it', async () => {

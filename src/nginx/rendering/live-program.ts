@@ -4,6 +4,7 @@
  */
 
 import type { HostLayout } from './host-layout.ts'
+import { luaString } from './quote.ts'
 
 /** The format of what is pushed and of the shared memory; a change of it takes another memory beside the old one. */
 export const LIVE_FORMAT = 1
@@ -29,9 +30,25 @@ export const LIVE_SERVER_LINES: readonly string[] = [
   `location = /live { client_max_body_size ${LIVE_PUSH_BYTES_MAX}; client_body_buffer_size ${LIVE_PUSH_BYTES_MAX}; content_by_lua_block { nxmesh.serve(); } }`,
 ]
 
-/** The line of an upstream block, in which `name` stands for itself: letters, digits, `.`, `-` and `_`. */
-export function balanceLine(name: string): string {
-  return `balancer_by_lua_block { nxmesh.balance("${name}"); }`
+/** The line of an upstream block that has each request's server chosen. */
+export function balanceLine(block: string): string {
+  return `balancer_by_lua_block { nxmesh.balance(${luaString(block)}); }`
+}
+
+/**
+ * Sets a variable to the block of an upstream, by the shares of the entry with this key.
+ * @param client the variable that a client is told by
+ * @param scope makes the choice another one than that of other sites
+ * @param otherwise where there is no entry
+ */
+export function splitLine(variable: string, key: string, client: string, scope: string, otherwise: string): string {
+  const call = [key, client, scope, otherwise].map(luaString).join(', ')
+  return `set_by_lua_block $${variable} { return nxmesh.split(${call}); }`
+}
+
+/** Sets a variable to 1 for whom the entry with this key is up and `condition` holds a 1, else to nothing. */
+export function flagLine(variable: string, key: string, condition: string): string {
+  return `set_by_lua_block $${variable} { return nxmesh.flag(${luaString(key)}, ${luaString(condition)}); }`
 }
 
 function program(): string {
@@ -384,6 +401,55 @@ function nxmesh.balance(name)
     ngx.log(ngx.ERR, name, ": ", reason)
     return ngx.exit(BUSY)
   end
+end
+
+-- ---------------------------------------------------------------------------------------- sites
+
+-- As nginx's split_clients hashes, so that hosts without this program choose alike.
+local function murmur2(text)
+  local size, i, m = #text, 1, 0x5bd1e995
+  local h = size
+  while size >= 4 do
+    local a, b, c, d = text:byte(i, i + 3)
+    local k = multiply(bit.bor(a, bit.lshift(b, 8), bit.lshift(c, 16), bit.lshift(d, 24)), m)
+    h = bxor(multiply(h, m), multiply(bxor(k, rshift(k, 24)), m))
+    i, size = i + 4, size - 4
+  end
+  if size > 0 then
+    if size > 2 then h = bxor(h, bit.lshift(text:byte(i + 2), 16)) end
+    if size > 1 then h = bxor(h, bit.lshift(text:byte(i + 1), 8)) end
+    h = multiply(bxor(h, text:byte(i)), m)
+  end
+  h = multiply(bxor(h, rshift(h, 13)), m)
+  return bxor(h, rshift(h, 15)) % 0x100000000
+end
+
+local splits = {}
+
+-- The block of the upstream that a client gets: parts of 10,000 in a row, the last one has the rest.
+function nxmesh.split(key, variable, scope, otherwise)
+  local text = dict:get(key)
+  if not text then return otherwise end
+  local known = splits[key]
+  if not known or known.text ~= text then
+    known = { text = text }
+    local sum = 0
+    for block, parts in text:gmatch("(%S+)=(%d+)") do
+      sum = sum + math.floor(tonumber(parts) * 0xffffffff / 10000)
+      known[#known + 1] = { block = block, below = sum }
+    end
+    splits[key] = known
+  end
+  if not known[2] then return known[1] and known[1].block or otherwise end
+  local hash = murmur2((ngx.var[variable] or "") .. " " .. scope)
+  for i = 1, #known - 1 do
+    if hash < known[i].below then return known[i].block end
+  end
+  return known[#known].block
+end
+
+function nxmesh.flag(key, condition)
+  return dict:get(key) == "1" and ngx.var[condition] == "1" and "1" or ""
 end
 
 -- A request has ended.

@@ -4,12 +4,18 @@
  * render.ts makes it, src/nginx/applying/live-lane.ts brings it to the workers, live-program.ts reads it there.
  */
 
+import { sha256 } from '../../core/canonical.ts'
+import type { ResourceName } from '../../core/names.ts'
 import { isFault, parseTemplate } from '../../core/resources/fields.ts'
+import type { SiteSpec } from '../../core/resources/site.ts'
+import { isSplit, sharesOf } from '../../core/resources/split.ts'
 import type { UpstreamSpec } from '../../core/resources/upstream.ts'
 import type { SliceResource } from '../../core/slice.ts'
 import type { Capabilities } from '../../ports.ts'
 import { circuitSocket, type HostLayout } from './host-layout.ts'
-import { serversOf, upstreamBlockName, type ObservedHealth } from './render-upstream.ts'
+import { nearest } from './references.ts'
+import { blockNameAt, serversOf, upstreamBlockName, type ObservedHealth } from './render-upstream.ts'
+import type { Unit } from './unit.ts'
 
 /** Values by key; neither holds a line feed, and a key holds no space. */
 export type LiveState = ReadonlyMap<string, string>
@@ -33,8 +39,59 @@ export function usesLane(capabilities: Capabilities, host: HostLayout): boolean 
 }
 
 /** The key of an upstream block's entry. */
-export function upstreamKey(block: string): string {
+function upstreamKey(block: string): string {
   return `u:${block}`
+}
+
+/** What begins the keys of all that a site's text asks for. */
+function siteKeys(path: string): string {
+  return `s:${sha256(path).slice(0, 32)}:`
+}
+
+/** Whether the text of one of these units asks for an entry. */
+export function servedKeys(units: readonly Pick<Unit, 'kind' | 'path'>[]): (key: string) => boolean {
+  const length = siteKeys('').length
+  // Most often nobody asks.
+  let own: ReadonlySet<string> | undefined
+  const keys = () =>
+    units.map(({ kind, path }) => (kind === 'upstream' ? upstreamKey(blockNameAt(path)) : siteKeys(path)))
+  return (key) => {
+    own ??= new Set(keys())
+    return own.has(key) || own.has(key.slice(0, length))
+  }
+}
+
+/** The key of the shares of a route that splits. */
+export function splitKey(path: string, routeId: string): string {
+  return `${siteKeys(path)}split:${sha256(routeId).slice(0, 32)}`
+}
+
+/** The key of whether a site is in maintenance. */
+export function maintenanceKey(path: string): string {
+  return `${siteKeys(path)}maintenance`
+}
+
+/**
+ * A site's entries: `<block>=<parts>` of each upstream that gets a share, and 1 or 0.
+ * @param known paths of all resources that there are for this node
+ */
+export function siteEntries(
+  site: SliceResource<SiteSpec>,
+  known: () => ReadonlySet<string>,
+): readonly (readonly [key: string, value: string])[] {
+  const { path, spec } = site
+  const splits = Object.entries(spec.routes).flatMap(([id, route]): [string, string][] => {
+    if (route.action !== 'proxy' || !isSplit(route.proxy)) return []
+    const shares = sharesOf(route.proxy)
+      .filter(({ parts }) => parts > 0)
+      .map(({ upstream, parts }) => ({ parts, found: nearest(site, 'upstream', upstream, known()) }))
+    // Then the site is not rendered; what it was told last stays.
+    if (shares.some(({ found }) => found === undefined)) return []
+    const words = shares.map(({ found, parts }) => `${upstreamBlockName(found as ResourceName)}=${parts}`)
+    return [[splitKey(path, id), words.join(' ')]]
+  })
+  const { maintenance } = spec
+  return maintenance === undefined ? splits : [...splits, [maintenanceKey(path), maintenance.enabled ? '1' : '0']]
 }
 
 /**

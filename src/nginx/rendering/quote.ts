@@ -60,6 +60,12 @@ export function variableThen(variable: string, text: string): string {
   return parameter(`$${variable}${literalText(text)}`)
 }
 
+/** A string of a Lua program in nginx's text: names that the renderer has made, which need no escapes. */
+export function luaString(name: string): string {
+  if (!/^[A-Za-z0-9_.:-]*$/.test(name)) throw new UnquotableError(`${JSON.stringify(name)} in a Lua program`)
+  return `"${name}"`
+}
+
 /** Escapes a text for a regular expression of nginx, which has to be quoted still. */
 export function escapeRegex(text: string): string {
   return text.replace(/[\\^$.*+?()[\]{}|]/g, '\\$&')

@@ -36,6 +36,8 @@ export interface SitePlace {
   /** By ID of route; none for one whose proxy says nothing of TLS. */
   readonly proxyTls: ReadonlyMap<string, ProxyTls>
   readonly http2: Http2
+  /** Shares of splits and maintenance change without a reload. */
+  readonly isLive: boolean
 }
 
 interface ServerPlace extends SitePlace {
@@ -101,14 +103,17 @@ function serverLines({ path, spec: told }: SliceResource<SiteSpec>, place: Serve
     locations.push({ match: '/', body: nothing })
   }
   const { maintenance } = spec
-  const isDown = maintenance?.enabled === true
+  const isLive = place.isLive && maintenance !== undefined
+  const isDown = isLive || maintenance?.enabled === true
   const downPath = maps.innerPath('maintenance')
   if (isDown) {
     const { lines, content } = maintenanceBody(maintenance, spec)
     const body = fixed(content, [...lines, ...whole.headers], whole.guards)
     locations.push({ match: `= ${plain(downPath)}`, body })
   }
-  const outside = isDown ? maps.outside(maintenance.allow ?? []) : ''
+  const { line, variable } = isLive
+    ? maps.liveMaintenance(maintenance.allow ?? [])
+    : { line: undefined, variable: isDown ? maps.outside(maintenance.allow ?? []) : '' }
   return block('server', [
     ...beginning,
     ...(serverTls === undefined ? [] : serverTlsLines(serverTls, isDefault, host, place.http2)),
@@ -117,7 +122,8 @@ function serverLines({ path, spec: told }: SliceResource<SiteSpec>, place: Serve
     ...directive('keepalive_requests', spec.keepalive?.requests),
     ...compressionLines(spec, host),
     // A rewrite breaks %2F, for a page that does not look at the path.
-    ...when(isDown, `if ($${outside}) { rewrite ^ ${plain(downPath)} last; }`),
+    ...when(line !== undefined, line ?? ''),
+    ...when(isDown, `if ($${variable}) { rewrite ^ ${plain(downPath)} last; }`),
     ...snippetLines(spec.privileged?.serverSnippet),
     ...place.policies.used.flatMap(({ text }) => text.server ?? []),
     ...drainable(locations, host.drainFile),
@@ -187,13 +193,18 @@ function upstreamModule(route: Route): 'proxy' | 'grpc' | undefined {
 
 function actionLines(id: string, route: Route, spec: SiteSpec, place: ServerPlace): readonly string[] {
   switch (route.action) {
-    case 'proxy':
-      return proxyLines(route, spec, {
-        url: targetUrl(route, place),
-        host: place.host,
-        tls: place.proxyTls.get(id),
-        knowsClients: place.serverTls?.clientCa !== undefined,
-      })
+    case 'proxy': {
+      const url = targetUrl(id, route, place)
+      return [
+        ...place.maps.settingOf(id),
+        ...proxyLines(route, spec, {
+          url,
+          host: place.host,
+          tls: place.proxyTls.get(id),
+          knowsClients: place.serverTls?.clientCa !== undefined,
+        }),
+      ]
+    }
     case 'static': {
       const { root, index, spa } = route.static
       const fallback = `try_files $uri ${variableThen('uri', `/${index}`)} ${literal(`/${index}`)} =404;`
@@ -220,8 +231,9 @@ function returnLines({ status, body, contentType }: (Route & { action: 'return' 
 }
 
 /** What answers in place of an upstream with an open circuit speaks no TLS. */
-function targetUrl({ proxy }: Route & { action: 'proxy' }, { maps, upstreams, open }: ServerPlace): string {
-  const target = maps.target(proxy, upstreams)
+function targetUrl(id: string, { proxy }: Route & { action: 'proxy' }, place: ServerPlace): string {
+  const { maps, upstreams, open, isLive } = place
+  const target = maps.target(proxy, upstreams, isLive ? id : undefined)
   if (proxy.scheme === 'http' || open.has(target)) return `http://${target}`
   if (isGrpc(proxy)) return `${proxy.scheme}://${target}`
   const isSplit = target.startsWith('$')

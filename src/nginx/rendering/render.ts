@@ -30,7 +30,7 @@ import { Claims, listenerKey, tlsOf, wishesOf, type Site } from './claims.ts'
 import { pageFilesOf, pageUpstreamsOf } from './error-pages.ts'
 import type { HostLayout } from './host-layout.ts'
 import { sortedEntries, toText } from './lines.ts'
-import { upstreamEntry, usesLane, type LiveState } from './live.ts'
+import { siteEntries, upstreamEntry, usesLane, type LiveState } from './live.ts'
 import { mainConf } from './main-conf.ts'
 import { unitOf, type Outcome } from './outcome.ts'
 import { missing, nearest } from './references.ts'
@@ -134,11 +134,14 @@ export function renderLive(input: Omit<RenderInput, 'secrets'>): LiveState | und
   const upstreams = slice.resources.filter(isUpstream).toSorted(olderFirst)
   const heavy = tooHeavy(upstreams, addresses)
   const rendered = upstreams.filter(({ path }) => !heavy.has(path))
-  return new Map(
-    rendered.map((upstream) =>
+  let known: ReadonlySet<string> | undefined
+  const knownPaths = () => (known ??= new Set([...slice.resources, ...slice.problems].map(({ path }) => path)))
+  return new Map([
+    ...rendered.map((upstream) =>
       entries.get(upstreamKeyOf(upstream, input), () => upstreamEntry(upstream, addresses, input, host)),
     ),
-  )
+    ...slice.resources.filter(isSite).flatMap((site) => siteEntries(site, knownPaths)),
+  ])
 }
 
 /** Host names that `addresses` should hold for this slice, sorted. */
@@ -284,7 +287,8 @@ function siteUnit(
   }
   const http2 = http2Of(capabilities)
   const { files: tlsFiles, ...served } = tls
-  const place = { hosts, listeners, upstreams, open, policies, ...served, http2 }
+  const isLive = usesLane(capabilities, host)
+  const place = { hosts, listeners, upstreams, open, policies, ...served, http2, isLive }
   files.push(...tlsFiles)
   const key = [
     path,
@@ -300,6 +304,7 @@ function siteUnit(
     ...policies.used.map(({ digest }) => digest),
     host.directory,
     http2,
+    isLive,
     ...tlsFiles.map(({ name }) => name),
   ].join('\n')
   return remembered.get(key, () =>

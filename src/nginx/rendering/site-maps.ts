@@ -9,6 +9,8 @@ import { conditionsOf, requestVariable, type Condition } from '../../core/resour
 import type { Route, RouteGroup, SiteSpec } from '../../core/resources/site.ts'
 import { isSplit, sharesOf } from '../../core/resources/split.ts'
 import { block } from './lines.ts'
+import { maintenanceKey, splitKey } from './live.ts'
+import { flagLine, splitLine } from './live-program.ts'
 import { escapeRegex, plain } from './quote.ts'
 
 /** How many variables the site may take at most: each is room in every request of every site. */
@@ -17,7 +19,7 @@ export function variableDemand({ routes, maintenance }: SiteSpec): number {
     const conditions = conditionsOf(route.when).length
     return (conditions > 0 ? conditions + 1 : 0) + (route.action === 'proxy' ? splitDemand(route.proxy) : 0)
   })
-  return counts.reduce((sum, count) => sum + count, maintenance?.enabled === true ? 1 : 0)
+  return counts.reduce((sum, count) => sum + count, maintenance === undefined ? 0 : 2)
 }
 
 type Proxy = (Route & { action: 'proxy' })['proxy']
@@ -33,12 +35,16 @@ const WHOLES: ReadonlyMap<string, readonly string[]> = new Map([
 ])
 
 export class SiteMaps {
+  readonly #path: string
   readonly #scope: string
+  /** By IDs of routes that split and whose shares are not in the text. */
+  readonly #settings = new Map<string, { readonly variable: string; readonly line: string }>()
   /** Names by what they are computed from, so that equal ones are one. */
   readonly #names = new Map<string, string>()
   readonly #lines: string[] = []
 
   constructor(sitePath: string) {
+    this.#path = sitePath
     this.#scope = `nxmesh_${sha256(sitePath).slice(0, 16)}`
   }
 
@@ -65,13 +71,18 @@ export class SiteMaps {
   /**
    * Where a proxy passes a request: the name of an upstream's block, or a variable that holds one.
    * @param blocks names of blocks by what the route calls the upstream
+   * @param live the route's ID where shares change without a reload: then settingOf() has to stand before the proxy
    */
-  target(proxy: Proxy, blocks: ReadonlyMap<string, string>): string {
+  target(proxy: Proxy, blocks: ReadonlyMap<string, string>, live?: string): string {
     const shares = sharesOf(proxy).map((share) => ({ ...share, block: blocks.get(share.upstream) as string }))
     const taking = shares.filter(({ parts }) => parts > 0)
     const last = taking.pop() as (typeof shares)[0]
     let found = last.block
-    if (taking.length > 0) {
+    if (live !== undefined && isSplit(proxy)) {
+      const client = this.#clientVariable(proxy)
+      const first = shares[0] as (typeof shares)[0]
+      found = `$${this.#settings.get(live)?.variable ?? this.#liveSplit(live, client, first.block)}`
+    } else if (taking.length > 0) {
       // In the order of IDs, so that a change of weights moves few clients. The same for all routes of the site with the
       // same split; other sites choose other clients.
       const lines = taking.map(({ parts, block: name }) => `${(parts / 100).toFixed(2)}% ${plain(name)};`)
@@ -85,6 +96,25 @@ export class SiteMaps {
     for (const variable of isSplit(proxy) ? requestVariables(proxy.force).toReversed() : [])
       found = `$${this.#define(`map $${variable}`, [`default ${found};`, ...forced])}`
     return found
+  }
+
+  #liveSplit(id: string, client: string, otherwise: string): string {
+    const variable = `${this.#scope}_split_${this.#settings.size + 1}`
+    const line = splitLine(variable, splitKey(this.#path, id), client, this.#scope, otherwise)
+    this.#settings.set(id, { variable, line })
+    return variable
+  }
+
+  /** What has to stand where the target of the route with this ID is used, before any rewrite. */
+  settingOf(id: string): readonly string[] {
+    const line = this.#settings.get(id)?.line
+    return line === undefined ? [] : [line]
+  }
+
+  /** The variable that is not empty while the site is in maintenance and not for these clients, and the line that sets it. */
+  liveMaintenance(allow: readonly string[]): { readonly variable: string; readonly line: string } {
+    const variable = `${this.#scope}_maintenance`
+    return { variable, line: flagLine(variable, maintenanceKey(this.#path), this.outside(allow)) }
   }
 
   /** What a client is told by. */
