@@ -25,13 +25,33 @@ const LOCK_POLL_MS = 100
 const SBIN = ['usr/local/sbin', 'usr/sbin', 'sbin']
 const SIGNALS = /** @type {const} */ ({ SIGHUP: 1, SIGINT: 2, SIGTERM: 15 })
 
-/** Commands outside npm. A node cannot do without the `required` ones, the tests without any. Named as Debian's packages. */
+/**
+ * What is needed outside npm: commands, found in PATH, and files, found below the root. A node cannot do without the `required`
+ * ones, the tests without any. Named as Debian's packages.
+ * @type {readonly { name: string, command?: string, file?: string, required: boolean, testsOnly: boolean }[]}
+ */
 const TOOLS = [
   { name: 'nginx', command: 'nginx', required: true, testsOnly: false },
   { name: 'openssl', command: 'openssl', required: false, testsOnly: false },
   { name: 'xxd', command: 'xxd', required: false, testsOnly: false },
   { name: 'iproute2', command: 'ip', required: false, testsOnly: true },
+  nginxModule('libnginx-mod-http-lua', 'ngx_http_lua_module.so'),
+  nginxModule('libnginx-mod-http-modsecurity', 'ngx_http_modsecurity_module.so'),
+  nginxModule('libnginx-mod-stream', 'ngx_stream_module.so'),
+  nginxModule('libnginx-mod-http-brotli-filter', 'ngx_http_brotli_filter_module.so'),
+  nginxModule('libnginx-mod-http-cache-purge', 'ngx_http_cache_purge_module.so'),
+  {
+    name: 'modsecurity-crs',
+    file: 'usr/share/modsecurity-crs/rules/REQUEST-901-INITIALIZATION.conf',
+    required: false,
+    testsOnly: true,
+  },
 ]
+
+/** @param {string} name @param {string} file */
+function nginxModule(name, file) {
+  return { name, file: `usr/lib/nginx/modules/${file}`, required: false, testsOnly: true }
+}
 
 /**
  * What a set-up works on; tests pass a world of their own.
@@ -176,15 +196,16 @@ function checkRunningNode(/** @type {World} */ { project }) {
 
 /** The tools to install: none unless one that is needed is missing. @param {boolean} forTests @param {World} world */
 function missingTools(forTests, world) {
-  const missing = TOOLS.filter((tool) => forTests || !tool.testsOnly).filter(({ command }) => !isThere(command, world))
+  const missing = TOOLS.filter((tool) => forTests || !tool.testsOnly).filter((tool) => !isThere(tool, world))
   return missing.some((tool) => forTests || tool.required) ? missing : []
 }
 
-/** @param {string} command @param {World} world */
-function isThere(command, world) {
+/** @param {{ command?: string, file?: string }} tool @param {World} world */
+function isThere({ command, file }, world) {
+  if (file !== undefined) return fs.existsSync(join(world.root, file))
   return systemPath(world)
     .split(delimiter)
-    .some((folder) => fs.existsSync(join(folder, command)))
+    .some((folder) => fs.existsSync(join(folder, command ?? '')))
 }
 
 /** PATH with the folders of system commands, which many users' PATH lacks. @param {World} world */
@@ -199,8 +220,8 @@ async function installTools(forTests, world) {
   const sudo = uid === 0 ? '' : 'sudo '
   const byHand = `${sudo}apt-get update && ${sudo}apt-get install -y --no-install-recommends ${names.join(' ')}`
   if (!fs.existsSync(join(root, 'etc/debian_version'))) {
-    const commands = missingTools(forTests, world).map((tool) => tool.command)
-    throw new SetupError(`these commands are missing, install them: ${commands.join(' ')}`)
+    const what = missingTools(forTests, world).map((tool) => tool.command ?? tool.file)
+    throw new SetupError(`these commands and files are missing, install them: ${what.join(' ')}`)
   }
   if (uid !== 0) throw new SetupError(`system packages are missing; only root can install them. Run:\n  ${byHand}`)
 
@@ -230,7 +251,7 @@ async function installTools(forTests, world) {
  * @param {NodeJS.ProcessEnv} env @param {World} world
  */
 async function disableUnit(env, world) {
-  if (!isThere('nginx', world) || !isThere('systemctl', world)) return
+  if (!isThere({ command: 'nginx' }, world) || !isThere({ command: 'systemctl' }, world)) return
   const code = await run('systemctl', ['disable', 'nginx'], env, world)
   world.log(
     code === 0

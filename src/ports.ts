@@ -145,6 +145,10 @@ export interface Capabilities {
   readonly version: string
   /** Names as in `nginx -V` and the modules directory: `http_ssl`, `stream`, `http_lua`, `http_v2`. Sorted. */
   readonly modules: readonly string[]
+  /** Paths of the files of those modules that have to be loaded, by name. */
+  readonly dynamic: Readonly<Record<string, string>>
+  /** Modules that are there, but that the running nginx must not load; in neither of the above. None when left out. */
+  readonly afterRestart?: readonly string[]
 }
 
 export interface WorkerProcess {

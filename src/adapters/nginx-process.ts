@@ -9,7 +9,7 @@ import { connect } from 'node:net'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { MeshError } from '../errors.ts'
-import { builtInGroups, modulesPath, parseCapabilities } from '../nginx/applying/capabilities.ts'
+import { builtInGroups, modulesPath, parseCapabilities, withoutFatal } from '../nginx/applying/capabilities.ts'
 import { disk } from '../nginx/applying/disk.ts'
 import { nginxWords } from '../nginx/applying/isolate.ts'
 import * as proc from '../nginx/applying/proc.ts'
@@ -70,7 +70,9 @@ export class LocalNginx implements NginxProcess {
     this.#words = stderr
     const directory = modulesPath(stderr)
     const files = directory === undefined ? [] : await readdir(directory).catch(() => [])
-    return parseCapabilities(stderr, files)
+    const master = await this.master()
+    const mapped = master === undefined ? [] : await proc.mappedFilesOf(master)
+    return withoutFatal(parseCapabilities(stderr, files), mapped)
   }
 
   test(configPath: string, timeoutMs: number): Promise<NginxOutput> {

@@ -47,7 +47,7 @@ export class FakeNginx implements NginxProcess {
   }
 
   capabilities(): Promise<Capabilities> {
-    return Promise.resolve({ version: '1.22.1', modules: ['http_stub_status'] })
+    return Promise.resolve({ version: '1.22.1', modules: ['http_stub_status'], dynamic: {} })
   }
 
   async test(configPath: string): Promise<NginxOutput> {

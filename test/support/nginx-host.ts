@@ -22,7 +22,7 @@ import type { Unit } from '../../src/nginx/rendering/unit.ts'
 import { waitFor } from './wait.ts'
 
 export const NOTHING: Slice = { resources: [], problems: [], target: sha256('') }
-export const CAPABILITIES = { version: '1.22.1', modules: ['http_stub_status'] }
+export const CAPABILITIES = { version: '1.22.1', modules: ['http_stub_status'], dynamic: {} }
 
 /** Settings that keep tests short. */
 export const QUICK = { verifyMs: 3_000, gateWaitMs: 1_000, probeTimeoutMs: 1_000 } as const

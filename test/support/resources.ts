@@ -13,7 +13,22 @@ import type { HostLayout } from '../../src/nginx/rendering/host-layout.ts'
 import { assemble, render, type RenderInput } from '../../src/nginx/rendering/render.ts'
 import type { Capabilities } from '../../src/ports.ts'
 
-export const DEBIAN_12: Capabilities = { version: '1.22.1', modules: ['http_ssl', 'http_stub_status', 'http_v2'] }
+/** nginx of Debian 12 as it comes, without a package of modules. */
+export const DEBIAN_12: Capabilities = {
+  version: '1.22.1',
+  modules: ['http_ssl', 'http_stub_status', 'http_v2'],
+  dynamic: {},
+}
+
+/** The same with these modules to load. */
+export function withModules(...names: readonly string[]): Capabilities {
+  const file = (name: string) => `/usr/lib/nginx/modules/${name === 'ndk_http' ? '' : 'ngx_'}${name}_module.so`
+  return {
+    ...DEBIAN_12,
+    modules: [...DEBIAN_12.modules, ...names].toSorted(),
+    dynamic: Object.fromEntries(names.map((name) => [name, file(name)])),
+  }
+}
 
 export const LAYOUT: HostLayout = {
   directory: '/var/lib/nxmesh/nginx',

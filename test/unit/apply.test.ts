@@ -10,7 +10,6 @@ import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import type { Problem } from '../../src/core/slice.ts'
 import { bakeFailure, countAnswers, sitesToWatch } from '../../src/nginx/applying/bake.ts'
-import { modulesPath, parseCapabilities } from '../../src/nginx/applying/capabilities.ts'
 import {
   blamedUnits,
   nginxWords,
@@ -353,26 +352,4 @@ test('what was refused is tried again after growing pauses, and not forgotten wh
   refusals.trim(new Set(['a']))
   expect(refusals.last('a')).toBeDefined()
   expect(others.filter((digest) => refusals.last(digest) !== undefined)).toEqual(others.slice(-1_023))
-})
-
-describe('capabilities', () => {
-  const words = (version: string) =>
-    `nginx version: nginx/${version}\nconfigure arguments: --modules-path=/usr/lib/nginx/modules --with-stream=dynamic ` +
-    '--with-http_stub_status_module --with-http_ssl_module --with-http_geoip_module=dynamic'
-  test('are what is built in and what can be loaded', () => {
-    expect(parseCapabilities(words('1.22.1'), ['ngx_stream_module.so', 'README'])).toEqual({
-      version: '1.22.1',
-      modules: ['http_ssl', 'http_stub_status', 'stream'],
-    })
-    expect(modulesPath(words('1.22.1'))).toBe('/usr/lib/nginx/modules')
-  })
-  test.each([
-    [words('1.10.3'), 'nginx 1.10.3 is too old'],
-    ['nginx version: nginx/1.22.1\nconfigure arguments:', 'without http_stub_status_module'],
-    ['Usage: cat [FILE]', 'this is not nginx'],
-  ])('%s is not enough', (text, message) => {
-    expect(() => parseCapabilities(text, [])).toThrow(
-      expect.objectContaining({ code: 'nginx_unsupported', message: expect.stringContaining(message) }),
-    )
-  })
 })

@@ -185,7 +185,10 @@ describe('listeners', () => {
   const keys = secretsOf({ a: leaf })
   const shared = [certificateYaml('a', leaf), secretYaml('a')]
   const render = (sites: readonly string[], version = DEBIAN_12.version, modules = DEBIAN_12.modules) =>
-    renderYaml([...shared, ...sites].join('\n---\n'), { secrets: keys, capabilities: { version, modules } })
+    renderYaml([...shared, ...sites].join('\n---\n'), {
+      secrets: keys,
+      capabilities: { version, modules, dynamic: {} },
+    })
   const tls = (name: string, rest: object = {}) =>
     site(name, { hosts: [`${name}.example`], listeners: over({ certificate: 'a' }), ...rest })
   const plain = (name: string) => site(name, { hosts: [`${name}.example`], listeners: { http: { port: 443 } } })

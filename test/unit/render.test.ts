@@ -14,6 +14,7 @@ import {
   sliceOf,
   stateOf,
   statesOf,
+  withModules,
 } from '../support/resources.ts'
 
 function site(name: string, spec: string, zone = '*'): string {
@@ -174,11 +175,19 @@ test('every upstream that a split may reach is needed, and no other', () => {
   expect(problems.map(({ code, message }) => `${code}: ${message}`)).toEqual(['reference: there is no upstream two'])
 })
 
-test('brotli is there where its module is loaded', () => {
+test('brotli is there where its module is, which is loaded then', () => {
   const yaml = site('s', 'hosts: [a.example], compression: { types: [text/css] }')
-  const text = (modules: string[]) => renderYaml(yaml, { host: { ...LAYOUT, modules } }).units[0]?.text
-  expect(text([])).not.toContain('brotli')
-  expect(text(['/usr/lib/nginx/modules/ngx_http_brotli_filter_module.so'])).toContain('brotli_types text/css;')
+  const path = '/usr/lib/nginx/modules/ngx_http_brotli_filter_module.so'
+  const without = renderYaml(yaml)
+  expect(without.units[0]?.text).not.toContain('brotli')
+  expect(without.generation.main).not.toContain('load_module')
+  const loadable = renderYaml(yaml, { capabilities: withModules('http_brotli_filter', 'http_js') })
+  const named = renderYaml(yaml, { host: { ...LAYOUT, modules: [path] } })
+  const both = renderYaml(yaml, { ...loadable.input, host: { ...LAYOUT, modules: [path] } })
+  for (const { units, generation } of [loadable, named, both]) {
+    expect(units[0]?.text).toContain('brotli_types text/css;')
+    expect(generation.main.match(/load_module .*/g)).toEqual([`load_module ${path};`])
+  }
 })
 
 describe('conditions of routes', () => {
@@ -308,7 +317,7 @@ describe('what a host cannot do is refused by name', () => {
   test('random and keepalive on an old nginx', () => {
     const old = { capabilities: { ...DEBIAN_12, version: '1.14.2' } }
     expect(unsupported(upstream('u', 'method: random'), old)).toEqual([
-      'unsupported: method: random needs nginx with version 1.15.1; this host has 1.14.2',
+      'unsupported: method: random of an upstream needs nginx with version 1.15.1; this host has 1.14.2',
     ])
     expect(unsupported(upstream('u', 'keepalive: { connections: 1 }'), old)).toHaveLength(1)
   })

@@ -56,7 +56,7 @@ beforeEach(() => {
   writeFileSync(join(base, 'root/etc/debian_version'), '12.0\n')
   writeFileSync(join(base, 'root/var/lib/apt/lists/mirror_bookworm_InRelease'), '')
   command('npm', NPM_INSTALLS)
-  command('apt-get', installing('nginx', 'openssl', 'xxd', 'ip'))
+  command('apt-get', `${installing('nginx', 'openssl', 'xxd', 'ip')}\n${installingFiles()}`)
 })
 
 afterEach(() => rmSync(base, { recursive: true, force: true }))
@@ -82,6 +82,27 @@ function command(name: string, script: string): void {
 
 function installing(...commands: readonly string[]): string {
   return `case "$*" in install*) for c in ${commands.join(' ')}; do printf "" > ${base}/bin/$c; done;; esac`
+}
+
+/** What the tests need of nginx's modules, by the packages of Debian. */
+const MODULE_PACKAGES = {
+  'libnginx-mod-http-lua': 'nginx/modules/ngx_http_lua_module.so',
+  'libnginx-mod-http-modsecurity': 'nginx/modules/ngx_http_modsecurity_module.so',
+  'libnginx-mod-stream': 'nginx/modules/ngx_stream_module.so',
+  'libnginx-mod-http-brotli-filter': 'nginx/modules/ngx_http_brotli_filter_module.so',
+  'libnginx-mod-http-cache-purge': 'nginx/modules/ngx_http_cache_purge_module.so',
+}
+const FOR_TESTS = `iproute2 ${Object.keys(MODULE_PACKAGES).join(' ')} modsecurity-crs`
+
+/** Files of those packages that apt-get is asked for. */
+function installingFiles(): string {
+  const rules = 'share/modsecurity-crs/rules/REQUEST-901-INITIALIZATION.conf'
+  const files = { ...MODULE_PACKAGES, 'modsecurity-crs': rules }
+  const cases = Object.entries(files).map(([name, file]) => {
+    const path = join(base, 'root/usr', file.startsWith('share/') ? file : `lib/${file}`)
+    return `case "$*" in *${name}*) mkdir -p ${dirname(path)}; printf "" > ${path};; esac`
+  })
+  return cases.join('\n')
 }
 
 function writeLock(packages: object, file = 'package-lock.json'): void {
@@ -167,7 +188,7 @@ test('no npm at all is named', async () => {
 
 test.each([
   [[], 'nginx openssl xxd'],
-  [['--test'], 'nginx openssl xxd iproute2'],
+  [['--test'], `nginx openssl xxd ${FOR_TESTS}`],
 ])('with %j apt-get is asked for %s', async (flags, packages) => {
   await setUp(flags, world())
   expect(calls()).toContain(`${APT_INSTALL} ${packages}`)
@@ -177,7 +198,7 @@ test('a node needs nginx only: without the rest, nothing is installed and nothin
   writeFileSync(join(base, 'root/usr/sbin/nginx'), '')
   await setUp([], world({ uid: 1000 }))
   expect(calls()).toHaveLength(1)
-  await expect(setUp(['--test'], world({ uid: 1000 }))).rejects.toThrow('openssl xxd iproute2')
+  await expect(setUp(['--test'], world({ uid: 1000 }))).rejects.toThrow(`openssl xxd ${FOR_TESTS}`)
 })
 
 test('package lists are fetched when there are none, and when the present ones are too old', async () => {
@@ -248,20 +269,22 @@ test('an nginx that was there before keeps its unit as it is', async () => {
   command('systemctl', '')
   writeFileSync(join(base, 'root/usr/sbin/nginx'), '')
   await setUp(['--test'], world())
-  expect(calls()).toContain(`${APT_INSTALL} openssl xxd iproute2`)
+  expect(calls()).toContain(`${APT_INSTALL} openssl xxd ${FOR_TESTS}`)
   expect(calls().filter((call) => call.startsWith('systemctl'))).toEqual([])
 })
 
 test('who is not root is told the command, and apt-get does not run', async () => {
   await expect(setUp(['--test'], world({ uid: 1000 }))).rejects.toThrow(
-    'Run:\n  sudo apt-get update && sudo apt-get install -y --no-install-recommends nginx openssl xxd iproute2',
+    `Run:\n  sudo apt-get update && sudo apt-get install -y --no-install-recommends nginx openssl xxd ${FOR_TESTS}`,
   )
   expect(calls()).toEqual([expect.stringMatching(/^npm ci/)])
 })
 
 test('another system than Debian is told which commands it lacks', async () => {
   rmSync(join(base, 'root/etc/debian_version'))
-  await expect(setUp([], world())).rejects.toThrow('these commands are missing, install them: nginx openssl xxd')
+  await expect(setUp([], world())).rejects.toThrow(
+    'these commands and files are missing, install them: nginx openssl xxd',
+  )
 })
 
 test('NXMESH_SETUP=off does nothing, no-system leaves the system alone, anything else is an error', async () => {

@@ -5,6 +5,7 @@
 
 import { MeshError } from '../../errors.ts'
 import type { Capabilities } from '../../ports.ts'
+import { compareVersions, LUA, moduleName } from '../rendering/needs.ts'
 
 /** The oldest nginx whose behaviour the apply protocol was written for (Debian 11, Ubuntu 20.04). */
 const MINIMUM_VERSION = '1.18.0'
@@ -42,9 +43,17 @@ export function parseCapabilities(words: string, moduleFiles: readonly string[])
     // What was built apart is there only when its file is.
     .filter(([, , dynamic]) => dynamic === undefined)
     .map(([, name]) => name as string)
-  if (/--with-stream(?:\s|$)/m.test(words)) compiled.push('stream')
-  const loadable = moduleFiles.flatMap((file) => /^ngx_(\w+)_module\.so$/.exec(file)?.[1] ?? [])
-  const modules = [...new Set([...compiled, ...loadable])].toSorted()
+  for (const [, whole] of words.matchAll(/--with-(stream|mail)(?=\s|$)/gm)) compiled.push(whole as string)
+  const directory = modulesPath(words) ?? ''
+  const files = moduleFiles.flatMap((file): [string, string][] => {
+    const name = moduleName(file)
+    return name === undefined || compiled.includes(name) ? [] : [[name, `${directory}/${file}`]]
+  })
+  const dynamic = Object.fromEntries(files.toSorted(([a], [b]) => (a < b ? -1 : 1)))
+  const modules = [...new Set([...compiled, ...Object.keys(dynamic)])]
+    // What is compiled into the file of another module is not there without it.
+    .filter((name, _, all) => all.includes(/^(?:stream|mail)(?=_)/.exec(name)?.[0] ?? name))
+    .toSorted()
   for (const module of REQUIRED_MODULES) {
     if (!modules.includes(module)) {
       throw unsupported(
@@ -53,18 +62,22 @@ export function parseCapabilities(words: string, moduleFiles: readonly string[])
       )
     }
   }
-  return { version, modules }
+  return { version, modules, dynamic }
 }
 
-/** Negative, zero or positive, as the first dotted version is before, equal to or after the second. */
-function compareVersions(a: string, b: string): number {
-  const left = a.split('.').map(Number)
-  const right = b.split('.').map(Number)
-  for (let index = 0; index < Math.max(left.length, right.length); index += 1) {
-    const difference = (left[index] ?? 0) - (right[index] ?? 0)
-    if (difference !== 0) return difference
-  }
-  return 0
+/**
+ * Without the modules whose loading would end the running nginx: Lua, once its master has had ModSecurity without it (see
+ * LUA_FIRST in src/nginx/rendering/needs.ts). What a library brought along stays in the master though no configuration loads it.
+ * @param mapped names of the files in the memory of the running master; none while nothing runs
+ */
+export function withoutFatal(capabilities: Capabilities, mapped: readonly string[]): Capabilities {
+  const has = (pattern: RegExp): boolean => mapped.some((file) => pattern.test(file))
+  const fatal = has(/^(?:libmodsecurity|liblua5)/) && !has(/^libluajit|^ngx_http_lua_module/)
+  const afterRestart = fatal ? [LUA].filter((name) => Object.hasOwn(capabilities.dynamic, name)) : []
+  if (afterRestart.length === 0) return capabilities
+  const dynamic = Object.entries(capabilities.dynamic).filter(([name]) => !afterRestart.includes(name))
+  const modules = capabilities.modules.filter((name) => !afterRestart.includes(name))
+  return { ...capabilities, modules, dynamic: Object.fromEntries(dynamic), afterRestart }
 }
 
 function unsupported(message: string, hint: string): MeshError {

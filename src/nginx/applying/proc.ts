@@ -79,6 +79,12 @@ export async function openFilesOf(pid: number): Promise<readonly string[]> {
   }
 }
 
+/** Names, without directories, of the files mapped into its memory: libraries among them. */
+export async function mappedFilesOf(pid: number): Promise<readonly string[]> {
+  const maps = await readFile(`/proc/${pid}/maps`, 'utf8').catch(() => '')
+  return [...new Set(Array.from(maps.matchAll(/\/([^/\n]+)$/gm), ([, name]) => name as string))]
+}
+
 /** Changes at every boot: start times of another boot mean nothing. */
 export async function bootId(): Promise<string> {
   return (await readFile('/proc/sys/kernel/random/boot_id', 'utf8').catch(() => '')).trim()

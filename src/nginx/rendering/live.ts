@@ -13,6 +13,7 @@ import type { UpstreamSpec } from '../../core/resources/upstream.ts'
 import type { SliceResource } from '../../core/slice.ts'
 import type { Capabilities } from '../../ports.ts'
 import { circuitSocket, type HostLayout } from './host-layout.ts'
+import { isThere, LUA } from './needs.ts'
 import { nearest } from './references.ts'
 import { blockNameAt, serversOf, upstreamBlockName, type ObservedHealth } from './render-upstream.ts'
 import type { Unit } from './unit.ts'
@@ -27,9 +28,11 @@ export interface Stamped {
 }
 
 /** Why endpoints of this host's upstreams go through reloads, for people; undefined where they do not. */
-export function laneObstacle(_capabilities: Capabilities, { liveLane, modules }: HostLayout): string | undefined {
-  if (liveLane === false) return 'nginx.live_lane is off: endpoint changes go through reloads'
-  if (modules.some((module) => module.endsWith('/ngx_http_lua_module.so'))) return undefined
+export function laneObstacle(capabilities: Capabilities, host: HostLayout): string | undefined {
+  if (host.liveLane === false) return 'nginx.live_lane is off: endpoint changes go through reloads'
+  if (isThere(LUA, capabilities, host)) return undefined
+  if (capabilities.afterRestart?.includes(LUA) === true)
+    return 'the running nginx cannot load the Lua module beside ModSecurity, restart it: endpoint changes go through reloads'
   return 'the Lua module is absent: endpoint changes go through reloads'
 }
 

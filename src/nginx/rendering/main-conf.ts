@@ -29,6 +29,8 @@ const CIRCUIT_RETRY_SECONDS = 10
 export interface MainInput {
   readonly host: HostLayout
   readonly capabilities: Capabilities
+  /** Paths of the dynamic modules to load, in order. */
+  readonly modules: readonly string[]
   readonly settings: NodeSettings
   /** How many distinct ones the units have. */
   readonly listeners: number
@@ -42,12 +44,12 @@ export interface MainInput {
 
 /** nginx.conf of the generation that `digest` names. */
 export function mainConf(input: MainInput, digest: string): string {
-  const { host, capabilities, settings, listeners, hasTls, unclaimed, includes } = input
+  const { host, capabilities, modules, settings, listeners, hasTls, unclaimed, includes } = input
   // Each listening socket is a connection of every worker; the verify socket is one, that of open circuits another.
   const connections = CONNECTIONS + listeners + 2
   return toText([
     '# Written by mesh-node. What is changed here by hand is put aside and undone: change the mesh instead.',
-    ...host.modules.map((module) => `load_module ${plain(module)};`),
+    ...modules.map((module) => `load_module ${plain(module)};`),
     ...directive('user', host.user === undefined ? undefined : plain(host.user)),
     `worker_processes ${host.workerProcesses};`,
     `worker_shutdown_timeout ${settings.workerShutdownTimeout ?? `${host.workerShutdownTimeoutSeconds}s`};`,

@@ -121,9 +121,10 @@ function renderPolicy(
   })
 }
 
-function unitOf(path: string, version: string, { http = [], needs = [], files = [] }: PolicyText): Unit {
+function unitOf(path: string, version: string, policy: PolicyText): Unit {
+  const { http = [], needs = [], files = [], modules = [] } = policy
   const text = toText([`# ${path}`, ...http])
-  const about = { path: `${path}#${version}`, kind: 'policy', needs, listeners: [], hosts: [], files } as const
+  const about = { path: `${path}#${version}`, kind: 'policy', needs, listeners: [], hosts: [], files, modules } as const
   return { ...about, text, digest: sha256(text) }
 }
 

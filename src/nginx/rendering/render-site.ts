@@ -19,6 +19,7 @@ import { responseHeaderLines } from './response-headers.ts'
 import { listenerKey } from './claims.ts'
 import { proxyLines, type ProxyTls } from './proxy.ts'
 import { hstsValue, listenLine, serverTlsLines, tlsFiles, type Http2, type ServerTls } from './server-tls.ts'
+import { BROTLI } from './needs.ts'
 import { SiteMaps } from './site-maps.ts'
 import type { Listener } from './unit.ts'
 
@@ -38,6 +39,8 @@ export interface SitePlace {
   readonly http2: Http2
   /** Shares of splits and maintenance change without a reload. */
   readonly isLive: boolean
+  /** Those of siteModules. */
+  readonly modules: readonly string[]
 }
 
 interface ServerPlace extends SitePlace {
@@ -120,7 +123,7 @@ function serverLines({ path, spec: told }: SliceResource<SiteSpec>, place: Serve
     ...limitLines(spec, Object.values(spec.routes).some(isGrpcRoute)),
     ...directive('keepalive_timeout', spec.keepalive?.timeout),
     ...directive('keepalive_requests', spec.keepalive?.requests),
-    ...compressionLines(spec, host),
+    ...compressionLines(spec, place.modules),
     // A rewrite breaks %2F, for a page that does not look at the path.
     ...when(line !== undefined, line ?? ''),
     ...when(isDown, `if ($${variable}) { rewrite ^ ${plain(downPath)} last; }`),
@@ -242,7 +245,7 @@ function targetUrl(id: string, { proxy }: Route & { action: 'proxy' }, place: Se
   return isSplit && closed.length > 0 ? `$${maps.schemeOf(target, closed)}://${target}` : `https://${target}`
 }
 
-function compressionLines({ compression }: SiteSpec, host: HostLayout): readonly string[] {
+function compressionLines({ compression }: SiteSpec, modules: readonly string[]): readonly string[] {
   if (compression?.enabled !== true) return []
   // nginx warns of text/html, which is always one of them.
   const types = [...new Set(compression.types)].filter((type) => type !== 'text/html').toSorted()
@@ -251,7 +254,7 @@ function compressionLines({ compression }: SiteSpec, host: HostLayout): readonly
     `${name}_min_length ${compression.minLength};`,
     ...when(types.length > 0, `${name}_types ${types.map(plain).join(' ')};`),
   ]
-  const hasBrotli = host.modules.some((module) => module.endsWith('/ngx_http_brotli_filter_module.so'))
+  const hasBrotli = modules.includes(BROTLI)
   // Behind another proxy too, and told to caches.
   return [...lines('gzip'), 'gzip_proxied any;', 'gzip_vary on;', ...(hasBrotli ? lines('brotli') : [])]
 }

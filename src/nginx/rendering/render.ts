@@ -22,17 +22,17 @@ import {
 } from '../../core/slice.ts'
 import type { Capabilities } from '../../ports.ts'
 import type { ListenerTls } from '../../core/resources/listener.ts'
-import { isEncrypted, isGrpc } from '../../core/resources/upstream-tls.ts'
 import { Certificates } from './certificates.ts'
 import type { ProxyTls } from './proxy.ts'
 import { http2Of, serverTlsOf, tlsFiles as filesOfServer, type ServerTls } from './server-tls.ts'
 import { Claims, listenerKey, tlsOf, wishesOf, type Site } from './claims.ts'
 import { pageFilesOf, pageUpstreamsOf } from './error-pages.ts'
 import type { HostLayout } from './host-layout.ts'
-import { sortedEntries, toText } from './lines.ts'
+import { sortedEntries, toText, when } from './lines.ts'
 import { siteEntries, upstreamEntry, usesLane, type LiveState } from './live.ts'
 import { mainConf } from './main-conf.ts'
 import { unitOf, type Outcome } from './outcome.ts'
+import { firstUnmet, LUA, modulePaths, siteModules, siteNeeds, unsupported, upstreamNeeds } from './needs.ts'
 import { missing, nearest } from './references.ts'
 import { settlePolicies, type SettledPolicies } from './render-policy.ts'
 import { renderSite, snippetLines } from './render-site.ts'
@@ -206,7 +206,7 @@ function tooManyVariables(oldestFirst: readonly Site[]): ReadonlyMap<string, Pro
 function upstreamUnit(upstream: SliceResource<UpstreamSpec>, input: RenderInput): Outcome {
   const { capabilities, addresses, host } = input
   const { path, spec, hash } = upstream
-  const unmet = upstreamNeeds(spec).find((need) => !isMet(need, capabilities))
+  const unmet = firstUnmet(upstreamNeeds(spec), capabilities)
   if (unmet !== undefined) return unsupported(path, unmet, capabilities)
   const isLive = usesLane(capabilities, host)
   return remembered.get(isLive ? `${path}\n${hash}\nlive` : upstreamKeyOf(upstream, input), () =>
@@ -250,9 +250,11 @@ function siteUnit(
   settled: SettledPolicies,
 ): Outcome {
   const { path, hash } = site
+  const unmet = firstUnmet(siteNeeds(site.spec), capabilities)
+  if (unmet !== undefined) return unsupported(path, unmet, capabilities)
   const policies = settled.of(site)
   if ('code' in policies) return policies
-  const tls = siteTls(site, listeners, certificates, capabilities)
+  const tls = siteTls(site, listeners, certificates)
   if ('code' in tls) return tls
   const upstreams = new Map<string, string>()
   const needs = policies.used.flatMap(({ unit, text }) => [
@@ -273,8 +275,6 @@ function siteUnit(
     if (route.action === 'static' && !isAllowedRoot(route.static.root, host.staticRoots))
       return forbiddenRoot(path, route.static.root, host)
     if (route.action !== 'proxy') continue
-    const unmet = proxyNeeds(route.proxy).find((need) => !isMet(need, capabilities))
-    if (unmet !== undefined) return unsupported(path, unmet, capabilities)
     for (const name of upstreamsOf(route.proxy)) {
       const upstream = nearest(site, 'upstream', name, known)
       if (upstream === undefined) return missing(site, 'Upstream', name)
@@ -288,13 +288,17 @@ function siteUnit(
   const http2 = http2Of(capabilities)
   const { files: tlsFiles, ...served } = tls
   const isLive = usesLane(capabilities, host)
-  const place = { hosts, listeners, upstreams, open, policies, ...served, http2, isLive }
+  const modules = [
+    ...siteModules(site.spec, capabilities, host),
+    ...policies.used.flatMap(({ text }) => text.modules ?? []),
+  ]
+  const place = { hosts, listeners, upstreams, open, policies, ...served, http2, isLive, modules }
   files.push(...tlsFiles)
   const key = [
     path,
     hash,
     host.drainFile,
-    ...host.modules,
+    ...modules,
     ...hosts,
     ...listeners.map(listenerKey),
     ...upstreams.values(),
@@ -309,22 +313,20 @@ function siteUnit(
   ].join('\n')
   return remembered.get(key, () =>
     unitOf(
-      { path, kind: 'site', needs: [...new Set(needs)].toSorted(), listeners, hosts, files: distinct(files) },
+      { path, kind: 'site', needs: [...new Set(needs)].toSorted(), listeners, hosts, files: distinct(files), modules },
       () => renderSite(site, place, host),
     ),
   )
 }
 
 /** The certificates that a site serves, verifies by and shows. */
-function siteTls(site: Site, listeners: readonly Listener[], certificates: Certificates, capabilities: Capabilities) {
-  const { path, spec } = site
+function siteTls(site: Site, listeners: readonly Listener[], certificates: Certificates) {
+  const { spec } = site
   const tls = new Map<string, ServerTls>()
   const proxyTls = new Map<string, ProxyTls>()
   const files: UnitFile[] = []
   const stated = tlsOf(spec)
   for (const listener of listeners.filter((each) => each.tls)) {
-    const need: Need = { what: 'tls of a listener', module: 'http_ssl' }
-    if (!isMet(need, capabilities)) return unsupported(path, need, capabilities)
     const found = serverTlsOf(site, stated.get(listenerKey(listener)) as ListenerTls, certificates)
     if ('code' in found) return found
     tls.set(listenerKey(listener), found)
@@ -356,51 +358,6 @@ function forbiddenRoot(path: string, root: string, { staticRoots = [] }: HostLay
   return { path, code: 'unsupported', message: `the path ${root} is outside what this host may serve`, hint }
 }
 
-// ---------------------------------------------------------------------------------------------- capabilities
-
-/** Something of nginx that a resource asks for. */
-interface Need {
-  readonly what: string
-  readonly version?: string
-  readonly module?: string
-}
-
-function proxyNeeds(proxy: Parameters<typeof isGrpc>[0]): Need[] {
-  const what = `scheme: ${proxy.scheme} of a proxy`
-  return [
-    ...(isEncrypted(proxy) ? [{ what, module: 'http_ssl' }] : []),
-    ...(isGrpc(proxy) ? [{ what, module: 'http_v2' }] : []),
-  ]
-}
-
-function upstreamNeeds({ method, keepalive }: UpstreamSpec): Need[] {
-  const needs: Need[] = []
-  if (method === 'random') needs.push({ what: 'method: random', version: '1.15.1' })
-  if (keepalive !== undefined) needs.push({ what: 'keepalive.timeout and keepalive.requests', version: '1.15.3' })
-  return needs
-}
-
-function isMet({ version, module }: Need, capabilities: Capabilities): boolean {
-  if (module !== undefined && !capabilities.modules.includes(module)) return false
-  return version === undefined || compareVersions(capabilities.version, version) >= 0
-}
-
-function compareVersions(a: string, b: string): number {
-  const [left, right] = [a, b].map((version) => version.split('.').map(Number)) as [number[], number[]]
-  return left.map((part, index) => part - (right[index] ?? 0)).find((difference) => difference !== 0) ?? 0
-}
-
-function unsupported(path: string, { what, version, module }: Need, capabilities: Capabilities): Problem {
-  const wanted = version === undefined ? `its module ${module}` : `version ${version}`
-  const hint = version === undefined ? `install the module ${module} on this host` : 'upgrade nginx on this host'
-  return {
-    path,
-    code: 'unsupported',
-    message: `${what} needs nginx with ${wanted}; this host has ${capabilities.version}`,
-    hint,
-  }
-}
-
 // ---------------------------------------------------------------------------------------------- generations
 
 const INCLUDE_ORDER: Readonly<Record<Unit['kind'], number>> = { settings: 0, upstream: 0, policy: 1, site: 2 }
@@ -421,8 +378,11 @@ export function assemble(
   const includes = definedFirst.map(({ digest }) => `${host.directory}/objects/${digest}.conf`)
   const listeners = new Set(sorted.flatMap((unit) => unit.listeners.map(listenerKey))).size
   const unclaimed = unclaimedListeners(sorted)
+  // Whoever is live needs Lua, though no unit says so.
+  const needed = [...sorted.flatMap((unit) => unit.modules ?? []), ...when(usesLane(capabilities, host), LUA)]
+  const modules = modulePaths(new Set(needed), capabilities, host)
   const hasTls = sorted.some((unit) => unit.listeners.some((listener) => listener.tls))
-  const input = { host, capabilities, settings: settingsOf(slice), listeners, hasTls, unclaimed, includes }
+  const input = { host, capabilities, modules, settings: settingsOf(slice), listeners, hasTls, unclaimed, includes }
   // The digest stands in the text that it covers, so it is taken with a blank in its place.
   const blank = mainConf(input, BLANK_DIGEST)
   const digest = sha256(blank)

@@ -9,6 +9,7 @@ import type { Capabilities } from '../../ports.ts'
 import type { Certificates, KeyPairFiles } from './certificates.ts'
 import type { HostLayout } from './host-layout.ts'
 import { when } from './lines.ts'
+import { compareVersions } from './needs.ts'
 import { plain } from './quote.ts'
 import { filePath } from './unit-files.ts'
 import type { Listener, UnitFile } from './unit.ts'
@@ -24,13 +25,7 @@ export type Http2 = 'none' | 'listen' | 'directive'
 
 export function http2Of({ version, modules }: Capabilities): Http2 {
   if (!modules.includes('http_v2')) return 'none'
-  return isSince(version, [1, 25, 1]) ? 'directive' : 'listen'
-}
-
-function isSince(version: string, wanted: readonly number[]): boolean {
-  const parts = version.split('.').map(Number)
-  const index = wanted.findIndex((part, place) => part !== parts[place])
-  return index === -1 || (parts[index] ?? 0) > (wanted[index] ?? 0)
+  return compareVersions(version, '1.25.1') >= 0 ? 'directive' : 'listen'
 }
 
 export function serverTlsOf(site: SliceResource, spec: ListenerTls, certificates: Certificates): ServerTls | Problem {
@@ -78,7 +73,7 @@ function clientLines(ca: UnitFile, spec: ListenerTls, isDefault: boolean, host: 
 
 /** Of a default server that has no certificate to show: who asks for a host that nobody claims gets no handshake. */
 export function rejectingLines({ version }: Capabilities): readonly string[] {
-  if (isSince(version, [1, 19, 4])) return ['ssl_reject_handshake on;']
+  if (compareVersions(version, '1.19.4') >= 0) return ['ssl_reject_handshake on;']
   // Before, a certificate that is looked for at the handshake and is not there comes to the same.
   return ['ssl_certificate data:$nxmesh_nothing;', 'ssl_certificate_key data:$nxmesh_nothing;']
 }

@@ -36,6 +36,8 @@ export interface Unit {
   /** `*`: it is the default server of its listeners. */
   readonly hosts: readonly string[]
   readonly files?: readonly UnitFile[]
+  /** Names of the modules that the text needs, as in Capabilities; those that are not compiled in are loaded. */
+  readonly modules?: readonly string[]
 }
 
 /**

@@ -22,6 +22,8 @@ export interface PolicyText {
   readonly needs?: readonly string[]
   /** Files that the text names. */
   readonly files?: readonly UnitFile[]
+  /** Names of the modules that the text needs; a type says first whether they are there: see needs.ts. */
+  readonly modules?: readonly string[]
   /** Of all zones in `http`. */
   readonly sharedBytes?: number
 }
