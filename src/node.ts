@@ -333,7 +333,9 @@ export class MeshNode implements Startable {
     }
     const mode = nginx.mode === 'attach' ? 'attach' : 'own'
     const { pidFile, verifySocket } = layout
-    const process = new LocalNginx({ binary: nginx.binary, directory, pidFile, verifySocket, mode, ...user })
+    const modules = nginx.modulesDirectory === '' ? {} : { modulesDirectory: resolve(nginx.modulesDirectory) }
+    const { binary } = nginx
+    const process = new LocalNginx({ binary, directory, pidFile, verifySocket, mode, ...user, ...modules })
     this.#nginx = process
     const settings = {
       mode,

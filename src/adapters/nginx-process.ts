@@ -28,6 +28,8 @@ export interface NginxProcessOptions {
   readonly mode: 'own' | 'attach'
   /** Of the workers, when the master runs as root; else what nginx was built with. */
   readonly user?: string
+  /** Where dynamic modules lie; where `-V` says when left out. */
+  readonly modulesDirectory?: string
 }
 
 const MASTER_TITLE = 'nginx: master process '
@@ -68,11 +70,11 @@ export class LocalNginx implements NginxProcess {
     const { ok, stderr } = await this.#run(['-V'], VERSION_TIMEOUT_MS)
     if (!ok) throw failed(`${this.#options.binary} -V failed: ${stderr}`, 'set nginx.binary to the path of nginx')
     this.#words = stderr
-    const directory = modulesPath(stderr)
+    const directory = this.#options.modulesDirectory ?? modulesPath(stderr)
     const files = directory === undefined ? [] : await readdir(directory).catch(() => [])
     const master = await this.master()
     const mapped = master === undefined ? [] : await proc.mappedFilesOf(master)
-    return withoutFatal(parseCapabilities(stderr, files), mapped)
+    return withoutFatal(parseCapabilities(stderr, directory ?? '', files), mapped)
   }
 
   test(configPath: string, timeoutMs: number): Promise<NginxOutput> {

@@ -88,7 +88,12 @@ const nginxSchema = z.strictObject({
     .array(nginxPath().min(1))
     .max(64)
     .default([])
-    .describe('Dynamic modules to load, as paths of .so files. Each costs memory in every worker.'),
+    .describe(
+      'Dynamic modules to load beside those that a generation needs, which are found by themselves; paths of .so files. Each costs memory in every worker.',
+    ),
+  modules_directory: nginxPath()
+    .default('')
+    .describe('Where its dynamic modules lie. Empty: where `nginx -V` says. One without files: as if there were none.'),
   live_lane: z
     .boolean()
     .default(true)

@@ -258,7 +258,8 @@ async function pids(served: ServedNode): Promise<string> {
 }
 
 function flagsFor({ workers }: EndpointsOptions, modules: readonly string[]): Record<string, string> {
-  const loaded = modules.length === 0 ? {} : { 'nginx.modules': modules.join() }
+  const loaded =
+    modules.length === 0 ? { 'nginx.modules_directory': '/var/empty' } : { 'nginx.modules': modules.join() }
   return { 'nginx.worker_processes': String(workers), ...loaded }
 }
 

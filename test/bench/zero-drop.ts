@@ -90,7 +90,7 @@ async function measure({ protocol, lua }: Variant, options: ZeroDropOptions, wan
   const resources = `${upstreamYaml(backend.port)}---\n${site(0)}${settings}`
   const flags = {
     'nginx.worker_processes': String(options.workers),
-    ...(lua ? { 'nginx.modules': JSON.stringify(await luaModules()) } : {}),
+    ...(lua ? { 'nginx.modules': JSON.stringify(await luaModules()) } : { 'nginx.modules_directory': '/var/empty' }),
   }
   const served = await ServedNode.start({ resources, flags })
   const load = new Load({

@@ -17,8 +17,7 @@ let applier: Applier
 let port: number
 
 beforeEach(async () => {
-  host = await NginxHost.create()
-  Object.assign(host.layout, { liveLane: false })
+  host = await NginxHost.create({ findsModules: true, liveLane: false })
   port = await freePort()
   applier = await host.booted()
 })

@@ -15,7 +15,10 @@ import { all, answers, converged, each, eventually, siteYaml, tell, useFleet } f
 vi.setConfig({ testTimeout: 120_000, hookTimeout: 120_000 })
 
 const fleet = useFleet({
-  members: [{ name: 'live', config: { nginx: { modules: await luaModules() } } }, { name: 'plain' }],
+  members: [
+    { name: 'live', config: { nginx: { modules: await luaModules() } } },
+    { name: 'plain', config: { nginx: { modules_directory: '/var/empty' } } },
+  ],
   nginx: true,
 })
 let backends: Server[] = []

@@ -123,6 +123,8 @@ interface HostOptions {
   /** Paths of dynamic modules to load. */
   readonly modules?: readonly string[]
   readonly liveLane?: boolean
+  /** Whether modules are found by themselves, as on a real host; not unless told. */
+  readonly findsModules?: boolean
 }
 
 export class NginxHost {
@@ -130,7 +132,7 @@ export class NginxHost {
   readonly nginx: LocalNginx
 
   constructor(directory: string, options: HostOptions = {}) {
-    const { binary = 'nginx', mode = 'own', modules = [], liveLane = true } = options
+    const { binary = 'nginx', mode = 'own', modules = [], liveLane = true, findsModules = false } = options
     this.layout = {
       directory,
       pidFile: join(directory, 'nginx.pid'),
@@ -142,7 +144,8 @@ export class NginxHost {
       modules,
       liveLane,
     }
-    this.nginx = new LocalNginx({ ...this.layout, binary, mode })
+    const found = findsModules ? {} : { modulesDirectory: join(directory, 'no-modules') }
+    this.nginx = new LocalNginx({ ...this.layout, binary, mode, ...found })
   }
 
   static async create(options?: HostOptions): Promise<NginxHost> {

@@ -13,11 +13,12 @@ const words = (version: string, rest = '') =>
   `nginx version: nginx/${version}\nconfigure arguments: --modules-path=/usr/lib/nginx/modules --with-stream=dynamic ` +
   `--with-http_stub_status_module --with-stream_ssl_preread_module --with-http_geoip_module=dynamic ${rest}`
 
+const directory = '/usr/lib/nginx/modules'
+
 describe('capabilities', () => {
   test('are what is built in and what can be loaded', () => {
     const files = ['ngx_stream_module.so', 'ngx_http_lua_module.so', 'ndk_http_module.so', 'README']
-    const directory = '/usr/lib/nginx/modules'
-    expect(parseCapabilities(words('1.22.1'), files)).toEqual({
+    expect(parseCapabilities(words('1.22.1'), directory, files)).toEqual({
       version: '1.22.1',
       modules: ['http_lua', 'http_stub_status', 'ndk_http', 'stream', 'stream_ssl_preread'],
       dynamic: {
@@ -30,17 +31,23 @@ describe('capabilities', () => {
   })
 
   test('of a host without files of modules are what is compiled in', () => {
-    expect(parseCapabilities(words('1.22.1'), [])).toEqual({
+    expect(parseCapabilities(words('1.22.1'), directory, [])).toEqual({
       version: '1.22.1',
       modules: ['http_stub_status'],
       dynamic: {},
     })
     const built = words('1.22.1').replace('--with-stream=dynamic', '--with-stream')
-    expect(parseCapabilities(built, []).modules).toEqual(['http_stub_status', 'stream', 'stream_ssl_preread'])
+    expect(parseCapabilities(built, directory, []).modules).toEqual([
+      'http_stub_status',
+      'stream',
+      'stream_ssl_preread',
+    ])
   })
 
   test('what is compiled in is not loaded too', () => {
-    const { modules, dynamic } = parseCapabilities(words('1.22.1', '--with-http_v2_module'), ['ngx_http_v2_module.so'])
+    const { modules, dynamic } = parseCapabilities(words('1.22.1', '--with-http_v2_module'), directory, [
+      'ngx_http_v2_module.so',
+    ])
     expect([modules, dynamic]).toEqual([['http_stub_status', 'http_v2'], {}])
   })
 
@@ -61,7 +68,7 @@ describe('capabilities', () => {
     ['nginx version: nginx/1.22.1\nconfigure arguments:', 'without http_stub_status_module'],
     ['Usage: cat [FILE]', 'this is not nginx'],
   ])('%s is not enough', (text, message) => {
-    expect(() => parseCapabilities(text, [])).toThrow(
+    expect(() => parseCapabilities(text, directory, [])).toThrow(
       expect.objectContaining({ code: 'nginx_unsupported', message: expect.stringContaining(message) }),
     )
   })

@@ -24,10 +24,10 @@ export function builtInGroups(words: string): readonly string[] {
 }
 
 /**
- * Capabilities from the output of `nginx -V` and the file names in its modules directory.
+ * Capabilities from the output of `nginx -V` and the file names in its modules directory, whose path names them.
  * @throws MeshError `nginx_unsupported` when it is too old, lacks a module, or is not nginx.
  */
-export function parseCapabilities(words: string, moduleFiles: readonly string[]): Capabilities {
+export function parseCapabilities(words: string, directory: string, moduleFiles: readonly string[]): Capabilities {
   // OpenResty says `openresty/1.21.4.1`, whose first three numbers are those of the nginx inside.
   const version = /(?:nginx|openresty)\/(\d+\.\d+\.\d+)/.exec(words)?.[1]
   if (version === undefined) {
@@ -44,7 +44,6 @@ export function parseCapabilities(words: string, moduleFiles: readonly string[])
     .filter(([, , dynamic]) => dynamic === undefined)
     .map(([, name]) => name as string)
   for (const [, whole] of words.matchAll(/--with-(stream|mail)(?=\s|$)/gm)) compiled.push(whole as string)
-  const directory = modulesPath(words) ?? ''
   const files = moduleFiles.flatMap((file): [string, string][] => {
     const name = moduleName(file)
     return name === undefined || compiled.includes(name) ? [] : [[name, `${directory}/${file}`]]
