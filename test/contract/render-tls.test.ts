@@ -18,6 +18,7 @@ const two = makeCertificate(['two.example'])
 const people = makeCertificate(['people'])
 const strangers = makeCertificate(['strangers'])
 const ana = makeCertificate(['ana'], people)
+const bea = makeCertificate(['bea'], people)
 const mallory = makeCertificate(['ana'], strangers)
 const KEYS = { one, two }
 
@@ -186,6 +187,20 @@ describe('TLS, on real nginx', () => {
       expect(plain.body).not.toContain('CN=root')
     })
 
+    test('let in by a policy those whom it names, on the routes that ask for it, and nobody over http', async () => {
+      const status = async (path: string, options: object = {}) => (await get('staff.example', path, options)).status
+      expect(await status('/')).toBe(200)
+      expect([await status('/any'), await status('/any', as(ana)), await status('/any', as(bea))]).toEqual([
+        403, 200, 200,
+      ])
+      expect([await status('/ana'), await status('/ana', as(ana)), await status('/ana', as(bea))]).toEqual([
+        403, 200, 403,
+      ])
+      const plain = async (path: string) =>
+        (await ask({ port: ports.http, path, headers: { host: 'staff.example' } })).status
+      expect([await plain('/'), await plain('/any')]).toEqual([200, 403])
+    })
+
     test('cannot be got around by the name of another site', async () => {
       // The handshake of a site that demands nothing, the request for one that does.
       for (const servername of ['two.example', 'optional.example']) {
@@ -281,6 +296,22 @@ function yaml({ http, https, whole }: { http: number; https: number; whole: numb
       hosts: ['optional.example'],
       listeners: over('two', { clientCertificate: { ca: 'people', mode: 'optional' } }),
       routes: proxied,
+    }),
+    JSON.stringify({ apiVersion: 'nxmesh/v1', kind: 'Policy', metadata: { name: 'any' }, spec: { mtls: {} } }),
+    JSON.stringify({
+      apiVersion: 'nxmesh/v1',
+      kind: 'Policy',
+      metadata: { name: 'ana' },
+      spec: { mtls: { subjects: ['CN=ana'] } },
+    }),
+    site('staff', {
+      hosts: ['staff.example'],
+      listeners: { ...plain, ...over('two', { clientCertificate: { ca: 'people', mode: 'optional' } }) },
+      routes: {
+        root: { path: '/', return: { status: 200, body: 'open' } },
+        any: { path: '/any', policies: ['any'], return: { status: 200, body: 'any' } },
+        ana: { path: '/ana', policies: ['ana'], return: { status: 200, body: 'ana' } },
+      },
     }),
     site('whole', {
       hosts: ['*'],

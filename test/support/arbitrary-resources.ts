@@ -211,8 +211,11 @@ const proxyTls = optional({
 })
 
 interface SomeRoute {
-  readonly proxy?: { readonly scheme?: string; readonly websocket?: boolean }
+  readonly proxy?: { readonly scheme?: string } & Readonly<Record<string, unknown>>
 }
+
+/** What does not go with gRPC, one value of it or all. */
+const HTTP_ALONE = ['websocket', 'requestBuffering', 'buffers', 'maxTempFileSize', 'cookies', 'redirects']
 
 /** A site with TLS; what it encrypts to upstreams says how, and is gRPC where that is possible. */
 const secureSpec = fc
@@ -228,7 +231,7 @@ const secureSpec = fc
   .map(({ site, https, rest, upstreamTls }) => {
     const changed = Object.entries((site.routes ?? {}) as Record<string, SomeRoute>).map(([id, one]) => {
       if (one.proxy?.scheme !== 'https') return [id, one] as const
-      const scheme = one.proxy.websocket === true ? 'https' : 'grpcs'
+      const scheme = HTTP_ALONE.some((field) => one.proxy?.[field] !== undefined) ? 'https' : 'grpcs'
       return [id, { ...one, proxy: { ...one.proxy, scheme, tls: upstreamTls } }] as const
     })
     return { ...site, ...rest, listeners: { http: { port: 1000 }, https }, routes: Object.fromEntries(changed) }
@@ -321,6 +324,9 @@ const anyLimit = { status: fc.constantFrom(429, 503), dryRun: fc.boolean() }
 const limits = <T>(limit: fc.Arbitrary<T>) => fc.dictionary(key, limit, { minKeys: 1, maxKeys: 2 })
 const single = (...texts: string[]) => fc.subarray(texts, { minLength: 1, maxLength: 1 })
 const policySpec = fc.oneof(
+  fc.record({
+    mtls: optional({ subjects: fc.uniqueArray(fc.constantFrom('CN=a', 'CN=ä,O="x"'), { minLength: 1 }) }),
+  }),
   fc.record({
     rateLimit: optional(
       {

@@ -259,6 +259,7 @@ const policy: Record<string, Field> = {
   'spec.cors.methods.[]': literal(MAP_ENTRY),
   'spec.cors.headers.[]': literal(MAP_ENTRY),
   'spec.cors.exposedHeaders.[]': literal(MAP_ENTRY),
+  'spec.mtls.subjects.[]': (text) => [{ directive: MAP_ENTRY, plain: `~^SUCCESS:${escapedRegex(text)}\\z` }],
   'spec.basicAuth.realm': literal('auth_basic'),
   // Users stand in a file of their own, whose name is a hash.
   'spec.basicAuth.secret': nowhere,

@@ -123,6 +123,13 @@ spec:
   cors: { origins: ['https://*.pages.example:81'], methods: [PUT], headers: [X-Asked], exposedHeaders: [X-Told] }
 ---
 apiVersion: nxmesh/v1
+kind: Policy
+metadata: { name: people, workspace: default, zone: '*', labels: { l: v } }
+spec:
+  type: mtls
+  mtls: { subjects: ['CN=ana,O=example'] }
+---
+apiVersion: nxmesh/v1
 kind: Secret
 metadata: { name: staff, workspace: default, zone: '*' }
 spec: { sealed: ['00000000000000000000000000000000', 'AA'] }
@@ -156,7 +163,7 @@ spec:
   timeouts: { connect: 8s, read: 8s, send: 8s }
   maxBodySize: 8m
   accessLog: false
-  policies: [office, rates, connections, pages, passwords]
+  policies: [office, rates, connections, pages, people, passwords]
   compression: { types: [text/css], minLength: 9 }
   maintenance: { enabled: true, retryAfter: 9, body: down, contentType: text/plain, allow: ['10.0.0.0/8'] }
   privileged: { serverSnippet: 'allow all;', routeSnippets: { proxy: 'allow all;' } }

@@ -10,9 +10,10 @@ import { access } from './policies/access.ts'
 import { basicAuth } from './policies/basic-auth.ts'
 import { cors } from './policies/cors.ts'
 import { connectionLimit, rateLimit } from './policies/limits.ts'
+import { mtls } from './policies/mtls.ts'
 import type { PolicyType } from './policies/policy-type.ts'
 
-const TYPES = { access, rateLimit, connectionLimit, cors, basicAuth } as const
+const TYPES = { access, rateLimit, connectionLimit, cors, mtls, basicAuth } as const
 export type PolicyTypeName = keyof typeof TYPES
 const TYPE_NAMES = Object.keys(TYPES) as readonly PolicyTypeName[]
 
@@ -23,6 +24,7 @@ const anyType = {
   rateLimit: ignored,
   connectionLimit: ignored,
   cors: ignored,
+  mtls: ignored,
   basicAuth: ignored,
 }
 
@@ -31,6 +33,7 @@ const schema = z.discriminatedUnion('type', [
   z.strictObject({ ...anyType, type: z.literal('rateLimit'), rateLimit: rateLimit.schema }),
   z.strictObject({ ...anyType, type: z.literal('connectionLimit'), connectionLimit: connectionLimit.schema }),
   z.strictObject({ ...anyType, type: z.literal('cors'), cors: cors.schema }),
+  z.strictObject({ ...anyType, type: z.literal('mtls'), mtls: mtls.schema }),
   z.strictObject({ ...anyType, type: z.literal('basicAuth'), basicAuth: basicAuth.schema }),
 ])
 

@@ -17,6 +17,7 @@ import { renderAccess } from './policies/access.ts'
 import { renderBasicAuth } from './policies/basic-auth.ts'
 import { renderCors } from './policies/cors.ts'
 import { renderConnectionLimit, renderRateLimit } from './policies/limits.ts'
+import { renderMtls } from './policies/mtls.ts'
 import type { PolicyContext, PolicyFault, PolicyText } from './policies/policy-text.ts'
 import { missing, nearest, secretText } from './references.ts'
 import { upstreamBlockName } from './render-upstream.ts'
@@ -30,7 +31,7 @@ const NODE_SHARED_BYTES_MAX = 1024 * 1024 * 1024
 const NODE_POLICY_VARIABLES_MAX = 1024
 
 /** In the order in which they are asked where nginx does not give another. */
-const ORDER: readonly PolicyTypeName[] = ['access', 'cors', 'rateLimit', 'connectionLimit', 'basicAuth']
+const ORDER: readonly PolicyTypeName[] = ['access', 'cors', 'mtls', 'rateLimit', 'connectionLimit', 'basicAuth']
 
 function renderType(spec: PolicySpec, context: PolicyContext): PolicyText | PolicyFault {
   switch (spec.type) {
@@ -42,6 +43,8 @@ function renderType(spec: PolicySpec, context: PolicyContext): PolicyText | Poli
       return renderConnectionLimit(spec.connectionLimit, context)
     case 'cors':
       return renderCors(spec.cors, context)
+    case 'mtls':
+      return renderMtls(spec.mtls, context)
     case 'basicAuth':
       return renderBasicAuth(spec.basicAuth, context)
   }
