@@ -1,8 +1,10 @@
 /**
  * Every metric of the node, in one place, on a registry of its own. Base units, `_total` on counters alone, labels only
- * from the closed sets written here: never a peer, a path or anything else that an outsider can choose.
+ * from the closed sets written here, or names of sites and upstreams, a limited number of them: never a peer or anything
+ * else that an outsider can choose.
  */
 
+import { workspaceOf } from './core/names.ts'
 import { collectDefaultMetrics, Counter, Gauge, Histogram, Registry } from 'prom-client'
 
 /** Closed sets of label values. Every combination is exported from the start, as 0, so that rates have a beginning. */
@@ -33,9 +35,15 @@ export const LABELS = {
   alarm: ['withheld', 'forks', 'shared_key'],
   forks: ['one', 'several'],
   status: ['1xx', '2xx', '3xx', '4xx', '5xx'],
+  connection: ['active', 'reading', 'writing', 'waiting'],
+  circuit: ['closed', 'open', 'half_open'],
+  endpoint: ['well', 'ailing', 'ejected'],
 } as const
 
 export type Alarm = (typeof LABELS.alarm)[number]
+
+/** Stands for resources beyond the limit of those that are told apart. */
+export const OTHER = 'other'
 
 type LabelSets = Readonly<Record<string, readonly string[]>>
 type Labels<L extends LabelSets> = { readonly [K in keyof L]: L[K][number] }
@@ -48,6 +56,9 @@ interface LabelledGauge<L extends LabelSets> {
 interface LabelledHistogram<L extends LabelSets> {
   observe(labels: Labels<L>, value: number): void
 }
+
+/** Of answers to clients; seconds. Few, since every site and upstream has them all. */
+const ANSWER_SECONDS = [0.005, 0.025, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30]
 
 /** From a disk write to a reload of a large host; seconds. */
 const SECONDS = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60]
@@ -92,6 +103,20 @@ export function createMetrics(options: MetricsOptions = {}) {
     return metric
   }
 
+  /** By resource, of which there is one label set for each that has a place in a limited table; see resource-labels.ts. */
+  const resourceCounter = (name: string, help: string, labelNames: readonly string[]): Counter =>
+    new Counter({ name: `nxmesh_${name}_total`, help, labelNames: [...labelNames], registers })
+  const resourceGauge = (name: string, help: string, labelNames: readonly string[]): Gauge =>
+    new Gauge({ name: `nxmesh_${name}`, help, labelNames: [...labelNames], registers })
+  const resourceHistogram = (name: string, help: string, labelNames: readonly string[]): Histogram =>
+    new Histogram({
+      name: `nxmesh_${name}_seconds`,
+      help,
+      labelNames: [...labelNames],
+      buckets: ANSWER_SECONDS,
+      registers,
+    })
+
   const { outcome, source, verdict, round, write, event, state, health, alarm, forks, phase, apply, reload, status } =
     LABELS
   const route = [...routes]
@@ -102,15 +127,15 @@ export function createMetrics(options: MetricsOptions = {}) {
   // These gauges are named like counters; the number of each type stays, as nodejs_active_resources and the like.
   for (const kind of ['handles', 'requests', 'resources']) registry.removeSingleMetric(`nodejs_active_${kind}_total`)
 
-  const measures: (() => void)[] = []
+  const measures: (() => void | Promise<void>)[] = []
   return {
-    /** The exposition text of `/metrics`, and its content type. */
-    text: (): Promise<string> => {
-      for (const measure of measures) measure()
-      return registry.metrics()
+    /** The exposition text of `/metrics`, and its content type. `mayRead`: whose resources may be named. */
+    text: async (mayRead: (workspace: string) => boolean = () => true): Promise<string> => {
+      for (const measure of measures) await measure()
+      return readable(await registry.metrics(), mayRead)
     },
     /** Has gauges set just before they are read, for what costs too much to follow at every change. */
-    onScrape: (measure: () => void): void => void measures.push(measure),
+    onScrape: (measure: () => void | Promise<void>): void => void measures.push(measure),
     contentType: registry.contentType,
     registry,
 
@@ -177,6 +202,43 @@ export function createMetrics(options: MetricsOptions = {}) {
     applySeconds: histogram('apply_phase', 'Time of each phase of an apply.', { phase }),
     reloads: counter('nginx_reloads', 'Reloads of nginx.', { outcome: reload }),
     driftHealed: plainCounter('drift_healed', 'Files that were changed behind the node and put right.'),
+    requests: counter('requests', 'Requests that nginx answered, of all sites.', { status }),
+    requestSeconds: new Histogram({
+      name: 'nxmesh_request_seconds',
+      help: 'Time from the first byte of a request to the last of its answer, of all sites.',
+      buckets: ANSWER_SECONDS,
+      registers,
+    }),
+    siteRequests: resourceCounter('site_requests', 'Requests that nginx answered, by site.', ['site', 'status']),
+    siteSeconds: resourceHistogram('site_request', 'Time from the first byte of a request to the last of its answer.', [
+      'site',
+    ]),
+    upstreamRequests: resourceCounter(
+      'upstream_requests',
+      'Requests passed on, by upstream and what came back at last; those that an open circuit refused left out.',
+      ['upstream', 'status'],
+    ),
+    upstreamRejected: resourceCounter('upstream_rejected', 'Requests answered with 503 because the circuit was open.', [
+      'upstream',
+    ]),
+    upstreamSeconds: resourceHistogram('upstream_response', 'Time until an upstream had answered, retries included.', [
+      'upstream',
+    ]),
+    upstreamEndpoints: resourceGauge(
+      'upstream_endpoints',
+      'Endpoints of observed upstreams: well, ailing but used for want of others, ejected.',
+      ['upstream', 'endpoint'],
+    ),
+    upstreamCircuits: resourceGauge('upstream_circuits', '1 for the state of the circuit, 0 for the others.', [
+      'upstream',
+      'circuit',
+    ]),
+    upstreamChanges: plainCounter('upstream_changes', 'Endpoints ejected or let in again, circuits opened or closed.'),
+    connections: gauge('nginx_connections', 'Connections of clients to nginx.', { connection: LABELS.connection }),
+    trafficSkippedBytes: plainGauge(
+      'traffic_log_skipped_bytes',
+      'Bytes of the traffic log that were not counted since nginx wrote faster than they were read.',
+    ),
     drainingWorkers: plainGauge(
       'nginx_draining_workers',
       'Workers of nginx that finish their connections after a reload.',
@@ -191,7 +253,16 @@ export function createMetrics(options: MetricsOptions = {}) {
   }
 }
 
-function statusClass(statusCode: number): Labels<typeof LABELS>['status'] {
+/** Without the series of resources in workspaces that the reader may not read. */
+function readable(text: string, mayRead: (workspace: string) => boolean): string {
+  const stays = (line: string): boolean => {
+    const [, path] = /[{,](?:site|upstream)="([^"]*)"/.exec(line) ?? []
+    return path === undefined || path === OTHER || mayRead(workspaceOf(path))
+  }
+  return text.split('\n').filter(stays).join('\n')
+}
+
+export function statusClass(statusCode: number): Labels<typeof LABELS>['status'] {
   return LABELS.status[Math.trunc(statusCode / 100) - 1] ?? '5xx'
 }
 

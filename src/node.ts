@@ -16,7 +16,7 @@ import { ApiServer, type ApiServerOptions } from './api/server.ts'
 import type { Config } from './config/config.ts'
 import { envelopeId, type Envelope, type KeyPair, type WireEnvelope } from './core/envelope.ts'
 import { encryptionKey } from './core/secrets.ts'
-import { slice, targetOf, type SliceNode } from './core/slice.ts'
+import { isSite, isUpstream, slice, targetOf, type SliceNode, type SliceResource } from './core/slice.ts'
 import { EditKey } from './edit-key.ts'
 import { MeshError } from './errors.ts'
 import { countApply, setGauges } from './gauges.ts'
@@ -31,6 +31,7 @@ import { Applier } from './nginx/applying/apply.ts'
 import { liveEndpoint } from './nginx/applying/live-endpoint.ts'
 import { LivePush } from './nginx/applying/live-push.ts'
 import type { HostLayout } from './nginx/rendering/host-layout.ts'
+import { TRAFFIC_LOG } from './nginx/rendering/traffic-log.ts'
 import type { Clock, Network, Random, Startable, Store } from './ports.ts'
 import { OpenedSecrets } from './opened-secrets.ts'
 import { Reconciler, type Receipt } from './reconciler.ts'
@@ -41,6 +42,11 @@ import { factsOf, healthOf, isLive, isShort, type Health } from './status/health
 import { parseStatusPayload, type StatusRecord } from './status/status-record.ts'
 import { StatusTable, type OwnStatus } from './status/status.ts'
 import { Sync } from './sync/sync.ts'
+import { readConnections } from './upstreams/observing/connections.ts'
+import { UpstreamObserver } from './upstreams/observing/observer.ts'
+import { probe } from './upstreams/observing/probe.ts'
+import { TrafficLog } from './upstreams/observing/traffic-log.ts'
+import { TrafficMetrics } from './upstreams/observing/traffic-metrics.ts'
 import { VERSION } from './version.ts'
 
 /** The outside world of one node. */
@@ -99,6 +105,7 @@ export class MeshNode implements Startable {
   readonly #key: KeyPair
   readonly #log: Log
   readonly #metrics: Metrics
+  readonly #traffic: TrafficMetrics
   readonly #adapters: Adapters
   readonly #founding: readonly WireEnvelope[]
   readonly #membership: Membership
@@ -107,6 +114,7 @@ export class MeshNode implements Startable {
   readonly #joins: JoinRequests
   readonly #standing: Standing
   readonly #editKey: EditKey | undefined
+  readonly #observer: UpstreamObserver | undefined
   readonly #reconciler: Reconciler | undefined
   readonly #api: ApiServer | undefined
   #nginx: LocalNginx | undefined
@@ -128,6 +136,7 @@ export class MeshNode implements Startable {
     this.#key = key
     this.#log = log
     this.#metrics = metrics
+    this.#traffic = new TrafficMetrics(metrics)
     this.#adapters = adapters
     this.#founding = options.founding ?? []
 
@@ -203,6 +212,7 @@ export class MeshNode implements Startable {
       isSettled: () => this.isSettled,
     })
     this.#editKey = options.editKey === undefined ? undefined : this.#buildEditKey(options.editKey)
+    this.#observer = config.nginx.mode === 'off' ? undefined : this.#buildObserver()
     this.#reconciler = config.nginx.mode === 'off' ? undefined : this.#buildReconciler()
     this.#api = adapters.serveApi ? this.#buildApi() : undefined
     metrics.onScrape(() => {
@@ -232,6 +242,7 @@ export class MeshNode implements Startable {
       await this.#startPart(this.sync)
       await this.#startPart(this.status)
       if (this.#api !== undefined) await this.#startPart(this.#api)
+      if (this.#observer !== undefined) await this.#startPart(this.#observer)
       if (this.#reconciler !== undefined) await this.#startPart(this.#reconciler)
       await this.#startPart(this.#subscriptions())
     } catch (error) {
@@ -313,6 +324,29 @@ export class MeshNode implements Startable {
 
   // -------------------------------------------------------------------------------------------- building
 
+  #buildObserver(): UpstreamObserver {
+    const { clock, random } = this.#adapters
+    const directory = resolve(this.#config.nginx.directory)
+    const traffic = new TrafficLog(resolve(directory, 'logs', TRAFFIC_LOG))
+    const observer = new UpstreamObserver({
+      clock,
+      random,
+      log: this.#log.child('upstreams'),
+      probe,
+      traffic,
+      onChange: (changes) => {
+        this.#metrics.upstreamChanges.inc(changes)
+        this.#reconciler?.observedChanged()
+      },
+      onAnswer: (answer, upstream) => this.#traffic.count(answer, upstream),
+    })
+    this.#metrics.onScrape(async () => {
+      const connections = await readConnections(verifySocketOf(directory))
+      this.#traffic.measure(observer.views, connections, traffic.skippedBytes)
+    })
+    return observer
+  }
+
   #buildReconciler(): Reconciler {
     const { nginx } = this.#config
     const { clock, random } = this.#adapters
@@ -321,7 +355,7 @@ export class MeshNode implements Startable {
     const layout: HostLayout = {
       directory,
       pidFile: resolve(nginx.pidFile),
-      verifySocket: resolve(directory, 'private', 'verify.sock'),
+      verifySocket: verifySocketOf(directory),
       drainFile: resolve(directory, 'drain'),
       ...user,
       defaultHttpPort: nginx.defaultHttpPort,
@@ -357,11 +391,17 @@ export class MeshNode implements Startable {
       clock,
       random,
       log,
+      ...(this.#observer === undefined ? {} : { observer: this.#observer }),
       holdReason: (served) => this.#settling.holdReason(served),
       onReceipt: (receipt) => this.#onReceipt(receipt),
       hooks: {
         onApply: (result, desired) => countApply(this.#metrics, result, desired, clock.now()),
         onDrift: (found) => this.#metrics.driftHealed.inc(found.length),
+        onSlice: ({ resources }) => {
+          const paths = (kind: (resource: SliceResource) => boolean) =>
+            new Set(resources.filter(kind).map(({ path }) => path))
+          this.#traffic.follow(paths(isSite), paths(isUpstream))
+        },
       },
       stopNginx: nginx.stopOnExit,
       live: new LivePush({ directory, nginx: process, endpoint: liveEndpoint(verifySocket), clock }),
@@ -553,6 +593,10 @@ export class MeshNode implements Startable {
       this.#scheduleTick()
     })
   }
+}
+
+function verifySocketOf(directory: string): string {
+  return resolve(directory, 'private', 'verify.sock')
 }
 
 function foreignFounding(known: string, isStored: boolean, founded: string): MeshError {

@@ -15,8 +15,12 @@ import { applyError, type ApplyError, type ApplyResult, type Outcome, type Phase
 import type { LivePush } from './nginx/applying/live-push.ts'
 import type { HostLayout } from './nginx/rendering/host-layout.ts'
 import { laneObstacle, servedKeys } from './nginx/rendering/live.ts'
+import type { ObservedHealth } from './nginx/rendering/render-upstream.ts'
 import { assemble, hostNamesOf, render, renderLive } from './nginx/rendering/render.ts'
 import type { Unit } from './nginx/rendering/unit.ts'
+import { TokenBuckets } from './token-buckets.ts'
+import { followedOf } from './upstreams/judging/followed.ts'
+import type { UpstreamObserver, UpstreamView } from './upstreams/observing/observer.ts'
 import type { Capabilities, Clock, NginxProcess, Random, Startable } from './ports.ts'
 
 /**
@@ -53,6 +57,10 @@ export interface Receipt {
   readonly live: LiveReceipt | null
   /** Drifted files put right since the daemon started. */
   readonly drift: number
+  /** Upstreams that are not well, as this node sees them: the first by path. */
+  readonly observed: readonly UpstreamView[]
+  /** Of which `observed` may show only the first. */
+  readonly observedCount: number
   readonly nginx: {
     readonly running: boolean
     readonly master: number | null
@@ -63,13 +71,15 @@ export interface Receipt {
 }
 
 /** What a receipt holds at most, so that it fits into a status record. */
-const RECEIPT_LIMITS = { problems: 16, isolated: 16, textChars: 500 } as const
+const RECEIPT_LIMITS = { problems: 16, isolated: 16, textChars: 500, observed: 16, endpoints: 8 } as const
 
 /** For metrics. None may throw. */
 export interface ReconcilerHooks {
   /** `desired`: as in the receipt. */
   onApply?(result: ApplyResult, desired: string): void
   onDrift?(found: readonly string[]): void
+  /** What is being rendered. */
+  onSlice?(slice: Slice): void
 }
 
 /** What the loop uses of src/nginx/applying/apply.ts. */
@@ -86,6 +96,8 @@ export interface ReconcilerOptions {
   readonly nginx: NginxProcess
   readonly layout: HostLayout
   readonly addresses: Addresses
+  /** What is known of the upstreams' health; without it all are taken to be well. */
+  readonly observer?: Pick<UpstreamObserver, 'observed' | 'views' | 'follow'>
   readonly clock: Clock
   readonly random: Random
   readonly log: Log
@@ -115,6 +127,9 @@ export interface ReconcilerSettings {
 const DEFAULTS: ReconcilerSettings = { watchIntervalMs: 500, driftIntervalMs: 30_000, resolveIntervalMs: 30_000 }
 const RETRY_FIRST_PAUSE_MS = 1_000
 const RETRY_LONGEST_PAUSE_MS = 60_000
+/** Applies for what was observed of upstreams: so many at once, and then one in each pause. */
+const OBSERVED_APPLIES = 6
+const OBSERVED_PAUSE_MS = 10_000
 /** From this many sites on, dropping over half of them needs a confirmation. */
 const SHRINK_GUARD_SITES = 4
 
@@ -148,6 +163,11 @@ export class Reconciler implements Startable {
   /** Of the boot until it has succeeded, then of the apply. */
   #retryAt = Number.NEGATIVE_INFINITY
   #failures = 0
+  /** When what was observed is applied at the latest. */
+  #observedAt = Number.POSITIVE_INFINITY
+  readonly #observedPace: TokenBuckets
+  /** All that the last proven rendering was made of, but for what was observed. */
+  #provenInput = ''
   #driftAt = 0
   #resolveAt = 0
   #booted = false
@@ -179,6 +199,7 @@ export class Reconciler implements Startable {
   constructor(options: ReconcilerOptions) {
     this.#options = options
     this.#settings = { ...DEFAULTS, ...options.settings }
+    this.#observedPace = new TokenBuckets(options.clock, OBSERVED_APPLIES, 1000 / OBSERVED_PAUSE_MS)
     options.addresses.onChange(() => this.wake())
     this.#lane = options.live === undefined ? undefined : this.#buildLane(options.live)
   }
@@ -204,6 +225,18 @@ export class Reconciler implements Startable {
     this.#wakes = { first: this.#wakes?.first ?? now, last: now }
     this.#interrupt()
     this.#lane?.wake()
+  }
+
+  /**
+   * What is observed of upstreams has changed. Leads to an apply like wake(), but only so many times a minute: backends that
+   * come and go must not make nginx reload all the time. What waits is in the next apply, whatever that is for. The live lane
+   * does not wait.
+   */
+  observedChanged(): void {
+    this.#lane?.wake()
+    if (this.#observedPace.take('')) this.wake()
+    else this.#observedAt = Math.min(this.#observedAt, this.#options.clock.monotonic() + OBSERVED_PAUSE_MS)
+    this.#interrupt()
   }
 
   async #run(): Promise<void> {
@@ -283,10 +316,12 @@ export class Reconciler implements Startable {
   }
 
   async #apply(): Promise<void> {
-    const { clock, applier, layout, hooks, log } = this.#options
+    const { clock, applier, layout, hooks, log, observer } = this.#options
     const wakes = this.#wakes
     this.#wakes = undefined
     this.#retryAt = Number.POSITIVE_INFINITY
+    if (clock.monotonic() >= this.#observedAt) this.#observedPace.take('')
+    this.#observedAt = Number.POSITIVE_INFINITY
     const slice = await this.#options.desired()
     this.#target = slice.target
     const reason = this.#options.holdReason(this.#servedSites().length)
@@ -298,8 +333,10 @@ export class Reconciler implements Startable {
     const addresses = await this.#options.addresses.of(hostNamesOf(slice))
     const capabilities = this.#capabilities ?? (await this.#options.nginx.capabilities())
     const secrets = this.#options.secrets(slice)
-    const input = { slice, capabilities, host: layout, addresses, secrets, ejected: NONE, openCircuits: NONE }
+    const input = { slice, capabilities, host: layout, addresses, secrets, ...(observer?.observed ?? ALL_WELL) }
     const { units, problems, live } = render(input)
+    observer?.follow(followedOf(slice, units, addresses))
+    hooks?.onSlice?.(slice)
     this.#problems = problems.toSorted((a, b) => Number(isBeyondGrant(a)) - Number(isBeyondGrant(b)))
     // Where a clash took a whole site away, it is dropped like one that was deleted.
     const rendered = new Set(units.map(({ path }) => path))
@@ -323,13 +360,17 @@ export class Reconciler implements Startable {
     this.#applying = units
     // Else upstreams that are new in it would have no endpoints. What keeps it from the disk, the apply meets too.
     if (live !== undefined) await this.#lane?.prepare(live).catch(() => undefined)
+    const made = JSON.stringify([slice.target, capabilities, [...addresses], [...secrets].map(([path]) => path)])
+    const observedOnly = made === this.#provenInput
+    const bakeMs = observedOnly ? 0 : bakeSeconds * 1000
     const result = await applier.apply(
       {
         units,
         problems,
         assemble: assembleSome,
         drainMs,
-        bakeMs: bakeSeconds * 1000,
+        bakeMs,
+        observedOnly,
         onWait: (why) => this.#waits(why),
       },
       this.#stopping.signal,
@@ -341,6 +382,8 @@ export class Reconciler implements Startable {
     this.#phase = result.phase
     this.#applyError = result.error ?? null
     this.#isolated = result.isolated
+    const isProven = result.outcome === 'applied' || result.outcome === 'unchanged'
+    this.#provenInput = isProven && result.isolated.length === 0 ? made : ''
     this.#durations = rounded(result.phases)
     // What it waits for may be over at any time.
     if (result.outcome === 'failed') this.#retryLater(result.phase === 'gate' ? RETRY_FIRST_PAUSE_MS : undefined)
@@ -401,7 +444,7 @@ export class Reconciler implements Startable {
   }
 
   async #liveWish(): Promise<LiveWish> {
-    const { layout, addresses, holdReason } = this.#options
+    const { layout, addresses, holdReason, observer } = this.#options
     const capabilities = this.#capabilities
     if (!this.#booted || capabilities === undefined) return undefined
     const reason = laneObstacle(capabilities, layout)
@@ -409,7 +452,7 @@ export class Reconciler implements Startable {
     const slice = await this.#options.desired()
     if (holdReason(this.#servedSites().length) !== undefined) return undefined
     const known = await addresses.now(hostNamesOf(slice))
-    const input = { slice, capabilities, host: layout, addresses: known, ejected: NONE, openCircuits: NONE }
+    const input = { slice, capabilities, host: layout, addresses: known, ...(observer?.observed ?? ALL_WELL) }
     const state = renderLive(input)
     return state && { state, target: slice.target }
   }
@@ -459,14 +502,15 @@ export class Reconciler implements Startable {
   }
 
   #applyAt(): number {
-    if (this.#wakes === undefined) return this.#retryAt
+    const at = Math.min(this.#retryAt, this.#observedAt)
+    if (this.#wakes === undefined) return at
     const due = dueAt({
       firstWake: this.#wakes.first,
       lastWake: this.#wakes.last,
       busyUntil: this.#busyUntil,
       ...this.#pace,
     })
-    return Math.min(this.#retryAt, due)
+    return Math.min(at, due)
   }
 
   /** Until the next thing is due, or somebody wakes the loop. */
@@ -493,6 +537,18 @@ export class Reconciler implements Startable {
     return receipt.error === null ? receipt : { ...receipt, error: cutTexts(receipt.error) }
   }
 
+  #observed(): Pick<Receipt, 'observed' | 'observedCount'> {
+    const unwell = (this.#options.observer?.views ?? []).filter(
+      ({ circuit, ailing }) => circuit !== 'closed' || ailing.length > 0,
+    )
+    const first = unwell.toSorted((a, b) => (a.path < b.path ? -1 : 1)).slice(0, RECEIPT_LIMITS.observed)
+    const cut = (addresses: readonly string[]) => addresses.slice(0, RECEIPT_LIMITS.endpoints)
+    return {
+      observed: first.map((view) => ({ ...view, ailing: cut(view.ailing), ejected: cut(view.ejected) })),
+      observedCount: unwell.length,
+    }
+  }
+
   async #publish(): Promise<void> {
     const { applier, nginx } = this.#options
     const master = await nginx.master()
@@ -513,6 +569,7 @@ export class Reconciler implements Startable {
       isolated: this.#isolated.slice(0, RECEIPT_LIMITS.isolated).map(cutTexts),
       durations: this.#durations,
       drift: this.#drift,
+      ...this.#observed(),
       nginx: {
         running: master !== undefined,
         master: master ?? null,
@@ -535,7 +592,8 @@ export class Reconciler implements Startable {
   }
 }
 
-const NONE: ReadonlySet<string> = new Set()
+/** Where nothing was observed. */
+const ALL_WELL: ObservedHealth = { ejected: new Set(), openCircuits: new Set() }
 
 /** What an empty generation is made of. */
 const NOTHING: Slice = { resources: [], problems: [], target: '' }

@@ -108,7 +108,8 @@ export class Access {
     // Before the signature is checked, which is what costs.
     const address = origin.address ?? ''
     if (!this.#addresses.take(address)) throw tooMany(`the address ${address}`, ACCESS_LIMITS.address.perSecond)
-    if (need === 'configured' && this.#options.openMetrics) return ANYONE
+    // Who shows whom it is sees more.
+    if (need === 'configured' && this.#options.openMetrics && request.authorization === undefined) return ANYONE
     return this.#holderOf(request.authorization)
   }
 

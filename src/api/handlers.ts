@@ -31,8 +31,10 @@ export const getHealth: Handler = (c, context) => {
   return c.json({ ...health, converged, mesh }, health.status === 'Error' || isWanting ? 503 : 200)
 }
 
-export const getMetrics: Handler = async (c, { metrics }) =>
-  c.body(await metrics.text(), 200, { 'content-type': metrics.contentType })
+export const getMetrics: Handler = async (c, { metrics }) => {
+  const text = await metrics.text((workspace) => c.get('reader').mayRead(workspace))
+  return c.body(text, 200, { 'content-type': metrics.contentType })
+}
 
 export const getNode: Handler = (c, context) => c.json(nodeView(context))
 

@@ -81,6 +81,18 @@ export const RECEIPT = z.object({
     .nullable()
     .describe('how endpoints reach nginx; null before that is known'),
   drift: z.int().describe('files put right since the node started'),
+  observed: z
+    .array(
+      z.object({
+        path: z.string().describe('of the upstream'),
+        circuit: z.string().describe('closed, open or half_open'),
+        endpoints: z.int().min(0),
+        ailing: z.array(z.string()).describe('the first endpoints that are not well'),
+        ejected: z.array(z.string()).describe('of those, which take no requests'),
+      }),
+    )
+    .describe('upstreams that are not well, as the node sees them'),
+  observedCount: z.int().min(0).describe('of which observed may show only the first'),
   nginx: z.object({
     running: z.boolean(),
     master: z.int().nullable(),

@@ -92,8 +92,11 @@ export function receiptView(receipt: Receipt | null, reader: Reader): ReceiptVie
   const own = ({ path }: { readonly path: string }): boolean => mayReadPath(reader, path)
   const problems = receipt.problems.filter(own)
   const isolated = receipt.isolated.filter(own)
+  const observed = receipt.observed
+    .filter(own)
+    .map((view) => ({ ...view, ailing: [...view.ailing], ejected: [...view.ejected] }))
   const withheld = receipt.problems.length + receipt.isolated.length - problems.length - isolated.length
-  return { ...(receipt as unknown as ReceiptView), problems, isolated, withheld }
+  return { ...(receipt as unknown as ReceiptView), problems, isolated, observed, withheld }
 }
 
 export function verdictView(state: MeshState, envelope: Envelope): EditView['verdict'] {

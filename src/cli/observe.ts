@@ -77,10 +77,32 @@ function troubles(node: NodeReceipt, progress: Progress, { red, yellow }: Paint)
     .map((reason) => reason.replace(/; see meshctl status$/, ''))
     .filter((reason) => !reasons.includes(plain(reason)))
   const claims = node.ungrantedZones.join(', ')
-  const others = claims === '' ? health : [...health, `claims zones ${claims} beyond its grant; they do not count`]
+  const others = [
+    ...health,
+    ...(claims === '' ? [] : [`claims zones ${claims} beyond its grant; they do not count`]),
+    ...(node.receipt?.observed ?? []).map(unwell),
+  ]
   if (reasons === '' && others.length === 0) return ''
   const colour = progress.state === 'failed' ? red : yellow
   return `${colour(plain(nameOf(node)))}:\n${reasons}${others.map((reason) => quoted(reason)).join('')}`
+}
+
+/** What a node sees of an upstream that is not well. */
+function unwell({
+  path,
+  circuit,
+  endpoints,
+  ailing,
+  ejected,
+}: NonNullable<NodeReceipt['receipt']>['observed'][0]): string {
+  const words = [
+    ...(circuit === 'closed' ? [] : [`its circuit is ${circuit === 'open' ? 'open' : 'half open'}`]),
+    ...(ejected.length > 0 ? [`of ${endpoints} endpoints these take no requests: ${ejected.join(', ')}`] : []),
+    ...(ejected.length === 0 && ailing.length > 0
+      ? [`of ${endpoints} endpoints these are not well, and are used for want of others: ${ailing.join(', ')}`]
+      : []),
+  ]
+  return `${path}: ${words.join('; ')}`
 }
 
 function statusSummary(nodes: readonly NodeReceipt[], progress: readonly Progress[]): string {

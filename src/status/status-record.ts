@@ -66,7 +66,10 @@ export function signRecord(record: StatusRecord, key: KeyPair): SignedStatus {
 
 function fit(record: StatusRecord): string {
   const { receipt, health } = record
-  const brief = { ...record, receipt: receipt === null ? null : { ...receipt, problems: [], isolated: [] } }
+  const brief = {
+    ...record,
+    receipt: receipt === null ? null : { ...receipt, problems: [], isolated: [], observed: [] },
+  }
   const bare = { ...record, receipt: null, health: { ...health, msg: health.msg.slice(0, 500), reasons: [] } }
   for (const form of [record, brief, bare]) {
     const bytes = canonical(form as unknown as Json)
@@ -126,6 +129,20 @@ const receiptSchema = z.object({
   // Older nodes say nothing of it.
   live: liveSchema.nullable().default(null),
   drift: whole,
+  // Older nodes observe nothing.
+  observed: z
+    .array(
+      z.object({
+        path: text,
+        circuit: short,
+        endpoints: whole,
+        ailing: z.array(short).max(16),
+        ejected: z.array(short).max(16),
+      }),
+    )
+    .max(32)
+    .default([]),
+  observedCount: whole.default(0),
   nginx: z.object({
     running: z.boolean(),
     master: whole.nullable(),

@@ -23,6 +23,8 @@ export function receiptOf(overrides: Partial<Receipt> = {}): Receipt {
     durations: { test: 12 },
     live: null,
     drift: 0,
+    observed: [],
+    observedCount: 0,
     nginx: { running: true, master: 42, version: '1.22.1', workers: 2, draining: 0 },
     ...overrides,
   }

@@ -33,7 +33,7 @@ const MIDDLE = 3
 const COMPOSITION = 4
 
 /** Pure code gives the same output for the same input on every node. */
-const PURE = /^src\/(core|nginx\/(?:rendering|importing))\//
+const PURE = /^src\/(core|nginx\/(?:rendering|importing)|upstreams\/judging)\//
 const PURE_PACKAGES = /^(node:(crypto|net|url)|zod|@noble\/.+|@automerge\/automerge)$/
 const IMPURE =
   /\b(Date\.now|new Date\(\s*\)|Math\.random|randomBytes|randomUUID|performance|process\.|console\.|setTimeout|fetch\()/

@@ -28,7 +28,7 @@ const CIRCUIT: CircuitRule = {
 
 describe('checks', () => {
   const after = (results: string) =>
-    [...results].reduce((state, result) => afterProbe(state, result === '+', CHECK), UNCHECKED).isHealthy
+    results.split('').reduce((state, result) => afterProbe(state, result === '+', CHECK), UNCHECKED).isHealthy
 
   test.each([
     ['', true],

@@ -160,5 +160,5 @@ export const upstreamKind = {
   plural: 'upstreams',
   schema,
   sets: [],
-  items: [['endpoints', '*']],
+  items: [['endpoints', '*'], ['healthCheck'], ['outlierDetection'], ['circuitBreaker']],
 } as const satisfies Kind<UpstreamSpec>

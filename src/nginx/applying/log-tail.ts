@@ -15,11 +15,23 @@ export class LogTail {
   #inode = 0
   #marked = 0
   #offset = 0
+  /** Bytes that were there beyond the offset at the last look. */
+  #left = 0
   /** The beginning of a line whose end is not written yet. */
   #rest = ''
 
   constructor(path: string) {
     this.#path = path
+  }
+
+  /** Up to which byte the file is read. */
+  get offset(): number {
+    return this.#offset
+  }
+
+  /** How many bytes the last read left for the next one. */
+  get left(): number {
+    return this.#left
   }
 
   /** From now on, read() gives only what is appended after this. A missing file counts as empty. */
@@ -45,6 +57,7 @@ export class LogTail {
       const length = Math.min(size - this.#offset, READ_MAX_BYTES)
       const text = await readText(file, this.#offset, length)
       this.#offset += length
+      this.#left = size - this.#offset
       lines = (this.#rest + text).split('\n')
       this.#rest = lines.pop() ?? ''
     })

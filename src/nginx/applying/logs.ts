@@ -5,10 +5,11 @@
 
 import { chmod, lstat, open, readdir, rename, stat } from 'node:fs/promises'
 import { join } from 'node:path'
+import { TRAFFIC_LOG } from '../rendering/traffic-log.ts'
 import { writable } from './disk.ts'
 
 /** What the main part of every generation writes to. */
-export const LOGS = ['access.log', 'error.log'] as const
+export const LOGS = ['access.log', 'error.log', TRAFFIC_LOG] as const
 /** Files put aside, of each log. */
 const LOGS_KEPT = 3
 const FILE_MODE = 0o600

@@ -35,6 +35,8 @@ export interface ApplyRequest {
   readonly bakeMs: number
   /** The reload has to wait for old workers, and why, in words; told as the wait begins. */
   readonly onWait?: (why: ApplyError) => void
+  /** What was observed of upstreams is all that has changed: how sites answer now says nothing about the generation. */
+  readonly observedOnly?: boolean
 }
 
 /**

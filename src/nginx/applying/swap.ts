@@ -30,7 +30,7 @@ export interface SwapOrder {
   readonly previous: Generation
   /** Staged and tested. */
   readonly next: Generation
-  readonly request: Pick<ApplyRequest, 'drainMs' | 'bakeMs' | 'onWait'>
+  readonly request: Pick<ApplyRequest, 'drainMs' | 'bakeMs' | 'onWait' | 'observedOnly'>
   readonly master: number | undefined
   readonly run: Run
   /** An abort before the reload gives the swap up; after it, it only ends the bake. */
@@ -65,7 +65,7 @@ export class Swap {
     const { previous, next, request, master, run, signal } = order
     const { endpoint, settings } = this.#parts
     if (master === undefined && settings.mode === 'attach') throw this.#serving.absent()
-    const sites = changedSites(previous.units, next.units)
+    const sites = request.observedOnly === true ? [] : changedSites(previous.units, next.units)
     let before: ReadonlyMap<string, ProbeAnswer> = new Map()
     if (master !== undefined) {
       await run.phase('gate', () => this.#waitForMemory(master, order))

@@ -15,6 +15,7 @@ import { MIME_TYPES } from './mime-types.ts'
 import { DOLLAR_VARIABLE, literal, plain } from './quote.ts'
 import { CONNECTION_VARIABLE, DEFAULT_HEADER_LINES } from './proxy.ts'
 import { listenLine, rejectingLines, TLS_LINES } from './server-tls.ts'
+import { TRAFFIC_FORMAT_LINE, TRAFFIC_LOG_LINE } from './traffic-log.ts'
 import type { Listener } from './unit.ts'
 
 /** What a listener answers, with 404, to a host that no site claims. */
@@ -123,6 +124,8 @@ const REFUSALS = ['refused', 'reported', 'rate_limit', 'connection_limit', 'cred
 const HTTP_LINES: readonly string[] = [
   `log_format nxmesh escape=json '${JSON.stringify(LOG_FIELDS)}';`,
   'access_log logs/access.log nxmesh;',
+  TRAFFIC_FORMAT_LINE,
+  TRAFFIC_LOG_LINE,
   // A request that fails before its server is known has no site.
   'uninitialized_variable_warn off;',
   'client_body_temp_path temp/client_body;',

@@ -21,6 +21,7 @@ import { proxyLines, type ProxyTls } from './proxy.ts'
 import { hstsValue, listenLine, serverTlsLines, tlsFiles, type Http2, type ServerTls } from './server-tls.ts'
 import { BROTLI } from './needs.ts'
 import { SiteMaps } from './site-maps.ts'
+import { TRAFFIC_LOG_LINE } from './traffic-log.ts'
 import type { Listener } from './unit.ts'
 
 /** What render.ts settled about a site before its text is made. */
@@ -78,7 +79,8 @@ function serverLines({ path, spec: told }: SliceResource<SiteSpec>, place: Serve
     ...place.listeners.map((listener) => listenLine(listener, isDefault, http2)),
     `server_name ${names.length > 0 ? names.map(plain).join(' ') : '_'};`,
     `set $nxmesh_site ${literal(path)};`,
-    ...when(!told.accessLog, 'access_log off;'),
+    // The daemon goes on counting, and learning of bad endpoints.
+    ...when(!told.accessLog, TRAFFIC_LOG_LINE),
   ]
   if (serverTls === undefined && told.redirectToHttps) {
     const body = fixed([`return 308 ${template(`https://$host${portSuffix(told)}$request_uri`)};`])

@@ -1,0 +1,15 @@
+/**
+ * The log of which the daemon learns how sites and upstreams do: one compact line for each request, of every site, and
+ * shortened by the daemon once it is read. Text alone; what stands in a line is told in judging/traffic.ts.
+ */
+
+import { TRAFFIC_FORMAT } from '../../upstreams/judging/traffic.ts'
+
+/** Below logs/. */
+export const TRAFFIC_LOG = 'traffic.log'
+
+/** Of http. nginx reads `\t` in quotes as a tab. */
+export const TRAFFIC_FORMAT_LINE = `log_format nxmesh_traffic "${TRAFFIC_FORMAT.replaceAll('\t', String.raw`\t`)}";`
+
+/** Wherever access_log stands, since each one takes away those further out. Written in batches, a quarter second late at most. */
+export const TRAFFIC_LOG_LINE = `access_log logs/${TRAFFIC_LOG} nxmesh_traffic buffer=64k flush=250ms;`

@@ -1,0 +1,287 @@
+/**
+ * Observes the upstreams that this node's sites use: probes their endpoints, reads what clients got, has the judges
+ * conclude, and says when what they conclude has changed. Renders and applies nothing; what it knows dies with the
+ * process and is learned anew. node.ts starts it, the reconciler tells it whom to follow.
+ */
+
+import type { UpstreamSpec } from '../../core/resources/upstream.ts'
+import { millisecondsOf } from '../../core/resources/fields.ts'
+import type { Log } from '../../log.ts'
+import type { ObservedHealth } from '../../nginx/rendering/render-upstream.ts'
+import type { Clock, Random, Startable } from '../../ports.ts'
+import { probePauseMs } from '../judging/checks.ts'
+import type { CircuitState } from '../judging/circuit.ts'
+import type { Followed } from '../judging/followed.ts'
+import { isObserved, Judge, rulesOf } from '../judging/judge.ts'
+import { parseAnswer, type Answer } from '../judging/traffic.ts'
+import type { HealthCheck, Probe } from './probe.ts'
+import type { TrafficLog } from './traffic-log.ts'
+
+/** How one observed upstream stands. */
+export interface UpstreamView {
+  readonly path: string
+  readonly circuit: CircuitState
+  readonly endpoints: number
+  /** That are not well. */
+  readonly ailing: readonly string[]
+  /** Of those, the ones that take no requests; none while too few are well. */
+  readonly ejected: readonly string[]
+}
+
+export interface ObserverOptions {
+  readonly clock: Clock
+  readonly random: Random
+  readonly log: Log
+  readonly probe: Probe
+  readonly traffic: Pick<TrafficLog, 'start' | 'read'>
+  /** So much of `observed` has changed: somebody has to look at it again. */
+  readonly onChange: (changes: number) => void
+  /** For metrics: every request, with the upstream's path when there was one. */
+  readonly onAnswer?: (answer: Answer, upstream: string | undefined) => void
+}
+
+const TICK_MS = 100
+/** Where nothing is observed, traffic is counted all the same. */
+const IDLE_TICK_MS = 1_000
+/** Of the traffic log; each gives way to other work. */
+const READS_PER_TICK = 4
+const PROBES_AT_ONCE = 64
+/** Endpoints of a node that are probed and judged; upstreams beyond it, by path, are served unobserved. */
+const ENDPOINTS_MAX = 4096
+/** A half-open circuit is tried with at most so many endpoints, this often. */
+const TRIED_MAX = 8
+const TRIAL_PAUSE_MS = 500
+/** How a circuit is tried where nothing says how an endpoint is checked. */
+const CONNECT: HealthCheck = {
+  type: 'tcp',
+  scheme: 'http',
+  path: '/',
+  interval: '10s',
+  timeout: '2s',
+  healthyThreshold: 1,
+  unhealthyThreshold: 1,
+  jitter: 0,
+}
+
+interface Observed {
+  followed: Followed
+  readonly judge: Judge
+  /** When each endpoint is to be probed next. */
+  due: Map<string, number>
+  triedAt: number
+  isTrying: boolean
+}
+
+export class UpstreamObserver implements Startable {
+  readonly #options: ObserverOptions
+  readonly #observed = new Map<string, Observed>()
+  /** Paths by block, of all followed. */
+  #paths: ReadonlyMap<string, string> = new Map()
+  /** Paths by endpoint, where one upstream alone has it. */
+  #owners: ReadonlyMap<string, string | undefined> = new Map()
+  readonly #probing = new Set<string>()
+  #health: ObservedHealth = { ejected: new Set(), openCircuits: new Set() }
+  #cancel: () => void = () => undefined
+  #isRunning = false
+  #turn: Promise<void> = Promise.resolve()
+
+  constructor(options: ObserverOptions) {
+    this.#options = options
+  }
+
+  async start(): Promise<void> {
+    if (this.#isRunning) return
+    this.#isRunning = true
+    await this.#options.traffic.start()
+    this.#schedule(0)
+  }
+
+  /** Probes that are under way end by their own limit; what they find counts for nothing. */
+  async stop(): Promise<void> {
+    this.#isRunning = false
+    this.#cancel()
+    await this.#turn
+  }
+
+  /** What rendering is to obey now. */
+  get observed(): ObservedHealth {
+    return this.#health
+  }
+
+  get views(): readonly UpstreamView[] {
+    return [...this.#observed.values()].map(({ followed: { path }, judge }) => ({
+      path,
+      circuit: judge.circuit,
+      endpoints: judge.addresses.length,
+      ailing: judge.ailing,
+      ejected: judge.ejected,
+    }))
+  }
+
+  /** Replaces what is followed; what is known of those that stay is kept. Changes `observed` and calls nobody. */
+  follow(upstreams: readonly Followed[]): void {
+    this.#paths = new Map(upstreams.map(({ block, path }) => [block, path]))
+    const owners = new Map<string, string | undefined>()
+    for (const { path, addresses } of upstreams)
+      for (const address of addresses) owners.set(address, owners.has(address) ? undefined : path)
+    this.#owners = owners
+    let endpoints = 0
+    const judged = upstreams
+      .filter(({ spec }) => isObserved(spec))
+      .filter(({ addresses }) => (endpoints += addresses.length) <= ENDPOINTS_MAX)
+    const stays = new Set(judged.map(({ path }) => path))
+    for (const path of this.#observed.keys()) if (!stays.has(path)) this.#observed.delete(path)
+    for (const followed of judged) this.#followOne(followed)
+    this.#health = this.#conclude()
+  }
+
+  #followOne(followed: Followed): void {
+    const { path, spec, addresses } = followed
+    const rules = rulesOf(spec)
+    const known = this.#observed.get(path)
+    const { judge, due } = known ?? { judge: new Judge(rules), due: new Map<string, number>() }
+    judge.follow(rules, addresses)
+    // Not all at once: neither those of a node nor the nodes of a zone.
+    const now = this.#options.clock.monotonic()
+    const first = () => now + this.#options.random() * Math.min(FIRST_PROBE_MS, millisecondsOf(checkOf(spec).interval))
+    const times = new Map(addresses.map((address) => [address, due.get(address) ?? first()]))
+    if (known === undefined) {
+      this.#observed.set(path, {
+        followed,
+        judge,
+        due: times,
+        triedAt: Number.NEGATIVE_INFINITY,
+        isTrying: false,
+      })
+    } else {
+      known.followed = followed
+      known.due = times
+    }
+  }
+
+  #schedule(pauseMs: number): void {
+    if (!this.#isRunning) return
+    this.#cancel = this.#options.clock.after(pauseMs, () => {
+      this.#turn = this.#tick().then(() => this.#schedule(this.#observed.size > 0 ? TICK_MS : IDLE_TICK_MS))
+    })
+  }
+
+  async #tick(): Promise<void> {
+    try {
+      for (let reads = 0; reads < READS_PER_TICK; reads += 1) {
+        const { lines, hasMore } = await this.#options.traffic.read()
+        for (const line of lines) this.#count(line)
+        if (!hasMore) break
+      }
+    } catch (error) {
+      // One bad look must not end all looking.
+      this.#options.log.warn('the traffic log could not be read', { error })
+    }
+    const now = this.#options.clock.monotonic()
+    for (const observed of this.#observed.values()) {
+      observed.judge.turn(now)
+      this.#check(observed, now)
+      this.#try(observed, now)
+    }
+    this.#tell()
+  }
+
+  /** Takes one line of the traffic log to whom it concerns. */
+  #count(line: string): void {
+    const answer = parseAnswer(line)
+    if (answer === undefined) return
+    const { clock, onAnswer } = this.#options
+    const { block, attempts, status, startedMs, isRejected } = answer
+    const path = this.#paths.get(block) ?? this.#owners.get(attempts.at(-1)?.address ?? '')
+    onAnswer?.(answer, path)
+    const judge = path === undefined ? undefined : this.#observed.get(path)?.judge
+    if (judge === undefined || isRejected) return
+    const now = clock.monotonic()
+    const started = now - Math.max(0, clock.now() - startedMs)
+    for (const { address, failed } of attempts) judge.answered(address, failed, started, now)
+    // Where the client went away first, nobody knows what the upstream would have said.
+    const last = attempts.at(-1)
+    if (last !== undefined && status !== CLIENT_CLOSED) judge.served(last.failed, started, now)
+  }
+
+  /** Starts the probes of its endpoints that are due. */
+  #check({ followed: { path, spec }, judge, due }: Observed, now: number): void {
+    const { healthCheck } = spec
+    if (healthCheck === undefined) return
+    for (const [address, at] of due) {
+      const key = `${path} ${address}`
+      if (at > now || this.#probing.size >= PROBES_AT_ONCE || this.#probing.has(key)) continue
+      this.#probing.add(key)
+      void this.#options.probe(address, healthCheck).then((passed) => {
+        this.#probing.delete(key)
+        judge.checked(address, passed)
+        const pause = probePauseMs(millisecondsOf(healthCheck.interval), healthCheck.jitter, this.#options.random)
+        // It may have been replaced meanwhile.
+        const { due: current } = this.#observed.get(path) ?? { due }
+        if (current.has(address)) current.set(address, this.#options.clock.monotonic() + pause)
+      })
+    }
+  }
+
+  /** Asks the endpoints of a half-open circuit: it passes when most of those that were asked do. */
+  #try(observed: Observed, now: number): void {
+    const { judge, followed } = observed
+    if (judge.circuit !== 'half_open' || observed.isTrying || now < observed.triedAt + TRIAL_PAUSE_MS) return
+    observed.isTrying = true
+    observed.triedAt = now
+    const ejected = new Set(judge.ejected)
+    const asked = judge.addresses.filter((address) => !ejected.has(address)).slice(0, TRIED_MAX)
+    void Promise.all(asked.map((address) => this.#options.probe(address, checkOf(followed.spec)))).then((results) => {
+      observed.isTrying = false
+      const passed = results.filter((result) => result).length
+      judge.tried(passed > 0 && 2 * passed >= results.length, this.#options.clock.monotonic())
+    })
+  }
+
+  #conclude(): ObservedHealth {
+    const ejected = new Set<string>()
+    const openCircuits = new Set<string>()
+    for (const [path, { judge }] of this.#observed) {
+      for (const address of judge.ejected) ejected.add(`${path} ${address}`)
+      if (judge.circuit !== 'closed') openCircuits.add(path)
+    }
+    return { ejected, openCircuits }
+  }
+
+  /** Says what has changed since it was last said. */
+  #tell(): void {
+    const before = this.#health
+    const after = this.#conclude()
+    const { log, onChange } = this.#options
+    const news = [
+      ...added(before.ejected, after.ejected).map(
+        (endpoint) => ['an endpoint takes no requests', { endpoint }] as const,
+      ),
+      ...added(after.ejected, before.ejected).map(
+        (endpoint) => ['an endpoint takes requests again', { endpoint }] as const,
+      ),
+      ...added(before.openCircuits, after.openCircuits).map(
+        (upstream) => ['the circuit of an upstream is open', { upstream }] as const,
+      ),
+      ...added(after.openCircuits, before.openCircuits).map(
+        (upstream) => ['the circuit of an upstream is closed', { upstream }] as const,
+      ),
+    ]
+    if (news.length === 0) return
+    this.#health = after
+    for (const [message, fields] of news) log.warn(message, fields)
+    onChange(news.length)
+  }
+}
+
+/** The status that nginx logs when the client ended the request. */
+const CLIENT_CLOSED = 499
+const FIRST_PROBE_MS = 1_000
+
+function checkOf({ healthCheck }: UpstreamSpec): HealthCheck {
+  return healthCheck ?? CONNECT
+}
+
+function added(before: ReadonlySet<string>, after: ReadonlySet<string>): readonly string[] {
+  return [...after].filter((one) => !before.has(one))
+}

@@ -1,0 +1,172 @@
+/** The traffic log as a real nginx writes it, read as the daemon reads it. */
+
+import { once } from 'node:events'
+import { appendFileSync, mkdtempSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import { createServer, type Server } from 'node:http'
+import type { AddressInfo } from 'node:net'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import type { HostLayout } from '../../src/nginx/rendering/host-layout.ts'
+import { parseAnswer, type Answer } from '../../src/upstreams/judging/traffic.ts'
+import { readConnections } from '../../src/upstreams/observing/connections.ts'
+import { TrafficLog } from '../../src/upstreams/observing/traffic-log.ts'
+import { ask, freePort, nginxDirectory, serve, testGeneration } from '../support/real-nginx.ts'
+import { renderYaml } from '../support/resources.ts'
+import { waitFor } from '../support/wait.ts'
+
+describe('on real nginx', () => {
+  let host: HostLayout
+  let port: number
+  let backend: Server
+  let good: string
+  let bad: string
+  let nginx: Awaited<ReturnType<typeof serve>>
+  let remove: () => void
+  let log: TrafficLog
+  const answers: Answer[] = []
+
+  beforeAll(async () => {
+    backend = createServer((_, response) => response.writeHead(201).end())
+    await once(backend.listen(0, '127.0.0.1'), 'listening')
+    good = `127.0.0.1:${(backend.address() as AddressInfo).port}`
+    bad = `127.0.0.1:${await freePort()}`
+    port = await freePort()
+    ;({ host, remove } = nginxDirectory(port))
+    const { generation } = renderYaml(
+      `
+apiVersion: nxmesh/v1
+kind: Site
+metadata: { name: s, zone: '*' }
+spec:
+  hosts: [a.example]
+  accessLog: false
+  routes:
+    proxied: { path: /proxied, proxy: { upstream: two } }
+    gone: { path: /gone, proxy: { upstream: gone } }
+    open: { path: /open, proxy: { upstream: open } }
+    fixed: { path: /, return: { status: 404, body: "a\\tb" } }
+---
+apiVersion: nxmesh/v1
+kind: Upstream
+metadata: { name: two, zone: '*' }
+spec: { endpoints: { '${good}': { backup: true }, '${bad}': { maxFails: 0 } } }
+---
+apiVersion: nxmesh/v1
+kind: Upstream
+metadata: { name: gone, zone: '*' }
+spec: { endpoints: { '${good}': { down: true } } }
+---
+apiVersion: nxmesh/v1
+kind: Upstream
+metadata: { name: open, zone: '*' }
+spec: { endpoints: { '${good}': {} } }
+`,
+      { host, openCircuits: new Set(['default/*/upstream/open']) },
+    )
+    const { words } = await testGeneration(host, generation)
+    if (words !== '') throw new Error(words)
+    log = new TrafficLog(join(host.directory, 'logs', 'traffic.log'))
+    await log.start()
+    nginx = await serve(host, generation)
+  })
+  afterAll(async () => {
+    await nginx?.stop()
+    backend?.close()
+    remove?.()
+  })
+
+  const answerTo = async (path: string, site = 'a.example'): Promise<Answer> => {
+    const { status } = await ask({ port, path, headers: { host: site } })
+    const found = await waitFor(
+      async () => {
+        for (const text of (await log.read()).lines) {
+          const answer = parseAnswer(text)
+          if (answer === undefined) throw new Error(`not understood: ${text}`)
+          answers.push(answer)
+        }
+        return answers.pop()
+      },
+      { timeoutMs: 10_000, what: 'a line of the log' },
+    )
+    expect(found.status).toBe(status)
+    return found
+  }
+
+  test('a request tells of the site, the upstream and every endpoint that was asked, though the site has no access log', async () => {
+    const before = Date.now()
+    const answer = await answerTo('/proxied')
+    expect(answer).toMatchObject({ site: 'default/*/site/s', block: 'default_-_two', status: 201, isRejected: false })
+    expect(answer.attempts).toEqual([
+      { address: bad, failed: true },
+      { address: good, failed: false },
+    ])
+    expect(answer.startedMs).toBeGreaterThan(before - 1_000)
+    expect(answer.startedMs).toBeLessThan(Date.now() + 1_000)
+  })
+
+  test('an upstream without an endpoint to ask, and one with an open circuit', async () => {
+    expect(await answerTo('/gone')).toMatchObject({ block: 'default_-_gone', status: 502, isRejected: false })
+    expect(await answerTo('/open')).toMatchObject({
+      block: 'default_-_open',
+      status: 503,
+      isRejected: true,
+      attempts: [],
+    })
+  })
+
+  test('what is not passed on, and what no site answers', async () => {
+    expect(await answerTo('/a%09b')).toMatchObject({ site: 'default/*/site/s', block: '', status: 404, attempts: [] })
+    expect(await answerTo('/', 'nobody.example')).toMatchObject({ site: '', block: '', status: 404 })
+  })
+
+  test('connections are counted by nginx', async () => {
+    expect(await readConnections(host.verifySocket)).toMatchObject({ active: expect.any(Number), writing: 1 })
+    expect(await readConnections(`${host.verifySocket}.none`)).toBeUndefined()
+  })
+})
+
+describe('the file', () => {
+  const use = async (test: (path: string, log: TrafficLog) => Promise<void>) => {
+    const directory = mkdtempSync(join(tmpdir(), 'nxmesh-traffic-'))
+    const path = join(directory, 'traffic.log')
+    writeFileSync(path, 'old\n')
+    const log = new TrafficLog(path)
+    await log.start()
+    await test(path, log)
+    rmSync(directory, { recursive: true })
+  }
+  const megabytes = (count: number) => `${'x'.repeat(1023)}\n`.repeat(1024 * count)
+
+  test('is read from where it ended, in steps, and emptied when it has grown', async () => {
+    await use(async (path, log) => {
+      appendFileSync(path, `one\n${megabytes(5)}tw`)
+      const first = await log.read()
+      expect([first.lines[0], first.hasMore]).toEqual(['one', true])
+      while ((await log.read()).hasMore);
+      expect(statSync(path).size).toBe(0)
+      appendFileSync(path, 'three\n')
+      // What was half written when it was emptied is lost with its other half.
+      expect((await log.read()).lines.at(-1)).toContain('three')
+    })
+  })
+
+  test('is left behind when it grows faster than it is read', async () => {
+    await use(async (path, log) => {
+      appendFileSync(path, megabytes(40))
+      await log.read()
+      expect(log.skippedBytes).toBeGreaterThan(32 * 1024 * 1024)
+      appendFileSync(path, 'now\n')
+      expect((await log.read()).lines).toEqual(['now'])
+    })
+  })
+
+  test('is read from its beginning when another one has taken its place', async () => {
+    await use(async (path, log) => {
+      renameSync(path, `${path}.1`)
+      expect((await log.read()).lines).toEqual([])
+      writeFileSync(path, 'new\n')
+      expect((await log.read()).lines).toEqual(['new'])
+    })
+  })
+})

@@ -1,0 +1,243 @@
+/** What is read from the traffic log, and when observed health changes, on a virtual clock with probes of the test's own. */
+
+import { describe, expect, test } from 'vitest'
+import { createMetrics } from '../../src/metrics.ts'
+import { followedOf } from '../../src/upstreams/judging/followed.ts'
+import { parseAnswer, TRAFFIC_FORMAT } from '../../src/upstreams/judging/traffic.ts'
+import { UpstreamObserver } from '../../src/upstreams/observing/observer.ts'
+import { RESOURCE_LABELS_MAX } from '../../src/upstreams/observing/resource-labels.ts'
+import { TrafficMetrics } from '../../src/upstreams/observing/traffic-metrics.ts'
+import { renderYaml } from '../support/resources.ts'
+import { silentLog } from '../support/silent-log.ts'
+import { VirtualClock } from '../support/virtual-clock.ts'
+
+const [ONE, TWO] = ['10.0.0.1:80', '10.0.0.2:80']
+const PATH = 'default/*/upstream/u'
+
+interface Line {
+  readonly at?: number
+  readonly seconds?: number
+  readonly status?: number
+  readonly block?: string
+  readonly addresses?: string
+  readonly statuses?: string
+  readonly site?: string
+}
+const line = ({ at = 1_000, seconds = 0.5, status = 200, block = 'default_-_u', ...rest }: Line = {}) => {
+  const { addresses = ONE, statuses = String(status), site = 'default/*/site/s' } = rest
+  return [(at / 1000).toFixed(3), seconds, site, status, '', block, addresses, statuses, '0.400'].join('\t')
+}
+
+describe('a line of the traffic log', () => {
+  test('tells what became of a request', () => {
+    expect(line().split('\t')).toHaveLength(TRAFFIC_FORMAT.split('\t').length)
+    expect(parseAnswer(line())).toEqual({
+      startedMs: 500,
+      seconds: 0.5,
+      site: 'default/*/site/s',
+      status: 200,
+      isPlanned: false,
+      block: 'default_-_u',
+      attempts: [{ address: ONE, failed: false }],
+      isRejected: false,
+      upstreamSeconds: 0.4,
+    })
+  })
+
+  test.each([
+    ['a retry', '10.0.0.1:80, [::1]:80', '502, 200', [true, false]],
+    ['another location after it', '10.0.0.1:80, 10.0.0.2:80 : 10.0.0.3:80', '504, 500 : 200', [true, true, false]],
+    ['a client that went away', '10.0.0.1:80', '-', []],
+    ['no endpoint left', 'default_-_u', '502', [true]],
+    ['no upstream', '-', '-', []],
+  ])('%s', (_, addresses, statuses, failed) => {
+    expect(parseAnswer(line({ addresses, statuses }))?.attempts.map((attempt) => attempt.failed)).toEqual(failed)
+  })
+
+  test('an open circuit is no attempt', () => {
+    const answer = parseAnswer(line({ addresses: 'unix:/x/run/circuit.sock', statuses: '503', status: 503 }))
+    expect(answer).toMatchObject({ isRejected: true, attempts: [] })
+  })
+
+  test.each(['', 'x', line().slice(9), `${line()}\tmore`, line().replace('200', 'abc')])('%j is none', (text) => {
+    expect(parseAnswer(text)).toBeUndefined()
+  })
+})
+
+const UPSTREAM = (spec: string, endpoints = `'${ONE}': {}, '${TWO}': {}`) => `
+apiVersion: nxmesh/v1
+kind: Upstream
+metadata: { name: u, zone: '*' }
+spec: { endpoints: { ${endpoints} }, ${spec} }
+`
+const SITE = `
+apiVersion: nxmesh/v1
+kind: Site
+metadata: { name: s, zone: '*' }
+spec: { hosts: [a.example], routes: { r: { path: /, proxy: { upstream: u } } } }
+`
+
+/** An observer of the upstream; the test says what probes find and what the log holds. */
+async function observing(yaml: string) {
+  const clock = new VirtualClock()
+  const well = new Map<string, boolean>()
+  const lines: string[] = []
+  const asked: string[] = []
+  const changes: number[] = []
+  const observer = new UpstreamObserver({
+    clock,
+    random: () => 0.5,
+    log: silentLog(),
+    probe: async (address) => {
+      asked.push(address)
+      return well.get(address) ?? true
+    },
+    traffic: { start: async () => undefined, read: async () => ({ lines: lines.splice(0), hasMore: false }) },
+    onChange: (count) => changes.push(count),
+  })
+  const follow = (text: string) => {
+    const { units, input } = renderYaml(text)
+    observer.follow(followedOf(input.slice, units, new Map()))
+  }
+  follow(yaml)
+  await observer.start()
+  /** Requests that ended just now. */
+  const serve = (count: number, { status = 200, ...rest }: Line = {}) => {
+    for (let each = 0; each < count; each += 1) lines.push(line({ at: clock.now(), seconds: 0.01, status, ...rest }))
+  }
+  return { clock, well, asked, changes, observer, follow, serve }
+}
+
+describe('the observer', () => {
+  test('probes take an endpoint out and bring it back, and each change is told once', async () => {
+    const { clock, well, observer, changes } = await observing(
+      `${SITE}---${UPSTREAM('healthCheck: { interval: 1s, unhealthyThreshold: 2, jitter: 0 }')}`,
+    )
+    await clock.advance(5_000)
+    expect([observer.observed.ejected.size, changes]).toEqual([0, []])
+    well.set(ONE, false)
+    await clock.advance(5_000)
+    expect([...observer.observed.ejected]).toEqual([`${PATH} ${ONE}`])
+    well.set(ONE, true)
+    await clock.advance(5_000)
+    expect([...observer.observed.ejected]).toEqual([])
+    expect(changes).toEqual([1, 1])
+    await observer.stop()
+  })
+
+  test('the last endpoint stays, and the view says that none is well', async () => {
+    const { clock, well, observer } = await observing(`${SITE}---${UPSTREAM('healthCheck: { interval: 1s }')}`)
+    well.set(ONE, false).set(TWO, false)
+    await clock.advance(20_000)
+    expect(observer.observed.ejected.size).toBe(0)
+    expect(observer.views).toEqual([{ path: PATH, circuit: 'closed', endpoints: 2, ailing: [ONE, TWO], ejected: [] }])
+    await observer.stop()
+  })
+
+  test('what clients get opens the circuit; probes alone ask while it is half open, and close it', async () => {
+    const rules = 'circuitBreaker: { minRequests: 10, window: 1s, openFor: 2s, halfOpenRequests: 2 }'
+    const { clock, well, asked, observer, serve } = await observing(`${SITE}---${UPSTREAM(rules)}`)
+    serve(9, { status: 500 })
+    await clock.advance(200)
+    expect(observer.observed.openCircuits.size).toBe(0)
+    well.set(ONE, false).set(TWO, false)
+    serve(1, { status: 500 })
+    await clock.advance(200)
+    expect([...observer.observed.openCircuits]).toEqual([PATH])
+    expect(asked).toEqual([])
+    await clock.advance(2_000)
+    expect(asked).toEqual([ONE, TWO])
+    well.clear()
+    await clock.until(() => observer.observed.openCircuits.size === 0, 10_000, 'the circuit to close')
+    // Twice the first time, and two rounds.
+    expect(asked).toHaveLength(6)
+    await observer.stop()
+  })
+
+  test('what an open circuit refuses, and what was asked before it closed, keeps nothing open', async () => {
+    const rules = 'circuitBreaker: { minRequests: 4, window: 1s, openFor: 1s, halfOpenRequests: 1 }'
+    const { clock, observer, serve, changes } = await observing(`${SITE}---${UPSTREAM(rules)}`)
+    serve(4, { status: 504 })
+    await clock.until(() => observer.observed.openCircuits.size === 1, 1_000, 'the circuit to open')
+    await clock.until(() => observer.observed.openCircuits.size === 0, 5_000, 'the circuit to close')
+    serve(50, { status: 503, addresses: 'unix:/x/run/circuit.sock' })
+    serve(50, { status: 504, seconds: 5 })
+    serve(50, { status: 499, statuses: '-' })
+    await clock.advance(1_000)
+    expect(changes).toEqual([1, 1])
+    await observer.stop()
+  })
+
+  test('errors of one endpoint take it out, where no block is told too', async () => {
+    const { clock, observer, serve } = await observing(`${SITE}---${UPSTREAM('outlierDetection: {}')}`)
+    serve(5, { status: 200, block: '', addresses: `${ONE}, ${TWO}`, statuses: '502, 200' })
+    await clock.advance(200)
+    expect([...observer.observed.ejected]).toEqual([`${PATH} ${ONE}`])
+    await clock.advance(30_000)
+    expect(observer.observed.ejected.size).toBe(0)
+    await observer.stop()
+  })
+
+  test('only upstreams that a site uses are probed, and none that is gone', async () => {
+    const check = UPSTREAM('healthCheck: { interval: 1s }')
+    const { clock, asked, observer, follow } = await observing(check)
+    await clock.advance(5_000)
+    expect(asked).toEqual([])
+    follow(`${SITE}---${check}`)
+    await clock.advance(2_000)
+    expect(new Set(asked)).toEqual(new Set([ONE, TWO]))
+    follow(`${SITE}---${UPSTREAM('healthCheck: { interval: 1s }', `'${ONE}': {}, '${TWO}': { down: true }`)}`)
+    asked.length = 0
+    await clock.advance(3_000)
+    expect(new Set(asked)).toEqual(new Set([ONE]))
+    await observer.stop()
+    asked.length = 0
+    await clock.advance(3_000)
+    expect(asked).toEqual([])
+  })
+})
+
+describe('traffic in metrics', () => {
+  const count = (metrics: TrafficMetrics, parts: Line, path: string | undefined = PATH) => {
+    const answer = parseAnswer(line(parts))
+    if (answer === undefined) throw new Error('no line')
+    metrics.count(answer, path)
+  }
+
+  test('resources beyond the limit, and unknown ones, are counted together; those that are gone end', async () => {
+    const metrics = createMetrics()
+    const traffic = new TrafficMetrics(metrics)
+    const sites = Array.from({ length: RESOURCE_LABELS_MAX + 2 }, (_, index) => `default/*/site/s${index}`)
+    traffic.follow(new Set(sites), new Set([PATH]))
+    for (const site of [...sites, 'default/*/site/unknown']) count(traffic, { site })
+    const text = await metrics.text()
+    expect(text.match(/^nxmesh_site_requests_total\{/gm)).toHaveLength(RESOURCE_LABELS_MAX + 1)
+    expect(text).toContain('nxmesh_site_requests_total{site="other",status="2xx"} 3')
+    expect(text).toContain(`nxmesh_upstream_requests_total{upstream="${PATH}",status="2xx"} ${sites.length + 1}`)
+    expect(text).toContain(`nxmesh_requests_total{status="2xx"} ${sites.length + 1}`)
+    traffic.follow(new Set(['default/*/site/s1']), new Set())
+    const after = await metrics.text()
+    expect(after.match(/^nxmesh_site_requests_total\{/gm)).toHaveLength(2)
+    expect(after).not.toContain(PATH)
+  })
+
+  test('a refused request counts as that, and not as one of the upstream', async () => {
+    const metrics = createMetrics()
+    const traffic = new TrafficMetrics(metrics)
+    traffic.follow(new Set(), new Set([PATH]))
+    count(traffic, { status: 503, addresses: 'unix:/x/run/circuit.sock', statuses: '503' })
+    const text = await metrics.text()
+    expect(text).toContain(`nxmesh_upstream_rejected_total{upstream="${PATH}"} 1`)
+    expect(text).not.toContain('nxmesh_upstream_requests_total{')
+  })
+
+  test('names of resources are shown to those who may read them', async () => {
+    const metrics = createMetrics()
+    const traffic = new TrafficMetrics(metrics)
+    traffic.follow(new Set(['a/*/site/s', 'b/*/site/s']), new Set())
+    for (const site of ['a/*/site/s', 'b/*/site/s', 'c/*/site/s']) count(traffic, { site }, undefined)
+    const text = await metrics.text((workspace) => workspace === 'a')
+    expect(text.match(/site="[^"]*"/g)).toEqual(expect.arrayContaining(['site="a/*/site/s"', 'site="other"']))
+    expect(text).not.toContain('b/*')
+  })
+})
