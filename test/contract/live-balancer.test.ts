@@ -7,6 +7,7 @@ import type { HostLayout } from '../../src/nginx/rendering/host-layout.ts'
 import { wholeText } from '../../src/nginx/rendering/live.ts'
 import { ask, freePort, luaModules, nginxDirectory, serve, testGeneration } from '../support/real-nginx.ts'
 import { renderYaml } from '../support/resources.ts'
+import { waitFor } from '../support/wait.ts'
 
 const NAMES = ['a', 'b', 'c'] as const
 type Name = (typeof NAMES)[number]
@@ -21,6 +22,7 @@ const SPECS: Specs = {
   backup: ({ a, b }) => `endpoints: { '127.0.0.1:${a}': {}, '127.0.0.1:${b}': { backup: true } }`,
   spare: ({ dead, b }) => `endpoints: { '127.0.0.1:${dead}': {}, '127.0.0.1:${b}': { backup: true } }`,
   retry: ({ dead, b }) => `endpoints: { '127.0.0.1:${dead}': { maxFails: 0 }, '127.0.0.1:${b}': {} }`,
+  fails: ({ dead, b }) => `endpoints: { '127.0.0.1:${dead}': { failTimeout: 1s }, '127.0.0.1:${b}': {} }`,
   dead: ({ dead }) => `endpoints: { '127.0.0.1:${dead}': {} }`,
   none: () => 'endpoints: {}',
   unknown: () => `endpoints: { 'nowhere.invalid:80': {} }`,
@@ -123,6 +125,27 @@ describe.each(['live', 'reload'] as const)('spreading requests by the %s lane, o
       'x'.repeat(100_000),
     )
     expect(posted.status).toBe(200)
+  })
+
+  test('a server that failed is left alone, and gets requests again when it answers', async () => {
+    expect(new Set(await times(6, 'fails'))).toEqual(new Set(['b']))
+    const late = createServer((_, response) => response.setHeader('X-From', 'late').end('ok')).listen(
+      ports.dead,
+      '127.0.0.1',
+    )
+    try {
+      await once(late, 'listening')
+      await waitFor(async () => (await from('fails')) === 'late', {
+        timeoutMs: 10_000,
+        what: 'the server to be tried again',
+      })
+      const answers = await times(8, 'fails')
+      expect(count(answers, 'late')).toBeGreaterThanOrEqual(3)
+      expect(count(answers, 'b')).toBeGreaterThanOrEqual(3)
+    } finally {
+      late.close()
+      late.closeAllConnections()
+    }
   })
 
   test('where nobody is left, it is 502; a name without an address takes nothing from the others', async () => {
