@@ -4,6 +4,7 @@
  */
 
 import { execFile } from 'node:child_process'
+import { randomBytes } from 'node:crypto'
 import { chmod, mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -19,6 +20,7 @@ import { toWire } from '../../src/core/codec.ts'
 import type { Envelope, Value } from '../../src/core/envelope.ts'
 import { diffFields } from '../../src/core/resources/flat.ts'
 import { fieldsOf, parseDocument, pathOf } from '../../src/core/resources/index.ts'
+import { encryptionKey, seal } from '../../src/core/secrets.ts'
 import { MeshNode } from '../../src/node.ts'
 import { childrenOf, titleOf } from '../../src/nginx/applying/proc.ts'
 import type { Receipt } from '../../src/reconciler.ts'
@@ -31,6 +33,8 @@ import { rounded } from './measure.ts'
 export interface ServedOptions {
   /** YAML documents in any zone. */
   readonly resources: string
+  /** Texts of Secrets of zone `*` by their names, sealed for the node. */
+  readonly secrets?: Readonly<Record<string, string>>
   /** Settings of `nginx`, as flags: `nginx.worker_processes`. */
   readonly flags?: Readonly<Record<string, string>>
 }
@@ -52,13 +56,15 @@ export class ServedNode {
   readonly #mesh: TestMesh
   readonly #heads: Map<string, { readonly edit: string; readonly fields: ReadonlyMap<string, Value> }>
 
-  private constructor(directory: string, { resources, flags = {} }: ServedOptions) {
+  private constructor(directory: string, { resources, secrets = {}, flags = {} }: ServedOptions) {
     this.#directory = directory
     this.nginxDirectory = join(directory, 'nginx')
     const key = keyOf('served')
     this.#mesh = new TestMesh([{ key: key.publicKey, name: 'served', zones: ['bench'] }])
     this.#heads = new Map()
-    const founding = [...this.#mesh.founding, ...this.#edits(resources)]
+    const recipient = encryptionKey(key.seed).publicKey
+    const sealed = Object.entries(secrets).map(([name, text]) => this.#sealed(name, text, recipient))
+    const founding = [...this.#mesh.founding, ...sealed, ...this.#edits(resources)]
     const config = loadConfig({ env: {}, flags: { data_dir: directory, 'mesh.id': this.#mesh.id, ...flags } })
     const network = new Libp2pNetwork({
       keySeed: key.seed,
@@ -94,11 +100,12 @@ export class ServedNode {
 
   /** Has the node take an edit that makes the resources so, and waits until every worker is proven to serve it. */
   async apply(resources: string): Promise<Applied> {
+    const before = this.node.receipt?.target
     const acceptedAt = await this.submit(resources)
-    const before = this.node.receipt
     for (;;) {
       const { receipt } = this.node
-      if (receipt !== before && receipt?.applied === receipt?.desired && receipt?.error === null) break
+      // Receipts come for other reasons too, such as old workers that have ended.
+      if (receipt?.target !== before && receipt?.applied === receipt?.desired && receipt?.error === null) break
       if (performance.now() - acceptedAt > APPLY_LIMIT_MS) throw new Error(`not applied: ${JSON.stringify(receipt)}`)
       await sleep(1)
     }
@@ -150,6 +157,12 @@ export class ServedNode {
     await this.node.stop()
     await endNginx(this.nginxDirectory)
     await rm(this.#directory, { recursive: true, force: true, maxRetries: 5 })
+  }
+
+  #sealed(name: string, text: string, recipient: string): Envelope {
+    const path = `default/*/secret/${name}`
+    const fields = seal(Buffer.from(text), { path, recipients: [recipient], random: randomBytes })
+    return this.#mesh.edit(path, [['set', '$', true], ...diffFields(new Map(), fields)])
   }
 
   #edits(resources: string): Envelope[] {

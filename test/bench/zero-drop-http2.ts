@@ -1,5 +1,5 @@
 /**
- * An HTTP/2 client for the zero-drop benchmark: one session with prior knowledge, one stream after the other. As browsers do,
+ * An HTTP/2 client for the zero-drop benchmark: one session over TLS, one stream after the other. As browsers do,
  * it leaves a session after its GOAWAY, and sends again only what the server has said that it never touched; that is counted
  * apart. Everything else that goes unanswered is a failure. Counts into a Tally; zero-drop-load.ts runs many.
  */
@@ -10,6 +10,8 @@ import type { FailureKind, Tally } from './zero-drop-tally.ts'
 
 export interface Http2Options {
   readonly port: number
+  /** PEM. */
+  readonly ca: string
   /** Rest between an answer and the next request. */
   readonly pauseMs: number
   readonly tally: Tally
@@ -63,7 +65,8 @@ export class Http2Client {
   }
 
   #connect(): ClientHttp2Session {
-    const session = connect(`http://127.0.0.1:${this.#options.port}`)
+    const { port, ca } = this.#options
+    const session = connect(`https://127.0.0.1:${port}`, { ca, servername: SITE_HOST })
     let hasGoaway = false
     const leave = (): void => {
       if (this.#session === session) this.#session = undefined

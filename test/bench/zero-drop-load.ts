@@ -11,6 +11,8 @@ import { WebsocketClient, type WebsocketCounts } from './zero-drop-websocket.ts'
 export interface LoadPlan {
   readonly protocol: 'http1' | 'http2'
   readonly port: number
+  /** Whom the site's certificate is issued by; HTTP/2 goes over TLS. PEM. */
+  readonly ca: string
   readonly groups: readonly Group[]
   readonly websockets: {
     readonly count: number
@@ -39,7 +41,7 @@ function main(plan: LoadPlan): void {
     Array.from({ length: count }, (_, index) => {
       const tally = tallies.get(name) as Tally
       const options = { port: plan.port, pauseMs, tally }
-      if (plan.protocol === 'http2') return new Http2Client(options)
+      if (plan.protocol === 'http2') return new Http2Client({ ...options, ca: plan.ca })
       return new Http1Client({ ...options, readsFirstOnly: index % 2 === 1 })
     }),
   )

@@ -6,9 +6,8 @@
 
 import { fork, type ChildProcess } from 'node:child_process'
 import { once } from 'node:events'
-import { execFile } from 'node:child_process'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { promisify } from 'node:util'
+import { certificateYaml, makeCertificate } from '../support/certificates.ts'
 import { freePorts } from '../support/fleet.ts'
 import { EchoBackend } from './echo.ts'
 import { aim, figuresOf, progress, rounded, type BenchResult } from './measure.ts'
@@ -40,15 +39,21 @@ interface Variant {
 }
 
 /** Until every client is connected, and after the last reload, so that what it broke is counted with it. */
+/** Of the requests; a client of HTTP/2 takes its time. */
+const SHARES = { http1: 4, http2: 1 } as const
+/** Of the site, its certificate and that one's key. */
+const NAME = 'zero-drop'
 const SETTLE_MS = 1000
 const SOCKET_PAUSE_MS = 100
 const SOCKET_LIFE_MS = 3000
 
 export async function zeroDrop(options: ZeroDropOptions): Promise<BenchResult> {
   const variants = options.lua.flatMap((lua) => options.protocols.map((protocol): Variant => ({ protocol, lua })))
+  const shares = sum(variants.map(({ protocol }) => SHARES[protocol]))
   const rows = []
-  for (const variant of variants)
-    rows.push(await measure(variant, options, Math.ceil(options.requests / variants.length)))
+  for (const variant of variants) {
+    rows.push(await measure(variant, options, Math.ceil((options.requests * SHARES[variant.protocol]) / shares)))
+  }
   const requests = sum(rows.map((row) => row.requests))
   return {
     bench: 'zero-drop',
@@ -86,20 +91,26 @@ async function measure({ protocol, lua }: Variant, options: ZeroDropOptions, wan
   const [port, http2Port] = (await freePorts(2)) as [number, number]
   const backend = await EchoBackend.start()
   const site = (generation: number): string => siteYaml({ generation, port, http2Port })
-  const settings = options.drainMs === undefined ? '' : `---\n${settingsYaml(options.drainMs)}`
-  const resources = `${upstreamYaml(backend.port)}---\n${site(0)}${settings}`
+  const settings = options.drainMs === undefined ? [] : [settingsYaml(options.drainMs)]
+  const certificate = makeCertificate([SITE_HOST])
+  const resources = [upstreamYaml(backend.port), certificateYaml(NAME, certificate), site(0), ...settings].join(
+    '\n---\n',
+  )
   const flags = {
     'nginx.worker_processes': String(options.workers),
-    ...(lua ? { 'nginx.modules': JSON.stringify(await luaModules()) } : { 'nginx.modules_directory': '/var/empty' }),
+    ...(lua ? {} : { 'nginx.modules_directory': '/var/empty' }),
   }
-  const served = await ServedNode.start({ resources, flags })
+  const served = await ServedNode.start({ resources, flags, secrets: { [NAME]: certificate.key } })
   const load = new Load({
     protocol,
     port: protocol === 'http2' ? http2Port : port,
+    ca: certificate.certificate,
     groups: options.groups,
     websockets: { count: options.websockets, port, pauseMs: SOCKET_PAUSE_MS, lifeMs: SOCKET_LIFE_MS },
   })
   try {
+    const { lane } = served.node.receipt?.live ?? {}
+    if (lane !== (lua ? 'live' : 'reload')) throw new Error(`${variant}: endpoints go through the ${lane} lane`)
     await sleep(SETTLE_MS)
     await load.take()
     const began = performance.now()
@@ -148,12 +159,13 @@ function siteYaml({ generation, port, http2Port }: { generation: number; port: n
   return `
 apiVersion: nxmesh/v1
 kind: Site
-metadata: { name: zero-drop }
+metadata: { name: ${NAME} }
 spec:
   hosts: [${SITE_HOST}]
-  listeners: { main: { port: ${port}, address: 127.0.0.1 } }
+  listeners:
+    http1: { port: ${port}, address: 127.0.0.1 }
+    http2: { port: ${http2Port}, address: 127.0.0.1, tls: { certificate: ${NAME} } }
   responseHeaders: { set: { X-Generation: "${generation}" } }
-  privileged: { serverSnippet: "listen 127.0.0.1:${http2Port} http2;" }
   routes:
     fixed: { path: /, return: { status: 200, body: ${JSON.stringify(FIXED_ANSWER)} } }
     echo: { path: /echo/, proxy: { upstream: echo } }
@@ -177,14 +189,6 @@ kind: ZoneSettings
 metadata: { name: settings }
 spec: { reload: { drainMs: ${drainMs} } }
 `
-}
-
-/** The Lua module of this machine's nginx, where it is not built in. */
-async function luaModules(): Promise<string[]> {
-  const { stderr } = await promisify(execFile)('nginx', ['-V'])
-  if (stderr.includes('lua-nginx-module')) return []
-  const directory = /--modules-path=(\S+)/.exec(stderr)?.[1] ?? ''
-  return ['ndk_http_module.so', 'ngx_http_lua_module.so'].map((name) => `${directory}/${name}`)
 }
 
 /** What all groups count together, and what each failed at. */
