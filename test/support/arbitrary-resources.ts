@@ -218,6 +218,7 @@ interface SomeRoute {
 const HTTP_ALONE = ['websocket', 'requestBuffering', 'buffers', 'maxTempFileSize', 'cookies', 'redirects']
 
 /** A site with TLS; what it encrypts to upstreams says how, and is gRPC where that is possible. */
+
 const secureSpec = fc
   .record({
     site: siteSpec,
@@ -363,6 +364,24 @@ const policySpec = fc.oneof(
       },
       ['origins'],
     ),
+  }),
+  fc.record({
+    cache: optional({
+      zoneSize: fc.constantFrom('64k', '1m'),
+      maxSize: fc.constantFrom('1m', '9g'),
+      inactive: fc.constantFrom('9s', '1h'),
+      valid: fc.dictionary(fc.constantFrom('200', '301,302', 'any'), fc.constantFrom('9s', '1h'), { maxKeys: 3 }),
+      key: fc.constantFrom('$request_uri', '"$$ $host;$request_uri'),
+      bypass: optional({ headers: single('X-One', 'Accept'), cookies: single('a', 'B'), query: single('a', 'B') }),
+      authorized: fc.boolean(),
+      ignore: fc.subarray(['cacheControl', 'expires', 'setCookie', 'vary']),
+      stale: fc.subarray(['error', 'updating', '503']),
+      backgroundUpdate: fc.boolean(),
+      lock: fc.boolean(),
+      revalidate: fc.boolean(),
+      statusHeader: fc.boolean(),
+      purge: fc.dictionary(fc.constantFrom('/', '/a"b', '/a"b/$c'), fc.nat(9), { maxKeys: 3 }),
+    }),
   }),
   fc.record({
     basicAuth: optional(

@@ -14,6 +14,8 @@ interface Meaning {
   readonly expanded?: string
   /** The argument holds it among other things; only for what cannot hold any punctuation of nginx's. */
   readonly within?: string
+  /** The argument, its variables told apart, ends in it. */
+  readonly suffix?: string
   /** The argument ends in it, after a name and a scheme. */
   readonly ending?: string
 }
@@ -71,6 +73,14 @@ const requestVariable =
       { directive: MAP_ENTRY, plain: plainText },
     ]
   }
+
+const skipped =
+  (prefix: string): Field =>
+  (text) =>
+    ['proxy_cache_bypass', 'proxy_no_cache'].map((directive) => ({
+      directive,
+      plain: `$${prefix}${text.toLowerCase().replaceAll('-', '_')}`,
+    }))
 
 function condition(sort: string, prefix: string): Record<string, Field> {
   return {
@@ -260,6 +270,19 @@ const policy: Record<string, Field> = {
   'spec.cors.headers.[]': literal(MAP_ENTRY),
   'spec.cors.exposedHeaders.[]': literal(MAP_ENTRY),
   'spec.mtls.subjects.[]': (text) => [{ directive: MAP_ENTRY, plain: `~^SUCCESS:${escapedRegex(text)}\\z` }],
+  'spec.cache.zoneSize': (text) => [{ directive: 'proxy_cache_path', suffix: `:${text}` }],
+  'spec.cache.maxSize': (text) => [{ directive: 'proxy_cache_path', plain: `max_size=${text}` }],
+  'spec.cache.inactive': (text) => [{ directive: 'proxy_cache_path', plain: `inactive=${text}` }],
+  'spec.cache.valid.{key}': (text) => text.split(',').map((each) => ({ directive: 'proxy_cache_valid', plain: each })),
+  'spec.cache.valid.*': plain('proxy_cache_valid'),
+  'spec.cache.key': (text) => [{ directive: 'proxy_cache_key', suffix: ` ${templateText(text)}` }],
+  'spec.cache.bypass.headers.[]': skipped('http_'),
+  'spec.cache.bypass.cookies.[]': skipped('cookie_'),
+  'spec.cache.bypass.query.[]': skipped('arg_'),
+  'spec.cache.ignore.[]': nowhere,
+  'spec.cache.stale.[]': nowhere,
+  'spec.cache.lockTimeout': plain('proxy_cache_lock_timeout'),
+  'spec.cache.purge.{key}': (text) => [{ directive: MAP_ENTRY, plain: `~^${escapedRegex(text)}` }],
   'spec.basicAuth.realm': literal('auth_basic'),
   // Users stand in a file of their own, whose name is a hash.
   'spec.basicAuth.secret': nowhere,
@@ -301,6 +324,7 @@ export function isMeant(meaning: Meaning, directive: string, argument: string): 
   if (meaning.directive !== directive) return false
   if (meaning.plain !== undefined) return argument === meaning.plain
   if (meaning.within !== undefined) return argument.includes(meaning.within) && /^[\w./:[\]*-]*$/.test(argument)
+  if (meaning.suffix !== undefined) return expandedText(argument).endsWith(meaning.suffix)
   if (meaning.ending !== undefined)
     return argument.endsWith(meaning.ending) && /^http:\/\/[\w.*-]+$/.test(argument.slice(0, -meaning.ending.length))
   return expandedText(argument) === meaning.expanded

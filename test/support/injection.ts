@@ -142,6 +142,24 @@ spec:
   basicAuth: { realm: realm, secret: staff, users: { ada: '$apr1$saltsalt$xxxxxxxxxxxxxxxxxxxxxx' } }
 ---
 apiVersion: nxmesh/v1
+kind: Policy
+metadata: { name: kept, workspace: default, zone: '*', labels: { l: v } }
+spec:
+  type: cache
+  cache:
+    zoneSize: 64k
+    maxSize: 9m
+    inactive: 9m
+    valid: { '299': 9m }
+    key: $scheme://$host$request_uri
+    bypass: { headers: [X-Fresh], cookies: [fresh], query: [fresh] }
+    ignore: [vary]
+    stale: [error]
+    lock: true
+    lockTimeout: 9s
+    purge: { /images/: 9 }
+---
+apiVersion: nxmesh/v1
 kind: Site
 metadata: { name: all, workspace: default, zone: '*', labels: { l: v } }
 spec:
@@ -163,7 +181,7 @@ spec:
   timeouts: { connect: 8s, read: 8s, send: 8s }
   maxBodySize: 8m
   accessLog: false
-  policies: [office, rates, connections, pages, people, passwords]
+  policies: [office, rates, connections, pages, people, passwords, kept]
   compression: { types: [text/css], minLength: 9 }
   maintenance: { enabled: true, retryAfter: 9, body: down, contentType: text/plain, allow: ['10.0.0.0/8'] }
   privileged: { serverSnippet: 'allow all;', routeSnippets: { proxy: 'allow all;' } }

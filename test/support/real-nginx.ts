@@ -73,7 +73,7 @@ export async function testGeneration(
 export async function serve(
   host: HostLayout,
   generation: GenerationText,
-): Promise<{ stop: () => Promise<void>; errors: () => string }> {
+): Promise<{ stop: () => Promise<void>; reload: () => void; errors: () => string }> {
   writeGeneration(host, generation)
   const config = join(host.directory, 'current', 'nginx.conf')
   const child = spawn('nginx', ['-p', `${host.directory}/`, '-c', config, '-g', 'daemon off;'], { stdio: 'ignore' })
@@ -85,6 +85,7 @@ export async function serve(
   )
   return {
     errors: () => readFileSync(join(host.directory, 'logs', 'error.log'), 'utf8'),
+    reload: () => void child.kill('SIGHUP'),
     stop: async () => {
       child.kill('SIGTERM')
       await exited

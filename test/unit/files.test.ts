@@ -14,6 +14,7 @@ import { GenerationStore } from '../../src/nginx/applying/generation.ts'
 import { prepareLogs, putAside } from '../../src/nginx/applying/logs.ts'
 import { ANYBODY, closedDirectories, mayPass } from '../../src/nginx/applying/reach.ts'
 import { filePath, unitFile } from '../../src/nginx/rendering/unit-files.ts'
+import type { Unit } from '../../src/nginx/rendering/unit.ts'
 import { NginxHost } from '../support/nginx-host.ts'
 
 let base: string
@@ -138,6 +139,21 @@ describe('files of units', () => {
       objects: '710',
       [`objects/${second.files[0]?.name}`]: '640',
     })
+  })
+
+  test('a cache whose policy no kept generation has goes, and no other', async () => {
+    const host = new NginxHost(directory)
+    const store = await newStore(host)
+    const [kept, lost] = ['0123456789abcdef', 'fedcba9876543210']
+    const { units } = withFile(host, 'one\n', 'master')
+    const policy = { ...(units[0] as Unit), path: `default/*/policy/pages#${kept}`, kind: 'policy' } as const
+    const generation = { ...host.assemble([policy]), units: [policy] }
+    await store.stage(generation)
+    await store.activate(generation.digest)
+    for (const name of [`cache_nxmesh_${kept}`, `cache_nxmesh_${lost}`, 'proxy'])
+      await mkdir(join(directory, 'temp', name, 'a'), { recursive: true })
+    await store.prune()
+    expect((await readdir(join(directory, 'temp'))).toSorted()).toEqual([`cache_nxmesh_${kept}`, 'proxy'])
   })
 
   test('for workers stay this user’s alone where workers are the same', async () => {

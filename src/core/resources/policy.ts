@@ -8,12 +8,13 @@ import { labels, reference } from './fields.ts'
 import { isTree, type Kind, type Tree, type TreePath } from './kind.ts'
 import { access } from './policies/access.ts'
 import { basicAuth } from './policies/basic-auth.ts'
+import { cache } from './policies/cache.ts'
 import { cors } from './policies/cors.ts'
 import { connectionLimit, rateLimit } from './policies/limits.ts'
 import { mtls } from './policies/mtls.ts'
 import type { PolicyType } from './policies/policy-type.ts'
 
-const TYPES = { access, rateLimit, connectionLimit, cors, mtls, basicAuth } as const
+const TYPES = { access, rateLimit, connectionLimit, cors, mtls, basicAuth, cache } as const
 export type PolicyTypeName = keyof typeof TYPES
 const TYPE_NAMES = Object.keys(TYPES) as readonly PolicyTypeName[]
 
@@ -26,6 +27,7 @@ const anyType = {
   cors: ignored,
   mtls: ignored,
   basicAuth: ignored,
+  cache: ignored,
 }
 
 const schema = z.discriminatedUnion('type', [
@@ -35,6 +37,7 @@ const schema = z.discriminatedUnion('type', [
   z.strictObject({ ...anyType, type: z.literal('cors'), cors: cors.schema }),
   z.strictObject({ ...anyType, type: z.literal('mtls'), mtls: mtls.schema }),
   z.strictObject({ ...anyType, type: z.literal('basicAuth'), basicAuth: basicAuth.schema }),
+  z.strictObject({ ...anyType, type: z.literal('cache'), cache: cache.schema }),
 ])
 
 export type PolicySpec = z.output<typeof schema>

@@ -57,6 +57,8 @@ const GENERATIONS_KEPT = 10
 /** Files written or read at once. */
 const PARALLEL = 16
 
+const CACHE_DIRECTORY = /^cache_nxmesh_([0-9a-f]{16})$/
+
 interface ManifestBody {
   readonly v: 1
   readonly digest: string
@@ -243,7 +245,10 @@ export class GenerationStore {
     await this.stage(generation)
   }
 
-  /** Removes generations that are neither proven nor current, objects that no generation names, and old drift files. */
+  /**
+   * Removes generations that are neither proven nor current, objects and directories of caches that no generation names,
+   * and old drift files.
+   */
   async prune(): Promise<void> {
     const keep = new Set(this.#proven)
     const current = await this.current()
@@ -262,8 +267,23 @@ export class GenerationStore {
       this.#objects.delete(name)
       await this.#disk.remove(join(this.#directory, 'objects', name))
     }
+    await this.#pruneCaches([...keep])
     const drift = (await readdir(join(this.#directory, 'drift'))).toSorted()
     for (const name of drift.slice(0, -DRIFT_FILES_KEPT)) await this.#disk.remove(join(this.#directory, 'drift', name))
+  }
+
+  /** What a cache holds that no kept generation has: nginx does not look after it any more. */
+  async #pruneCaches(kept: readonly string[]): Promise<void> {
+    const temp = join(this.#directory, 'temp')
+    let left = (await readdir(temp)).filter((name) => CACHE_DIRECTORY.test(name))
+    for (const digest of kept) {
+      if (left.length === 0) return
+      const text = (await readText(join(this.#directory, 'generations', digest, 'manifest.json'))) ?? ''
+      // Versions of policies are in the paths of their units.
+      left = left.filter((name) => !text.includes(`#${CACHE_DIRECTORY.exec(name)?.[1]}"`))
+    }
+    // It is the workers' own; one that cannot be removed is in nobody's way.
+    for (const name of left) await this.#disk.remove(join(temp, name)).catch(() => undefined)
   }
 
   /** Moves what a person made out of the way, to where they find it. */

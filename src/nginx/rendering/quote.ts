@@ -50,6 +50,11 @@ export function templateThen(text: string, variable: string): string {
   return parameter(`${templateText(text)}$${variable}`)
 }
 
+/** Variables of the renderer's own choice, and a checked template, as one parameter in which nothing of one reads as part of another. */
+export function keyTemplate(variables: readonly string[], text: string): string {
+  return parameter([...variables.map((variable) => `\${${variable}}`), templateText(text)].join(' '))
+}
+
 /** A literal text followed by a variable of the renderer's own choice, or by a group. */
 export function literalThen(text: string, variable: string): string {
   return parameter(`${literalText(text)}$${variable}`)

@@ -18,6 +18,7 @@ import { renderBasicAuth } from './policies/basic-auth.ts'
 import { renderCors } from './policies/cors.ts'
 import { renderConnectionLimit, renderRateLimit } from './policies/limits.ts'
 import { renderMtls } from './policies/mtls.ts'
+import { renderCache } from './policies/cache.ts'
 import type { PolicyContext, PolicyFault, PolicyText } from './policies/policy-text.ts'
 import { missing, nearest, secretText } from './references.ts'
 import { upstreamBlockName } from './render-upstream.ts'
@@ -31,10 +32,20 @@ const NODE_SHARED_BYTES_MAX = 1024 * 1024 * 1024
 const NODE_POLICY_VARIABLES_MAX = 1024
 
 /** In the order in which they are asked where nginx does not give another. */
-const ORDER: readonly PolicyTypeName[] = ['access', 'cors', 'mtls', 'rateLimit', 'connectionLimit', 'basicAuth']
+const ORDER: readonly PolicyTypeName[] = [
+  'access',
+  'cors',
+  'mtls',
+  'rateLimit',
+  'connectionLimit',
+  'basicAuth',
+  'cache',
+]
 
 function renderType(spec: PolicySpec, context: PolicyContext): PolicyText | PolicyFault {
   switch (spec.type) {
+    case 'cache':
+      return renderCache(spec.cache, context)
     case 'access':
       return renderAccess(spec.access, context)
     case 'rateLimit':
@@ -73,7 +84,7 @@ export interface SitePolicies {
 export function policiesFor(
   { named, whole }: SitePolicies,
   { policies = [], withoutPolicies = [] }: Pick<Route, 'policies' | 'withoutPolicies'> = {},
-): { readonly guards: readonly string[]; readonly headers: readonly string[] } {
+): Required<Pick<PolicyText, 'guards' | 'headers' | 'proxying'>> {
   const inForce = new Map<PolicyTypeName, RenderedPolicy>()
   for (const name of [...whole.filter((each) => !withoutPolicies.includes(each)), ...policies]) {
     const policy = named.get(name) as RenderedPolicy
@@ -83,6 +94,7 @@ export function policiesFor(
   return {
     guards: texts.flatMap(({ guards = [] }) => guards),
     headers: texts.flatMap(({ headers = [] }) => headers),
+    proxying: texts.flatMap(({ proxying = [] }) => proxying),
   }
 }
 
@@ -125,8 +137,8 @@ function renderPolicy(
 }
 
 function unitOf(path: string, version: string, policy: PolicyText): Unit {
-  const { http = [], needs = [], files = [], modules = [] } = policy
-  const text = toText([`# ${path}`, ...http])
+  const { http = [], adjustable = [], needs = [], files = [], modules = [] } = policy
+  const text = toText([`# ${path}`, ...http, ...adjustable])
   const about = { path: `${path}#${version}`, kind: 'policy', needs, listeners: [], hosts: [], files, modules } as const
   return { ...about, text, digest: sha256(text) }
 }
@@ -231,7 +243,7 @@ function tooMuch(inUse: readonly RenderedPolicy[]): readonly Problem[] {
     ),
     ...limited(
       NODE_POLICY_VARIABLES_MAX,
-      ({ http = [] }) => http.filter((line) => VARIABLE_LINE.test(line)).length,
+      ({ http = [], adjustable = [] }) => [...http, ...adjustable].filter((line) => VARIABLE_LINE.test(line)).length,
       `the policies of a node have at most ${NODE_POLICY_VARIABLES_MAX} variables, shared out among workspaces`,
       'let sites share policies, or remove rules',
     ),

@@ -14,6 +14,7 @@ import { ErrorPages } from './error-pages.ts'
 import { block, directive, toText, when } from './lines.ts'
 import { drainable, fixed, type Body, type Location } from './location.ts'
 import { conditionRegex, groupTemplate, literal, plain, template, templateThen, variableThen } from './quote.ts'
+import { ROUTE_VARIABLE } from './policies/cache.ts'
 import { policiesFor, type SitePolicies } from './render-policy.ts'
 import { responseHeaderLines } from './response-headers.ts'
 import { listenerKey } from './claims.ts'
@@ -179,16 +180,25 @@ function matchOf({ match, path, caseSensitive }: RouteGroup): string {
 }
 
 function routeBody(id: string, route: Route, spec: SiteSpec, place: ServerPlace, pages: readonly string[]): Body {
-  const { guards, headers } = policiesFor(place.policies, route)
+  const { guards, headers, proxying } = policiesFor(place.policies, route)
   const lines = [
     ...limitLines(route, isGrpcRoute(route)),
     ...responseHeaderLines(route.responseHeaders, spec, upstreamModule(route)),
     ...headers,
     ...pages,
+    ...when(upstreamModule(route) === 'proxy', ...routeLines(id, proxying), ...proxying),
     ...snippetLines(ownValue(spec.privileged?.routeSnippets, id)),
   ]
   const isFixed = route.action === 'redirect' || route.action === 'return'
   return { guards, lines, content: actionLines(id, route, spec, place), isFixed }
+}
+
+/** The route's ID, where lines ask for it. */
+function routeLines(id: string, lines: readonly string[]): readonly string[] {
+  return when(
+    lines.some((line) => line.includes(`{${ROUTE_VARIABLE}}`)),
+    `set $${ROUTE_VARIABLE} ${literal(id)};`,
+  )
 }
 
 function upstreamModule(route: Route): 'proxy' | 'grpc' | undefined {

@@ -12,12 +12,16 @@ import type { UnitFile } from '../unit.ts'
 export interface PolicyText {
   /** Outside of servers, once for all sites: zones, maps, paths. What they name begins with the scope. */
   readonly http?: readonly string[]
+  /** Beside `http`, what may change under the same names: no zones. */
+  readonly adjustable?: readonly string[]
   /** In the server of each site that uses it, once: internal locations, which no policy guards. */
   readonly server?: readonly string[]
   /** In each location that it is for. An `if` here answers before anything else; directives guard what follows. */
   readonly guards?: readonly string[]
   /** Of the answer, in each location that it is for. */
   readonly headers?: readonly string[]
+  /** In each location that it is for and that passes requests on over HTTP. */
+  readonly proxying?: readonly string[]
   /** Paths of upstreams that the text names. */
   readonly needs?: readonly string[]
   /** Files that the text names. */
