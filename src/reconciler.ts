@@ -21,6 +21,7 @@ import type { Unit } from './nginx/rendering/unit.ts'
 import { TokenBuckets } from './token-buckets.ts'
 import { followedOf } from './upstreams/judging/followed.ts'
 import type { UpstreamObserver, UpstreamView } from './upstreams/observing/observer.ts'
+import { remainderOf, ShrinkGuard } from './shrink-guard.ts'
 import type { Capabilities, Clock, NginxProcess, Random, Startable } from './ports.ts'
 
 /**
@@ -130,8 +131,6 @@ const RETRY_LONGEST_PAUSE_MS = 60_000
 /** Applies for what was observed of upstreams: so many at once, and then one in each pause. */
 const OBSERVED_APPLIES = 6
 const OBSERVED_PAUSE_MS = 10_000
-/** From this many sites on, dropping over half of them needs a confirmation. */
-const SHRINK_GUARD_SITES = 4
 
 /** When wake-ups lead to an apply. Times are monotonic ms. */
 export interface Pace {
@@ -154,6 +153,7 @@ export class Reconciler implements Startable {
   readonly #options: ReconcilerOptions
   readonly #settings: ReconcilerSettings
   readonly #stopping = new AbortController()
+  readonly #shrinkGuard = new ShrinkGuard()
   #loop: Promise<void> | undefined
   /** Ends the pause between two turns of the loop. */
   #interrupt: () => void = () => undefined
@@ -338,11 +338,9 @@ export class Reconciler implements Startable {
     observer?.follow(followedOf(slice, units, addresses))
     hooks?.onSlice?.(slice)
     this.#problems = problems.toSorted((a, b) => Number(isBeyondGrant(a)) - Number(isBeyondGrant(b)))
-    // Where a clash took a whole site away, it is dropped like one that was deleted.
-    const rendered = new Set(units.map(({ path }) => path))
-    const clashed = problems.filter(({ path, code }) => code === 'clash' && !rendered.has(path))
-    const remaining = without(slice, new Set(clashed.map(({ path }) => path)))
-    const shrink = this.#shrinks(remaining)
+    const remaining = remainderOf(slice, units, problems)
+    const served = this.#servedSites().map(({ path }) => path)
+    const shrink = this.#shrinkGuard.reason(remaining, served, clock.monotonic())
     if (shrink !== undefined) {
       const confirmation = `reload: { confirmShrink: '${sitesKey(remaining)}' }`
       this.#hold(
@@ -459,16 +457,6 @@ export class Reconciler implements Startable {
 
   #servedSites(): readonly Unit[] {
     return this.#options.applier.lastGood?.units.filter(({ kind }) => kind === 'site') ?? []
-  }
-
-  /** Why this slice drops too much to be applied without a person's word. */
-  #shrinks(slice: Slice): string | undefined {
-    const served = this.#servedSites()
-    const present = new Set([...slice.resources, ...slice.problems].map(({ path }) => path))
-    const dropped = served.filter(({ path }) => !present.has(path))
-    if (served.length < SHRINK_GUARD_SITES || dropped.length * 2 <= served.length) return undefined
-    if (settingsOf(slice).confirmShrink === sitesKey(slice)) return undefined
-    return `the slice drops ${dropped.length} of the ${served.length} sites that are served; the last good generation stays`
   }
 
   #hold(phase: 'hold' | 'shrink', message: string, hint?: string): void {
@@ -597,11 +585,6 @@ const ALL_WELL: ObservedHealth = { ejected: new Set(), openCircuits: new Set() }
 
 /** What an empty generation is made of. */
 const NOTHING: Slice = { resources: [], problems: [], target: '' }
-
-function without({ resources, problems, target }: Slice, paths: ReadonlySet<string>): Slice {
-  const stays = ({ path }: { readonly path: string }) => !paths.has(path)
-  return { resources: resources.filter(stays), problems: problems.filter(stays), target }
-}
 
 function sameUnits(a: readonly Unit[], b: readonly Unit[]): boolean {
   return a.length === b.length && a.every((unit, index) => unit === b[index])

@@ -41,7 +41,7 @@ export interface SelectInput {
 }
 
 /** These take something away on purpose, so that serving the last good text would defeat them. */
-const WITHDRAWN: ReadonlySet<Problem['code']> = new Set(['clash', 'quota', 'host_not_granted'])
+export const WITHDRAWN: ReadonlySet<Problem['code']> = new Set(['clash', 'quota', 'host_not_granted'])
 
 export function selectUnits({ units, problems, lastGood, refusal }: SelectInput): Selection {
   const desired = new Map(units.map((unit) => [unit.path, unit]))
