@@ -39,6 +39,7 @@ test.each(isRoot ? ['root', 'nobody'] : ['this user'])(
         outcomes: ['applied', 'applied'],
         connections: ['keep-alive', 'close'],
         large: 200,
+        entered: [200, 401],
         drift: [],
         closed: [],
         errors: [],

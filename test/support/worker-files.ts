@@ -6,6 +6,8 @@
 import { readdir, stat, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { credentialsOf } from '../../src/nginx/applying/proc.ts'
+import { circuitSocket } from '../../src/nginx/rendering/host-layout.ts'
+import { filePath, unitFile } from '../../src/nginx/rendering/unit-files.ts'
 import { backend, NginxHost } from './nginx-host.ts'
 import { http } from './http.ts'
 import { waitFor } from './wait.ts'
@@ -18,6 +20,19 @@ const applier = await host.booted({ settings: { logMaxBytes: 1 } })
 
 const site = (code: number) =>
   host.site('a', { port, body: `proxy_pass http://127.0.0.1:${target.port}; add_header X-Code ${code};` })
+/** Asks for a name and a password, which nginx's workers look up in a file of their own. */
+const users = unitFile('ana:{PLAIN}secret\n', 'htpasswd', 'workers')
+const guarded = {
+  ...host.site('guarded', {
+    port,
+    body: `auth_basic own; auth_basic_user_file ${filePath(host.layout, users)}; proxy_pass http://127.0.0.1:${target.port};`,
+  }),
+  files: [users],
+}
+const enter = async (credentials: string) => {
+  const authorization = `Basic ${Buffer.from(credentials).toString('base64')}`
+  return (await http(`http://127.0.0.1:${port}`, '/', { headers: { host: 'guarded.test', authorization } })).status
+}
 const ask = (body?: string) =>
   http(`http://127.0.0.1:${port}`, '/', {
     headers: { host: 'a.test', connection: 'keep-alive' },
@@ -32,11 +47,11 @@ async function readableByOthers(path = directory): Promise<string[]> {
   return (await Promise.all((await readdir(path)).map((name) => readableByOthers(join(path, name))))).flat()
 }
 
-const first = await applier.apply(host.request([site(1)]))
+const first = await applier.apply(host.request([site(1), guarded]))
 const plain = await ask()
 await writeFile(host.layout.drainFile, '')
 const draining = await ask()
-const second = await applier.apply(host.request([site(2)], { drainMs: 10 }))
+const second = await applier.apply(host.request([site(2), guarded], { drainMs: 10 }))
 // Over the buffer of a request body, which then goes through a temporary file.
 const large = await ask('x'.repeat(200_000))
 
@@ -55,11 +70,14 @@ const said = {
   outcomes: [first.outcome, second.outcome],
   connections: [plain.headers['connection'], draining.headers['connection']],
   large: large.status,
+  entered: [await enter('ana:secret'), await enter('ana:wrong')],
   drift: await applier.healDrift(),
   closed: await host.nginx.closedToWorkers(),
   errors: (await host.log('error.log')).split('\n').filter((line) => /\[(crit|alert|emerg)\]/.test(line)),
-  // The pid is no secret.
-  readable: (await readableByOthers()).filter((path) => path !== host.layout.pidFile),
+  // The pid is no secret, and who asks for what stands in for an upstream gets a 503.
+  readable: (await readableByOthers()).filter(
+    (path) => path !== host.layout.pidFile && path !== circuitSocket(host.layout.directory),
+  ),
 }
 await applier.stopNginx()
 const again = await host.booted()
