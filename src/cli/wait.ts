@@ -46,7 +46,7 @@ export function progressOf({ receipt, target }: NodeReceipt, paths?: ReadonlySet
       reasons: [`${hidden} more problems than the receipt shows: cannot tell whether this is one`],
     }
   }
-  if (live?.error != null) return { state: 'failed', reasons: [withHint(live.error)] }
+  if (live !== null && live.error !== null) return { state: 'failed', reasons: [withHint(live.error)] }
   if (live?.lane === 'live' && (live.target !== target || live.applied !== live.desired))
     return { state: 'pending', phase: 'live' }
   if (applied !== null && applied === desired && error === null) return asApplied

@@ -93,8 +93,9 @@ function nginxFacts(
   if (!nginx.running) errors.push(`nginx does not run${error === null ? '' : `: ${error.message}`}`)
   else if (error !== null && outcome !== 'held') warnings.push(error.message)
   else if (error !== null) (isSettled || hasLostStore ? warnings : pending).push(error.message)
-  if (live?.reason != null) notes.push(live.reason)
-  if (live?.error != null) warnings.push(live.error.message)
+  const { reason, error: liveError } = live ?? NO_LANE
+  if (reason !== null) notes.push(reason)
+  if (liveError !== null) warnings.push(liveError.message)
   if (closedToWorkers.length > 0) {
     const closed = closedToWorkers.join(' ')
     warnings.push(
@@ -105,6 +106,9 @@ function nginxFacts(
   if (isShort(receipt)) warnings.push(`not served as written: ${what}`)
   else if (problemCount > 0) notes.push(`left out, being beyond the grants of their authors: ${what}`)
 }
+
+/** What is said where nothing is known of the lane yet. */
+const NO_LANE = { reason: null, error: null }
 
 /** Whether endpoints of this slice are proven to be in every worker, where they do not go through reloads. */
 export function isLive({ live }: Pick<Receipt, 'live'>, target: string | null): boolean {

@@ -115,7 +115,8 @@ async function untilProven(served: ServedNode, before: number): Promise<void> {
   const since = performance.now()
   for (;;) {
     const live = served.node.receipt?.live
-    if (live?.applied != null && live.applied > before && live.applied === live.desired) return
+    const applied = live?.applied ?? 0
+    if (applied > before && applied === live?.desired) return
     if (performance.now() - since > LIMIT_MS) throw new Error(`not live: ${JSON.stringify(served.node.receipt)}`)
     await sleep(1)
   }

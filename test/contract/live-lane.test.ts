@@ -268,6 +268,7 @@ spec:
     })
     await waitFor(async () => (await get().catch(() => '')) === 'b', { timeoutMs: 15_000, what: 'an answer of b' })
     await waitFor(() => existsSync(liveFile(host.layout)), { what: 'the file' })
+    expect(await answers()).toEqual(new Set(['b']))
   })
 
   test('a state at another stamp is not changed, and an older one not taken', async () => {

@@ -9,16 +9,12 @@ import type { AddressInfo } from 'node:net'
 import { afterAll, beforeAll, expect, test, vi } from 'vitest'
 import type { NodeReceipt } from '../../src/api/schemas.ts'
 import type { Member } from '../support/fleet.ts'
-import { luaModules } from '../support/real-nginx.ts'
 import { all, answers, converged, each, eventually, siteYaml, tell, useFleet } from '../support/use-fleet.ts'
 
 vi.setConfig({ testTimeout: 120_000, hookTimeout: 120_000 })
 
 const fleet = useFleet({
-  members: [
-    { name: 'live', config: { nginx: { modules: await luaModules() } } },
-    { name: 'plain', config: { nginx: { modules_directory: '/var/empty' } } },
-  ],
+  members: [{ name: 'live' }, { name: 'plain', config: { nginx: { modules_directory: '/var/empty' } } }],
   nginx: true,
 })
 let backends: Server[] = []
@@ -34,6 +30,17 @@ afterAll(() => {
   }
 })
 
+function upstream(to: 'old' | 'new'): string {
+  const { port } = (backends[to === 'old' ? 0 : 1] as Server).address() as AddressInfo
+  const metadata = { name: 'pool', zone: '*' }
+  return JSON.stringify({
+    apiVersion: 'nxmesh/v1',
+    kind: 'Upstream',
+    metadata,
+    spec: { endpoints: { [`127.0.0.1:${port}`]: {} } },
+  })
+}
+
 /** What a member says of itself. */
 async function receiptOf(member: Member) {
   const { data } = await member.get<{ data: NodeReceipt[] }>('/v1/receipts')
@@ -43,20 +50,13 @@ async function receiptOf(member: Member) {
 test('endpoints change on both, without a reload on the one with the Lua module', async () => {
   const [live, plain] = fleet().members as [Member, Member]
   const members = [live, plain]
-  const upstream = (backend: Server | undefined) =>
-    JSON.stringify({
-      apiVersion: 'nxmesh/v1',
-      kind: 'Upstream',
-      metadata: { name: 'pool', zone: '*' },
-      spec: { endpoints: { [`127.0.0.1:${(backend?.address() as AddressInfo).port}`]: {} } },
-    })
   const site = siteYaml({ name: 'a', spec: { routes: { root: { path: '/', proxy: { upstream: 'pool' } } } } })
-  await tell(fleet(), live, ['apply', '--wait', '-f', '-'], { stdin: `${upstream(backends[0])}\n---\n${site}` })
+  await tell(fleet(), live, ['apply', '--wait', '-f', '-'], { stdin: `${upstream('old')}\n---\n${site}` })
   await converged(members)
   expect(await answers(members, 'a')).toEqual(all(members, 'old'))
   const before = await each(members, async (member) => (await receiptOf(member))?.applied)
 
-  await tell(fleet(), live, ['apply', '--wait', '-f', '-'], { stdin: upstream(backends[1]) })
+  await tell(fleet(), live, ['apply', '--wait', '-f', '-'], { stdin: upstream('new') })
   expect(await answers(members, 'a')).toEqual(all(members, 'new'))
   const after = await each(members, async (member) => (await receiptOf(member))?.applied)
   expect(after['live']).toBe(before['live'])
@@ -72,12 +72,7 @@ test('a daemon that starts again brings what changed meanwhile, and takes nothin
   await live.stop()
   expect((await live.visit('a.test')).text).toBe('new')
   await tell(fleet(), plain, ['apply', '-f', '-'], {
-    stdin: JSON.stringify({
-      apiVersion: 'nxmesh/v1',
-      kind: 'Upstream',
-      metadata: { name: 'pool', zone: '*' },
-      spec: { endpoints: { [`127.0.0.1:${(backends[0]?.address() as AddressInfo).port}`]: {} } },
-    }),
+    stdin: upstream('old'),
   })
   await live.start()
   await eventually(() => answers([live, plain], 'a')).toEqual(all([live, plain], 'old'))

@@ -74,6 +74,13 @@ export function maintenanceKey(path: string): string {
   return `${siteKeys(path)}maintenance`
 }
 
+/** Whether a site's text asks for entries. */
+export function asksLive({ routes, maintenance }: SiteSpec): boolean {
+  return (
+    maintenance !== undefined || Object.values(routes).some((route) => route.action === 'proxy' && isSplit(route.proxy))
+  )
+}
+
 /**
  * A site's entries: `<block>=<parts>` of each upstream that gets a share, and 1 or 0.
  * @param known paths of all resources that there are for this node
@@ -83,6 +90,7 @@ export function siteEntries(
   known: () => ReadonlySet<string>,
 ): readonly (readonly [key: string, value: string])[] {
   const { path, spec } = site
+  if (!asksLive(spec)) return []
   const splits = Object.entries(spec.routes).flatMap(([id, route]): [string, string][] => {
     if (route.action !== 'proxy' || !isSplit(route.proxy)) return []
     const shares = sharesOf(route.proxy)

@@ -8,7 +8,6 @@ import type { NodeSettings } from '../../core/resources/zone-settings.ts'
 import type { Capabilities } from '../../ports.ts'
 import { circuitSocket, type HostLayout } from './host-layout.ts'
 import { block, directive, toText, when } from './lines.ts'
-import { usesLane } from './live.ts'
 import { LIVE_HTTP_LINES, LIVE_SERVER_LINES } from './live-program.ts'
 import { drainable, fixed } from './location.ts'
 import { MIME_TYPES } from './mime-types.ts'
@@ -32,6 +31,8 @@ export interface MainInput {
   readonly capabilities: Capabilities
   /** Paths of the dynamic modules to load, in order. */
   readonly modules: readonly string[]
+  /** Units ask for what live-program.ts keeps. */
+  readonly isLive: boolean
   readonly settings: NodeSettings
   /** How many distinct ones the units have. */
   readonly listeners: number
@@ -45,7 +46,7 @@ export interface MainInput {
 
 /** nginx.conf of the generation that `digest` names. */
 export function mainConf(input: MainInput, digest: string): string {
-  const { host, capabilities, modules, settings, listeners, hasTls, unclaimed, includes } = input
+  const { host, capabilities, modules, isLive, settings, listeners, hasTls, unclaimed, includes } = input
   // Each listening socket is a connection of every worker; the verify socket is one, that of open circuits another.
   const connections = CONNECTIONS + listeners + 2
   return toText([
@@ -73,9 +74,9 @@ export function mainConf(input: MainInput, digest: string): string {
       ...timeoutLines('proxy', settings),
       ...timeoutLines('grpc', settings),
       ...DEFAULT_HEADER_LINES,
-      ...when(usesLane(capabilities, host), ...LIVE_HTTP_LINES),
+      ...when(isLive, ...LIVE_HTTP_LINES),
       ...(hasTls ? TLS_LINES : []),
-      ...block('server', verifyServer(host, capabilities, digest)),
+      ...block('server', verifyServer(input, digest)),
       ...block('server', circuitServer(host)),
       ...unclaimed.flatMap((listener) => block('server', defaultServer(listener, host, capabilities))),
       ...includes.map((path) => `include ${plain(path)};`),
@@ -169,7 +170,7 @@ const REFUSAL_MAPS: readonly string[] = [
 ]
 
 /** Each worker answers on a unix socket which generation it runs; nobody else can ask. */
-function verifyServer(host: HostLayout, capabilities: Capabilities, digest: string): string[] {
+function verifyServer({ host, capabilities, isLive }: MainInput, digest: string): string[] {
   return [
     `listen ${plain(`unix:${host.verifySocket}`)};`,
     'access_log off;',
@@ -180,7 +181,7 @@ function verifyServer(host: HostLayout, capabilities: Capabilities, digest: stri
     'default_type text/plain;',
     `location = /generation { return 200 "${digest} $pid\\n"; }`,
     ...when(capabilities.modules.includes('http_stub_status'), 'location = /status { stub_status; }'),
-    ...when(usesLane(capabilities, host), ...LIVE_SERVER_LINES),
+    ...when(isLive, ...LIVE_SERVER_LINES),
     'location / { return 404; }',
   ]
 }

@@ -29,7 +29,7 @@ import { Claims, listenerKey, tlsOf, wishesOf, type Site } from './claims.ts'
 import { pageFilesOf, pageUpstreamsOf } from './error-pages.ts'
 import type { HostLayout } from './host-layout.ts'
 import { sortedEntries, toText, when } from './lines.ts'
-import { siteEntries, upstreamEntry, usesLane, type LiveState } from './live.ts'
+import { asksLive, siteEntries, upstreamEntry, usesLane, type LiveState } from './live.ts'
 import { mainConf } from './main-conf.ts'
 import { unitOf, type Outcome } from './outcome.ts'
 import { firstUnmet, LUA, modulePaths, siteModules, siteNeeds, unsupported, upstreamNeeds } from './needs.ts'
@@ -210,7 +210,7 @@ function upstreamUnit(upstream: SliceResource<UpstreamSpec>, input: RenderInput)
   if (unmet !== undefined) return unsupported(path, unmet, capabilities)
   const isLive = usesLane(capabilities, host)
   return remembered.get(isLive ? `${path}\n${hash}\nlive` : upstreamKeyOf(upstream, input), () =>
-    unitOf({ path, kind: 'upstream', needs: [], listeners: [], hosts: [] }, () =>
+    unitOf({ path, kind: 'upstream', needs: [], listeners: [], hosts: [], ...(isLive ? { modules: [LUA] } : {}) }, () =>
       isLive ? renderLiveUpstream(upstream) : renderUpstream(upstream, addresses, input, host),
     ),
   )
@@ -291,6 +291,7 @@ function siteUnit(
   const modules = [
     ...siteModules(site.spec, capabilities, host),
     ...policies.used.flatMap(({ text }) => text.modules ?? []),
+    ...when(isLive && asksLive(site.spec), LUA),
   ]
   const place = { hosts, listeners, upstreams, open, policies, ...served, http2, isLive, modules }
   files.push(...tlsFiles)
@@ -378,11 +379,14 @@ export function assemble(
   const includes = definedFirst.map(({ digest }) => `${host.directory}/objects/${digest}.conf`)
   const listeners = new Set(sorted.flatMap((unit) => unit.listeners.map(listenerKey))).size
   const unclaimed = unclaimedListeners(sorted)
-  // Whoever is live needs Lua, though no unit says so.
-  const needed = [...sorted.flatMap((unit) => unit.modules ?? []), ...when(usesLane(capabilities, host), LUA)]
+  const wanted = sorted.flatMap((unit) => unit.modules ?? [])
+  // A last good text may ask for live state where no other does any more.
+  const isLive = usesLane(capabilities, host) || wanted.includes(LUA)
+  const needed = [...wanted, ...when(isLive, LUA)]
   const modules = modulePaths(new Set(needed), capabilities, host)
   const hasTls = sorted.some((unit) => unit.listeners.some((listener) => listener.tls))
-  const input = { host, capabilities, modules, settings: settingsOf(slice), listeners, hasTls, unclaimed, includes }
+  const settings = settingsOf(slice)
+  const input = { host, capabilities, modules, isLive, settings, listeners, hasTls, unclaimed, includes }
   // The digest stands in the text that it covers, so it is taken with a blank in its place.
   const blank = mainConf(input, BLANK_DIGEST)
   const digest = sha256(blank)
