@@ -125,6 +125,30 @@ describe('the observer', () => {
     await observer.stop()
   })
 
+  test('what changes while it is told whom to follow is told all the same', async () => {
+    const yaml = `${SITE}---${UPSTREAM('healthCheck: { interval: 1s, unhealthyThreshold: 1, healthyThreshold: 1 }')}`
+    const { clock, well, observer, follow, changes } = await observing(yaml)
+    for (const isWell of [false, true]) {
+      well.set(ONE, isWell)
+      await clock.until(() => observer.views[0]?.ailing.length === (isWell ? 0 : 1), 5_000, 'a probe to find it')
+      follow(yaml)
+      await clock.advance(200)
+    }
+    expect([changes, observer.observed.ejected.size]).toEqual([[1, 1], 0])
+    await observer.stop()
+  })
+
+  test('what is gone is told by nobody', async () => {
+    const yaml = `${SITE}---${UPSTREAM('healthCheck: { interval: 1s }')}`
+    const { clock, well, observer, follow, changes } = await observing(yaml)
+    well.set(ONE, false)
+    await clock.until(() => observer.observed.ejected.size === 1, 10_000, 'an ejection')
+    follow(SITE)
+    await clock.advance(2_000)
+    expect([changes, observer.observed.ejected.size]).toEqual([[1], 0])
+    await observer.stop()
+  })
+
   test('the last endpoint stays, and the view says that none is well', async () => {
     const { clock, well, observer } = await observing(`${SITE}---${UPSTREAM('healthCheck: { interval: 1s }')}`)
     well.set(ONE, false).set(TWO, false)

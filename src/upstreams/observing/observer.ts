@@ -118,21 +118,26 @@ export class UpstreamObserver implements Startable {
     }))
   }
 
-  /** Replaces what is followed; what is known of those that stay is kept. Changes `observed` and calls nobody. */
+  /** Replaces what is followed; what is known of those that stay is kept. Calls nobody. */
   follow(upstreams: readonly Followed[]): void {
     this.#paths = new Map(upstreams.map(({ block, path }) => [block, path]))
     const owners = new Map<string, string | undefined>()
     for (const { path, addresses } of upstreams)
       for (const address of addresses) owners.set(address, owners.has(address) ? undefined : path)
     this.#owners = owners
-    let endpoints = 0
+    let count = 0
     const judged = upstreams
       .filter(({ spec }) => isObserved(spec))
-      .filter(({ addresses }) => (endpoints += addresses.length) <= ENDPOINTS_MAX)
+      .filter(({ addresses }) => (count += addresses.length) <= ENDPOINTS_MAX)
     const stays = new Set(judged.map(({ path }) => path))
     for (const path of this.#observed.keys()) if (!stays.has(path)) this.#observed.delete(path)
     for (const followed of judged) this.#followOne(followed)
-    this.#health = this.#conclude()
+    // What is gone needs no word; what has changed meanwhile is still to be told.
+    const endpoints = new Set([...this.#observed.values()].flatMap(endpointsOf))
+    this.#health = {
+      ejected: new Set([...this.#health.ejected].filter((one) => endpoints.has(one))),
+      openCircuits: new Set([...this.#health.openCircuits].filter((path) => stays.has(path))),
+    }
   }
 
   #followOne(followed: Followed): void {
@@ -168,13 +173,22 @@ export class UpstreamObserver implements Startable {
 
   async #tick(): Promise<void> {
     try {
+      await this.#look()
+    } catch (error) {
+      // One bad look must not end all looking.
+      this.#options.log.warn('upstreams could not be looked at', { error })
+    }
+  }
+
+  async #look(): Promise<void> {
+    try {
       for (let reads = 0; reads < READS_PER_TICK; reads += 1) {
         const { lines, hasMore } = await this.#options.traffic.read()
         for (const line of lines) this.#count(line)
         if (!hasMore) break
       }
     } catch (error) {
-      // One bad look must not end all looking.
+      // Probes go on without it.
       this.#options.log.warn('the traffic log could not be read', { error })
     }
     const now = this.#options.clock.monotonic()
@@ -272,6 +286,10 @@ export class UpstreamObserver implements Startable {
     for (const [message, fields] of news) log.warn(message, fields)
     onChange(news.length)
   }
+}
+
+function endpointsOf({ followed: { path, addresses } }: Observed): readonly string[] {
+  return addresses.map((address) => `${path} ${address}`)
 }
 
 /** The status that nginx logs when the client ended the request. */
