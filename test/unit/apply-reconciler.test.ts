@@ -12,6 +12,7 @@ import type { Generation } from '../../src/nginx/applying/generation.ts'
 import type { Isolated } from '../../src/nginx/applying/isolate.ts'
 import type { ApplyRequest, ApplyResult } from '../../src/nginx/applying/run.ts'
 import type { Care } from '../../src/nginx/applying/serving.ts'
+import type { ObservedHealth } from '../../src/nginx/rendering/render-upstream.ts'
 import type { Unit } from '../../src/nginx/rendering/unit.ts'
 import { countApply } from '../../src/gauges.ts'
 import { createMetrics } from '../../src/metrics.ts'
@@ -79,6 +80,12 @@ class ScriptedApplier implements ApplierPort {
   }
 }
 
+const UPSTREAM = `
+apiVersion: nxmesh/v1
+kind: Upstream
+metadata: { name: u }
+spec: { endpoints: { '10.0.0.1:80': {} } }
+`
 const EMPTY: Slice = { resources: [], problems: [], target: sha256('') }
 
 async function scene(
@@ -172,6 +179,51 @@ test('a minute of edits brings no more reloads than the longest wait allows', as
   await clock.advance(1_000)
   expect(reloads).toBeGreaterThanOrEqual(10)
   expect(reloads).toBeLessThanOrEqual(1 + 60_000 / 5_000)
+})
+
+test('backends that come and go make nginx reload but a few times a minute, and the last word is applied', async () => {
+  let observed: ObservedHealth = { ejected: new Set(), openCircuits: new Set() }
+  const observer = { observed, views: [], follow: () => undefined }
+  Object.defineProperty(observer, 'observed', { get: () => observed })
+  await using run = await scene({ observer })
+  await run.clock.advance(60_000)
+  const [before, began] = [run.applier.times.length, run.clock.monotonic()]
+  for (let times = 0; times < 600; times += 1) {
+    observed = { ejected: new Set(times % 2 === 0 ? ['u 10.0.0.1:80'] : []), openCircuits: new Set() }
+    run.reconciler.observedChanged()
+    await run.clock.advance(100)
+  }
+  expect(run.applier.times.length - before).toBeLessThanOrEqual(13)
+  const last = run.clock.monotonic()
+  await run.clock.advance(30_000)
+  expect(last - began).toBe(60_000)
+  expect(run.applier.times.at(-1)).toBeGreaterThanOrEqual(last - 300)
+})
+
+test('where only what was observed has changed, sites are not probed and watched for it', async () => {
+  let slice: Slice = sliceOf(statesOf(UPSTREAM))
+  await using run = await scene({
+    desired: () => slice,
+    observer: { observed: { ejected: new Set(), openCircuits: new Set() }, views: [], follow: () => undefined },
+  })
+  const last = () => run.applier.requests.at(-1)?.request.observedOnly
+  expect(last()).toBe(false)
+  run.reconciler.observedChanged()
+  await run.clock.advance(10_000)
+  expect(last()).toBe(true)
+  slice = sliceOf(statesOf(UPSTREAM.replace('10.0.0.1', '10.0.0.2')))
+  run.reconciler.wake()
+  await run.clock.advance(10_000)
+  expect(last()).toBe(false)
+  // What did not prove itself, or not all of it, is judged by its answers the next time too.
+  run.applier.result = { ...APPLIED, outcome: 'rolled_back' }
+  run.reconciler.wake()
+  await run.clock.advance(10_000)
+  expect(last()).toBe(true)
+  run.reconciler.wake()
+  await run.clock.advance(10_000)
+  expect(last()).toBe(false)
+  expect(run.applier.requests).toHaveLength(5)
 })
 
 test('nothing is applied before the mesh has settled', async () => {
