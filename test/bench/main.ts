@@ -25,8 +25,8 @@ const USAGE = `Benchmarks of NxMesh
   npm run -s bench -- trust       [--edits 10000] [--resources 1000] [--authors 3] [--voided 250] [--grants 1000]
   npm run -s bench -- zero-drop   [--requests 1000000] [--applies 100] [--reloads 20] [--workers 2] [--groups 16x0,64x20,64x200]
                                   [--websockets 8] [--protocols http1,http2] [--lua off,on] [--drain-ms 500]
-  npm run -s bench -- websockets  [--applies 200] [--opened 10] [--long-lived 10] [--sites 200] [--workers 2] [--max-draining 16]
-                                  [--shutdown-seconds 20]
+  npm run -s bench -- websockets  [--applies 200] [--opened 10] [--long-lived 10] [--sites 200] [--workers 2] [--max-draining 8]
+                                  [--shutdown-seconds 5]
 
   --json       one JSON object on stdout, nothing else
   --pause-ms   rest between edits: propagation and endpoints 50, apply 700, zero-drop 100
@@ -109,8 +109,8 @@ const BENCHES: Readonly<Record<string, (options: Options) => Promise<BenchResult
       longLived: integer(options, 'long-lived', 10),
       sites: integer(options, 'sites', 200),
       workers: integer(options, 'workers', 2),
-      maxDraining: integer(options, 'max-draining', 16),
-      shutdownSeconds: integer(options, 'shutdown-seconds', 20),
+      maxDraining: integer(options, 'max-draining', 8),
+      shutdownSeconds: integer(options, 'shutdown-seconds', 5),
     }),
 }
 

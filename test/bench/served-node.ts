@@ -5,6 +5,7 @@
 
 import { execFile } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
+import { readFileSync } from 'node:fs'
 import { chmod, mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -137,6 +138,11 @@ export class ServedNode {
       return serving.length > 0 && serving.every(({ pid }) => !old.has(pid))
     }
     await waitFor(isDone, { what: 'new workers', timeoutMs: RELOAD_LIMIT_MS })
+  }
+
+  /** The nginx.conf that nginx was started with, or reloaded. */
+  get main(): string {
+    return readFileSync(join(this.nginxDirectory, 'current', 'nginx.conf'), 'utf8')
   }
 
   /** Of nginx's master. @throws Error when it does not run */

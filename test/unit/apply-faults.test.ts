@@ -12,8 +12,10 @@ import { MeshError } from '../../src/errors.ts'
 import { disk, type Disk } from '../../src/nginx/applying/disk.ts'
 import { GenerationStore } from '../../src/nginx/applying/generation.ts'
 import type { ApplierOptions, ApplySettings } from '../../src/nginx/applying/settings.ts'
+import { assemble } from '../../src/nginx/rendering/render.ts'
+import type { Unit } from '../../src/nginx/rendering/unit.ts'
 import { FakeNginx } from '../support/fake-nginx.ts'
-import { NginxHost } from '../support/nginx-host.ts'
+import { CAPABILITIES, NginxHost, NOTHING } from '../support/nginx-host.ts'
 import { waitFor } from '../support/wait.ts'
 
 /** A host whose nginx is the fake one, and whose clock hardly waits. */
@@ -191,6 +193,40 @@ test('a drain ends when no connection is idle any more, long before its limit', 
   nginx.clients = { open: 3, idle: 0 }
   expect(await applying).toMatchObject({ outcome: 'applied' })
   expect(await isDraining()).toBe(false)
+})
+
+test('nothing is drained where the running nginx keeps idle connections by itself', async () => {
+  await using fake = await fakeHost()
+  const { host, nginx } = fake
+  const applier = await host.booted(fake.options())
+  const capabilities = { ...CAPABILITIES, version: '1.27.4' }
+  const newer = (some: readonly Unit[]) => assemble(some, { slice: NOTHING, capabilities, host: host.layout })
+  nginx.clients = { open: 3, idle: 3 }
+  const version = (number: number) =>
+    host.request([host.site('a', { port: 81, body: `return 20${number};` })], { drainMs: 30, assemble: newer })
+  // What runs until then is of an older nginx.
+  const [first, second] = [await applier.apply(version(0)), await applier.apply(version(1))]
+  expect([first.outcome, second.outcome]).toEqual(['applied', 'applied'])
+  expect(first.phases.drain).toBeGreaterThanOrEqual(29)
+  expect(second.phases.drain).toBeLessThan(29)
+})
+
+test('drift is healed behind a drain too', async () => {
+  await using fake = await fakeHost()
+  const { host, nginx } = fake
+  const applier = await host.booted(fake.options())
+  const unit = host.site('a', { port: 81 })
+  await applier.apply(host.request([unit], { drainMs: 60_000 }))
+  nginx.clients = { open: 3, idle: 3 }
+  await writeFile(join(host.layout.directory, 'objects', `${unit.digest}.conf`), '# by hand')
+  const worker = async () => (await nginx.workers((await nginx.master()) ?? 0))[0]?.pid
+  const old = await worker()
+  const healing = applier.healDrift()
+  await waitFor(async () => (await readdir(host.layout.directory)).includes('draining'), { what: 'the drain' })
+  nginx.clients = { open: 3, idle: 0 }
+  expect(await healing).toHaveLength(1)
+  await waitFor(async () => (await worker()) !== old, { what: 'the reload' })
+  expect(await readdir(host.layout.directory)).not.toContain('draining')
 })
 
 test('an abort before the swap changes nothing', async () => {

@@ -39,6 +39,12 @@ describe('golden files', () => {
     await expect(text).toMatchFileSnapshot(`../golden/${file.replace('.yaml', '.conf')}`)
   })
 
+  test('from nginx 1.27.4 on, old workers are told to keep idle connections for a while', () => {
+    const mainOf = (version: string) => renderStates([], { capabilities: { ...DEBIAN_12, version } }).generation.main
+    expect(mainOf('1.27.4')).toContain('keepalive_min_timeout 5s;')
+    expect(mainOf('1.27.3')).not.toContain('keepalive_min_timeout')
+  })
+
   test('nginx.conf', async () => {
     const host = {
       ...LAYOUT,

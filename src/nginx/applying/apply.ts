@@ -6,6 +6,7 @@
  */
 
 import { join } from 'node:path'
+import { SETTINGS_DEFAULTS } from '../../core/resources/zone-settings.ts'
 import type { Assembled, Damage, Generation } from './generation.ts'
 import { LOGS, prepareLogs, putAside } from './logs.ts'
 import { applyError, Run, type ApplyRequest, type ApplyResult } from './run.ts'
@@ -21,6 +22,8 @@ export class Applier {
   readonly #serving: Serving
   readonly #validator: Validator
   readonly #swap: Swap
+  /** As the last request had it. */
+  #drainMs = SETTINGS_DEFAULTS.drainMs
 
   constructor(options: ApplierOptions) {
     this.#parts = partsOf(options)
@@ -54,7 +57,7 @@ export class Applier {
     const { layout, store } = this.#parts
     await store.open()
     await prepareLogs(layout.directory)
-    await this.#swap.endDrain()
+    await this.#swap.drain.end()
     const [newest] = store.proven
     let generation = await store.newestIntact()
     if (generation === undefined) {
@@ -82,6 +85,7 @@ export class Applier {
   async apply(request: ApplyRequest, signal?: AbortSignal): Promise<ApplyResult> {
     const { nginx, clock } = this.#parts
     const run = new Run(clock)
+    this.#drainMs = request.drainMs
     try {
       const master = await nginx.master()
       if (master === undefined) {
@@ -103,7 +107,7 @@ export class Applier {
     } catch (error) {
       run.end('failed', applyError(error))
     } finally {
-      await this.#swap.endDrain()
+      await this.#swap.drain.end()
     }
     return run.result
   }
@@ -142,7 +146,7 @@ export class Applier {
    * @throws MeshError `store_unwritable` or `nginx_failed` when it could not be healed
    */
   async healDrift(): Promise<readonly string[]> {
-    const { nginx, store, errorLog } = this.#parts
+    const { nginx, store, errorLog, endpoint } = this.#parts
     const lastGood = this.#serving.booted()
     const found: string[] = []
     const damage = await store.damage(lastGood)
@@ -163,8 +167,14 @@ export class Applier {
     // What was edited may have been loaded by hand as well, and then answers with the right digest.
     if (found.length > 0) {
       this.#serving.unprove()
-      await this.#serving.reload(master)
-      await this.#serving.demand(lastGood.digest)
+      try {
+        if (((await endpoint.connections())?.open ?? 0) > 0)
+          await this.#swap.drain.begin(lastGood, this.#drainMs, undefined)
+        await this.#serving.reload(master)
+        await this.#serving.demand(lastGood.digest)
+      } finally {
+        await this.#swap.drain.end()
+      }
       await this.#serving.prove(lastGood)
     }
     return found

@@ -4,10 +4,10 @@
  * follows from it is for apply.ts, which calls this.
  */
 
-import { rm, writeFile } from 'node:fs/promises'
 import { asMeshError, MeshError } from '../../errors.ts'
 import type { Unit } from '../rendering/unit.ts'
 import { bakeFailure, countAnswers, sitesToWatch, type AnswerCounts } from './bake.ts'
+import { Drain } from './drain.ts'
 import type { Generation } from './generation.ts'
 import { blamedUnits, changedUnits } from './isolate.ts'
 import { probeTargets, sameTarget, worsened, type ProbeAnswer } from './probe.ts'
@@ -38,9 +38,6 @@ export interface SwapOrder {
 }
 
 const GATE_POLL_MS = 100
-/** Requests that began before it may still be told to keep their connections, which are idle when they are answered. */
-const DRAIN_LEAST_MS = 100
-const DRAIN_POLL_MS = 10
 const BAKE_POLL_MS = 250
 /** A probe that fails is repeated, since an old worker may still have accepted it. */
 const PROBE_ATTEMPTS = 3
@@ -51,9 +48,11 @@ const DRAINING_LEAST = 16
 export class Swap {
   readonly #parts: Parts
   readonly #serving: Serving
+  readonly drain: Drain
 
   constructor(parts: Parts, serving: Serving) {
     this.#parts = parts
+    this.drain = new Drain(parts)
     this.#serving = serving
   }
 
@@ -73,7 +72,7 @@ export class Swap {
       const clients = await endpoint.connections()
       before = await run.phase('probe', () => this.#probeBefore(sites, previous))
       if (clients !== undefined && clients.open > 0)
-        await run.phase('drain', () => this.#drain(request.drainMs, signal))
+        await run.phase('drain', () => this.drain.begin(previous, request.drainMs, signal))
     }
     return (
       (await this.#load(order)) ??
@@ -83,7 +82,7 @@ export class Swap {
   }
 
   /** Makes nginx serve the previous generation again. @throws MeshError when it does not come to. */
-  async back({ previous, request }: SwapOrder, { mayRun }: Failure): Promise<void> {
+  async back({ previous, next, request }: SwapOrder, { mayRun }: Failure): Promise<void> {
     const { nginx, store } = this.#parts
     try {
       await store.activate(previous.digest)
@@ -91,18 +90,14 @@ export class Swap {
       if (master === undefined) {
         await this.#serving.start()
       } else if (mayRun) {
-        await this.#drain(request.drainMs, undefined)
+        await this.drain.begin(next, request.drainMs, undefined)
         await this.#serving.reload(master)
       }
       await this.#serving.demand(previous.digest)
       await this.#serving.prove(previous)
     } finally {
-      await this.endDrain()
+      await this.drain.end()
     }
-  }
-
-  async endDrain(): Promise<void> {
-    await rm(this.#parts.layout.drainFile, { force: true })
   }
 
   /** Every reload adds draining workers, and each holds its memory until its longest connection ends. */
@@ -131,32 +126,6 @@ export class Swap {
     }
   }
 
-  /**
-   * Has nginx close kept-alive connections after their next answer, until none is idle: a reload would break those. The
-   * drain file stays until endDrain(), since the old workers go on for a while.
-   */
-  async #drain(limitMs: number, signal: AbortSignal | undefined): Promise<void> {
-    const { layout, clock, endpoint } = this.#parts
-    if (limitMs === 0) return
-    try {
-      await writeFile(layout.drainFile, '')
-    } catch (error) {
-      throw new MeshError(
-        'store_unwritable',
-        `cannot write ${layout.drainFile}: ${(error as Error).message}`,
-        {},
-        error,
-      )
-    }
-    const began = clock.monotonic()
-    // Who asks no more for a while, or speaks HTTP/2, stays idle: then the limit ends it.
-    for (let passed = 0; passed < limitMs; passed = clock.monotonic() - began) {
-      if (passed >= DRAIN_LEAST_MS && (await endpoint.connections())?.idle === 0) return
-      const pauseMs = passed < DRAIN_LEAST_MS ? DRAIN_LEAST_MS - passed : DRAIN_POLL_MS
-      await clock.sleep(Math.min(pauseMs, limitMs - passed), signal)
-    }
-  }
-
   /** Links the generation, makes nginx load it and waits for the proof. An abort counts until then. */
   async #load({ next, master, run, signal }: SwapOrder): Promise<Failure | undefined> {
     const { store, accessLog } = this.#parts
@@ -180,7 +149,7 @@ export class Swap {
       const blamed = blamedUnits(asMeshError(error).message, next.units)
       return { error: applyError(error), blamed, reached, mayRun: reached }
     } finally {
-      await this.endDrain()
+      await this.drain.end()
     }
   }
 

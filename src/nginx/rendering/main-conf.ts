@@ -11,6 +11,7 @@ import { block, directive, toText, when } from './lines.ts'
 import { LIVE_HTTP_LINES, LIVE_SERVER_LINES } from './live-program.ts'
 import { drainable, fixed } from './location.ts'
 import { MIME_TYPES } from './mime-types.ts'
+import { compareVersions } from './needs.ts'
 import { DOLLAR_VARIABLE, literal, plain } from './quote.ts'
 import { CONNECTION_VARIABLE, DEFAULT_HEADER_LINES } from './proxy.ts'
 import { listenLine, rejectingLines, TLS_LINES } from './server-tls.ts'
@@ -19,6 +20,9 @@ import type { Listener } from './unit.ts'
 
 /** What a listener answers, with 404, to a host that no site claims. */
 export const DEFAULT_ANSWER = 'no site answers to this host name'
+
+/** Old workers wait so long for the next request of an idle connection, and close it behind the answer. */
+export const KEEPS_IDLE_LINE = 'keepalive_min_timeout 5s;'
 
 /** Of each worker, to clients and upstreams, beside those that nginx takes for listening. */
 const CONNECTIONS = 4096
@@ -69,6 +73,7 @@ export function mainConf(input: MainInput, digest: string): string {
       ),
       'default_type application/octet-stream;',
       ...HTTP_LINES,
+      ...when(compareVersions(capabilities.version, '1.27.4') >= 0, KEEPS_IDLE_LINE),
       ...REFUSAL_MAPS,
       ...directive('client_max_body_size', settings.maxBodySize),
       ...timeoutLines('proxy', settings),
