@@ -8,6 +8,7 @@ import { mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { createServer, type ServerResponse } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { join } from 'node:path'
+import type { HostLayout } from '../../src/nginx/rendering/host-layout.ts'
 import type { RenderInput } from '../../src/nginx/rendering/render.ts'
 import { ask, freePort, nginxDirectory, serve, testGeneration, type Answer } from './real-nginx.ts'
 import { renderYaml } from './resources.ts'
@@ -44,7 +45,10 @@ export class GuardedHost {
   }
 
   /** @throws Error with the first problem, or nginx's words */
-  static async start(yaml: (ground: Ground) => string, changes: Partial<RenderInput> = {}): Promise<GuardedHost> {
+  static async start(
+    yaml: (ground: Ground) => string,
+    changes: Omit<Partial<RenderInput>, 'host'> & { host?: Partial<HostLayout> } = {},
+  ): Promise<GuardedHost> {
     const port = await freePort()
     const { host, remove } = nginxDirectory(port)
     const guarded = new GuardedHost(port, host.directory, host.drainFile)
@@ -54,8 +58,11 @@ export class GuardedHost {
       const root = join(host.directory, 'www')
       mkdirSync(join(root, 'files', 'sub'), { recursive: true })
       for (const name of ['index.html', 'sub/index.html']) writeFileSync(join(root, 'files', name), 'a file')
-      const modules = changes.host?.modules ?? []
-      const { generation, problems } = renderYaml(yaml({ backend, root }), { ...changes, host: { ...host, modules } })
+      const { modules = [], ...told }: Partial<HostLayout> = changes.host ?? {}
+      const { generation, problems } = renderYaml(yaml({ backend, root }), {
+        ...changes,
+        host: { ...host, ...told, modules },
+      })
       const { words } = await testGeneration({ ...host, modules }, generation)
       if (problems.length > 0 || words !== '') throw new Error(problems[0]?.message ?? words)
       const { stop } = await serve({ ...host, modules }, generation)
@@ -112,6 +119,11 @@ export class GuardedHost {
           .findLast((line) => line['uri'] === uri),
       { what: `a line about ${uri} in the access log` },
     )
+  }
+
+  /** What nginx said. */
+  errors(): string {
+    return readFileSync(join(this.#directory, 'logs', 'error.log'), 'utf8')
   }
 
   async stop(): Promise<void> {

@@ -13,8 +13,9 @@ import { cors } from './policies/cors.ts'
 import { connectionLimit, rateLimit } from './policies/limits.ts'
 import { mtls } from './policies/mtls.ts'
 import type { PolicyType } from './policies/policy-type.ts'
+import { waf } from './policies/waf.ts'
 
-const TYPES = { access, rateLimit, connectionLimit, cors, mtls, basicAuth, cache } as const
+const TYPES = { access, waf, rateLimit, connectionLimit, cors, mtls, basicAuth, cache } as const
 export type PolicyTypeName = keyof typeof TYPES
 const TYPE_NAMES = Object.keys(TYPES) as readonly PolicyTypeName[]
 
@@ -28,6 +29,7 @@ const anyType = {
   mtls: ignored,
   basicAuth: ignored,
   cache: ignored,
+  waf: ignored,
 }
 
 const schema = z.discriminatedUnion('type', [
@@ -38,6 +40,7 @@ const schema = z.discriminatedUnion('type', [
   z.strictObject({ ...anyType, type: z.literal('mtls'), mtls: mtls.schema }),
   z.strictObject({ ...anyType, type: z.literal('basicAuth'), basicAuth: basicAuth.schema }),
   z.strictObject({ ...anyType, type: z.literal('cache'), cache: cache.schema }),
+  z.strictObject({ ...anyType, type: z.literal('waf'), waf: waf.schema }),
 ])
 
 export type PolicySpec = z.output<typeof schema>

@@ -23,6 +23,8 @@ export interface HostLayout {
   readonly liveLane?: boolean
   /** Directories below which static files may be served; anywhere when left out. */
   readonly staticRoots?: readonly string[]
+  /** Where the OWASP Core Rule Set lies; `rules/` is in it. */
+  readonly crsDirectory?: string
 }
 
 /** Where nginx itself answers for upstreams whose circuit is open. Workers connect to it, so its directory is passable. */

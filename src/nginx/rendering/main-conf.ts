@@ -121,9 +121,10 @@ const LOG_FIELDS = {
 
 /**
  * Set by what policies have in locations: the policy that refused in an `if`, or would have; those that refuse when nginx
- * says so, by limit_req, limit_conn, and 401.
+ * says so, by limit_req, limit_conn, and 401; the one whose
+ * refusals come by way of a location of their own.
  */
-const REFUSALS = ['refused', 'reported', 'rate_limit', 'connection_limit', 'credentials'].map(
+const REFUSALS = ['refused', 'reported', 'rate_limit', 'connection_limit', 'credentials', 'waf'].map(
   (name) => `nxmesh_${name}`,
 )
 

@@ -16,6 +16,7 @@ import { quotable } from './outcome.ts'
 import { renderAccess } from './policies/access.ts'
 import { renderBasicAuth } from './policies/basic-auth.ts'
 import { renderCors } from './policies/cors.ts'
+import { renderWaf } from './policies/waf.ts'
 import { renderConnectionLimit, renderRateLimit } from './policies/limits.ts'
 import { renderMtls } from './policies/mtls.ts'
 import { renderCache } from './policies/cache.ts'
@@ -34,6 +35,7 @@ const NODE_POLICY_VARIABLES_MAX = 1024
 /** In the order in which they are asked where nginx does not give another. */
 const ORDER: readonly PolicyTypeName[] = [
   'access',
+  'waf',
   'cors',
   'mtls',
   'rateLimit',
@@ -58,6 +60,8 @@ function renderType(spec: PolicySpec, context: PolicyContext): PolicyText | Poli
       return renderMtls(spec.mtls, context)
     case 'basicAuth':
       return renderBasicAuth(spec.basicAuth, context)
+    case 'waf':
+      return renderWaf(spec.waf, context)
   }
 }
 
@@ -96,6 +100,12 @@ export function policiesFor(
     headers: texts.flatMap(({ headers = [] }) => headers),
     proxying: texts.flatMap(({ proxying = [] }) => proxying),
   }
+}
+
+/** What stands in a server, each once: two policies may want the same. */
+export function serverLinesOf({ used }: SitePolicies): readonly string[] {
+  const parts = new Map(used.map(({ text: { server = [] } }) => [server.join('\n'), server]))
+  return [...parts.values()].flat()
 }
 
 // ---------------------------------------------------------------------------------------------- one policy

@@ -15,7 +15,7 @@ import { block, directive, toText, when } from './lines.ts'
 import { drainable, fixed, type Body, type Location } from './location.ts'
 import { conditionRegex, groupTemplate, literal, plain, template, templateThen, variableThen } from './quote.ts'
 import { ROUTE_VARIABLE } from './policies/cache.ts'
-import { policiesFor, type SitePolicies } from './render-policy.ts'
+import { policiesFor, serverLinesOf, type SitePolicies } from './render-policy.ts'
 import { responseHeaderLines } from './response-headers.ts'
 import { listenerKey } from './claims.ts'
 import { proxyLines, type ProxyTls } from './proxy.ts'
@@ -131,7 +131,7 @@ function serverLines({ path, spec: told }: SliceResource<SiteSpec>, place: Serve
     ...when(line !== undefined, line ?? ''),
     ...when(isDown, `if ($${variable}) { rewrite ^ ${plain(downPath)} last; }`),
     ...snippetLines(spec.privileged?.serverSnippet),
-    ...place.policies.used.flatMap(({ text }) => text.server ?? []),
+    ...serverLinesOf(place.policies),
     ...drainable(locations, host.drainFile),
     ...pages.locations,
   ])
