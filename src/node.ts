@@ -10,6 +10,7 @@ import { sealKeyFromSeed } from './adapters/identity.ts'
 import { Libp2pNetwork } from './adapters/network.ts'
 import { LocalNginx } from './adapters/nginx-process.ts'
 import { hostResolver } from './adapters/resolver.ts'
+import { findRuleSet } from './adapters/rule-set.ts'
 import { LevelStore } from './adapters/store.ts'
 import { ROUTE_PATHS } from './api/routes.ts'
 import { ApiServer, type ApiServerOptions } from './api/server.ts'
@@ -351,6 +352,7 @@ export class MeshNode implements Startable {
     const { nginx } = this.#config
     const { clock, random } = this.#adapters
     const directory = resolve(nginx.directory)
+    const crsDirectory = findRuleSet(nginx.crsDirectory)
     const user = nginx.user === '' ? {} : { user: nginx.user }
     const layout: HostLayout = {
       directory,
@@ -363,6 +365,7 @@ export class MeshNode implements Startable {
       workerShutdownTimeoutSeconds: nginx.workerShutdownTimeoutSeconds,
       modules: nginx.modules,
       staticRoots: nginx.staticRoots,
+      ...(crsDirectory === undefined ? {} : { crsDirectory }),
       liveLane: nginx.liveLane,
     }
     const mode = nginx.mode === 'attach' ? 'attach' : 'own'

@@ -107,6 +107,11 @@ const nginxSchema = z.strictObject({
     .describe(
       'Directories below which sites may serve static files. Anyone with an edit grant can publish what lies there, so never name one that holds keys.',
     ),
+  crs_directory: nginxPath()
+    .default('')
+    .describe(
+      'Where the OWASP Core Rule Set lies: the directory with `rules/` in it. Empty: looked for in the usual places when the node starts. Policies with `coreRuleSet` need it, and ModSecurity.',
+    ),
   default_http_port: integer(1, 65_535)
     .default(8080)
     .describe('The port of a Site that names no listener. 80 needs root or a capability; 8080 works for every user.'),

@@ -32,6 +32,9 @@ const NODE_SHARED_BYTES_MAX = 1024 * 1024 * 1024
 /** Of the policies in use on a node: each is room in every request of every site. */
 const NODE_POLICY_VARIABLES_MAX = 1024
 
+/** Sites whose servers load a set of rules: 16 MiB and a tenth of a second of each test and reload. */
+const NODE_RULE_SETS_MAX = 64
+
 /** In the order in which they are asked where nginx does not give another. */
 const ORDER: readonly PolicyTypeName[] = [
   'access',
@@ -173,11 +176,14 @@ export function settlePolicies(sites: readonly Site[], known: Known, input: Poli
   for (const problem of tooMuch(own.filter(({ path }) => inUse.has(path)))) rendered.set(problem.path, problem)
   const problems = [...rendered.values()].filter((each) => 'code' in each)
   const before = new Map(input.slice.problems.map((each) => [each.path, each]))
+  const find = (path: string) => rendered.get(path) ?? before.get(path)
+  const settled = new Map(sites.map((site) => [site.path, policiesOf(site, known, find)]))
+  const excess = withTooManyRules(sites, settled)
   const units = own.filter(({ path }) => inUse.has(path) && 'text' in (rendered.get(path) as object))
   return {
     problems,
     units: units.flatMap(({ unit }) => unit ?? []),
-    of: (site) => policiesOf(site, known, (path) => rendered.get(path) ?? before.get(path)),
+    of: (site) => excess.get(site.path) ?? (settled.get(site.path) as SitePolicies | Problem),
   }
 }
 
@@ -259,4 +265,22 @@ function tooMuch(inUse: readonly RenderedPolicy[]): readonly Problem[] {
     ),
   ]
 }
+/** Sites that load rules beyond what a node can load; they keep their last good text. */
+function withTooManyRules(
+  sites: readonly Site[],
+  settled: ReadonlyMap<string, SitePolicies | Problem>,
+): ReadonlyMap<string, Problem> {
+  const demands = sites
+    .filter(({ path }) => {
+      const policies = settled.get(path) as SitePolicies | Problem
+      return 'used' in policies && policies.used.some(({ text }) => text.loadsRules === true)
+    })
+    .map(({ path, name }) => ({ key: path, workspace: name.workspace, cost: 1 }))
+  const granted = shareOut(demands, NODE_RULE_SETS_MAX)
+  const message = `at most ${NODE_RULE_SETS_MAX} sites of a node have policies with coreRuleSet, shared out among workspaces`
+  const hint = 'use rules alone, or give the site to other nodes'
+  const refused = demands.filter(({ key }) => !granted.has(key))
+  return new Map(refused.map(({ key: path }) => [path, { path, code: 'unsupported', message, hint }]))
+}
+
 const VARIABLE_LINE = /^(?:map|geo|split_clients) /

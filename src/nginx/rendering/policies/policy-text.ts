@@ -28,6 +28,8 @@ export interface PolicyText {
   readonly files?: readonly UnitFile[]
   /** Names of the modules that the text needs; a type says first whether they are there: see needs.ts. */
   readonly modules?: readonly string[]
+  /** Whether each server with it loads a set of rules, which takes time and memory. */
+  readonly loadsRules?: boolean
   /** Of all zones in `http`. */
   readonly sharedBytes?: number
 }

@@ -113,6 +113,8 @@ function coreRuleSet(
       `error_page ${REFUSED} =403 @nxmesh_waf_refused;`,
     ],
     files: [shared, own],
+    modules: [MODULE],
+    loadsRules: true,
   }
 }
 
