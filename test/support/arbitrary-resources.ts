@@ -384,6 +384,29 @@ const policySpec = fc.oneof(
     }),
   }),
   fc.record({
+    waf: optional(
+      {
+        mode: fc.constantFrom('off', 'detect', 'block'),
+        rules: fc.dictionary(
+          key,
+          optional(
+            {
+              methods: single('PUT', 'TRACE'),
+              path: fc.constantFrom('^/a', '"b"'),
+              query: fc.constantFrom('a=', '%2e$'),
+              userAgent: fc.constant('^x;y'),
+              headers: fc.dictionary(fc.constantFrom('X-One', 'Accept'), fc.constantFrom('^a', 'b c'), { maxKeys: 2 }),
+              detectOnly: fc.boolean(),
+            },
+            ['userAgent'],
+          ),
+          { minKeys: 1, maxKeys: 3 },
+        ),
+      },
+      ['mode', 'rules'],
+    ),
+  }),
+  fc.record({
     basicAuth: optional(
       {
         realm: word.filter((text) => text !== '' && text !== 'off'),

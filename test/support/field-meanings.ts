@@ -12,6 +12,8 @@ interface Meaning {
   readonly directive: string
   readonly plain?: string
   readonly expanded?: string
+  /** The argument is a path of a resource, a # and this, in which variables were told apart. */
+  readonly afterPath?: string
   /** The argument holds it among other things; only for what cannot hold any punctuation of nginx's. */
   readonly within?: string
   /** The argument, its variables told apart, ends in it. */
@@ -255,6 +257,8 @@ function limitOf(directive: string): Record<string, Field> {
   }
 }
 
+const attack: Field = (text) => [{ directive: MAP_ENTRY, plain: `~*(?s)${text}` }]
+
 const policy: Record<string, Field> = {
   'spec.type': nowhere,
   'spec.access.allow.[]': plain(MAP_ENTRY),
@@ -284,6 +288,18 @@ const policy: Record<string, Field> = {
   'spec.cache.lockTimeout': plain('proxy_cache_lock_timeout'),
   'spec.cache.purge.{key}': (text) => [{ directive: MAP_ENTRY, plain: `~^${escapedRegex(text)}` }],
   'spec.basicAuth.realm': literal('auth_basic'),
+  'spec.waf.mode': nowhere,
+  'spec.waf.rules.{key}': (text) => [{ directive: MAP_ENTRY, afterPath: text }],
+  'spec.waf.rules.*.methods.[]': (text) => [{ directive: MAP_ENTRY, plain: `~^(?:${text})\\z` }],
+  'spec.waf.rules.*.path': attack,
+  'spec.waf.rules.*.query': attack,
+  'spec.waf.rules.*.userAgent': attack,
+  'spec.waf.rules.*.headers.{key}': requestVariable('http_'),
+  'spec.waf.rules.*.headers.*': attack,
+  // ModSecurity's, in a file of its own: see the unit test of rendering policies.
+  'spec.waf.coreRuleSet.exclusions.{key}': nowhere,
+  'spec.waf.coreRuleSet.exclusions.*.target': nowhere,
+  'spec.waf.coreRuleSet.exclusions.*.path': nowhere,
   // Users stand in a file of their own, whose name is a hash.
   'spec.basicAuth.secret': nowhere,
   'spec.basicAuth.users.{key}': nowhere,
@@ -323,6 +339,10 @@ export function meaningsOf(pattern: string, text: string): readonly Meaning[] {
 export function isMeant(meaning: Meaning, directive: string, argument: string): boolean {
   if (meaning.directive !== directive) return false
   if (meaning.plain !== undefined) return argument === meaning.plain
+  if (meaning.afterPath !== undefined) {
+    const [path = ''] = argument.split('#', 1)
+    return /^[\w./:*-]*$/.test(path) && expandedText(argument.slice(path.length + 1)) === meaning.afterPath
+  }
   if (meaning.within !== undefined) return argument.includes(meaning.within) && /^[\w./:[\]*-]*$/.test(argument)
   if (meaning.suffix !== undefined) return expandedText(argument).endsWith(meaning.suffix)
   if (meaning.ending !== undefined)

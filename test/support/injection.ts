@@ -130,6 +130,23 @@ spec:
   mtls: { subjects: ['CN=ana,O=example'] }
 ---
 apiVersion: nxmesh/v1
+kind: Policy
+metadata: { name: rules, workspace: default, zone: '*', labels: { l: v } }
+spec:
+  type: waf
+  waf:
+    mode: block
+    rules:
+      all: { methods: [PUT], path: '^/a', query: 'a=', userAgent: '^a', headers: { X-Attack: '^a' } }
+---
+apiVersion: nxmesh/v1
+kind: Policy
+metadata: { name: set, workspace: default, zone: '*', labels: { l: v } }
+spec:
+  type: waf
+  waf: { mode: 'off', coreRuleSet: { exclusions: { one: { rule: 942100, target: 'ARGS:a', path: /a/ } } } }
+---
+apiVersion: nxmesh/v1
 kind: Secret
 metadata: { name: staff, workspace: default, zone: '*' }
 spec: { sealed: ['00000000000000000000000000000000', 'AA'] }
@@ -181,7 +198,7 @@ spec:
   timeouts: { connect: 8s, read: 8s, send: 8s }
   maxBodySize: 8m
   accessLog: false
-  policies: [office, rates, connections, pages, people, passwords, kept]
+  policies: [office, rates, connections, pages, people, passwords, kept, rules]
   compression: { types: [text/css], minLength: 9 }
   maintenance: { enabled: true, retryAfter: 9, body: down, contentType: text/plain, allow: ['10.0.0.0/8'] }
   privileged: { serverSnippet: 'allow all;', routeSnippets: { proxy: 'allow all;' } }

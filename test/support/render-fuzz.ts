@@ -291,7 +291,8 @@ function renderDocument(resource: Resource): { text: string; problems: number } 
     .join('\n')
     .replace(/[0-9a-f]{64}/g, 'digest')
     .replace(/\bnxmesh_[0-9a-f]{16}(?:_\d+(?![a-z]))?/g, 'nxmesh_condition')
-    .replace(/((?:location|=) @(?:drain|route))_\d+/g, '$1')
+    .replace(/((?:location|=) @(?:drain|route|answer))_\d+/g, '$1')
+    .replace(/\/error-\d+/g, '/error')
   return { text, problems: problems.length }
 }
 

@@ -6,7 +6,7 @@
 
 import { requestVariable } from '../../../core/resources/conditions.ts'
 import type { CoreRuleSetSpec, WafRule, WafSpec } from '../../../core/resources/policies/waf.ts'
-import { block } from '../lines.ts'
+import { block, when } from '../lines.ts'
 import { escapeRegex, literal, plain } from '../quote.ts'
 import { filePath, unitFile } from '../unit-files.ts'
 import type { PolicyContext, PolicyFault, PolicyText } from './policy-text.ts'
@@ -27,50 +27,44 @@ export function renderWaf(spec: WafSpec, context: PolicyContext): PolicyText | P
 
 function ownRules({ rules, mode }: WafSpec, { path, scope }: PolicyContext): PolicyText {
   const entries = Object.entries(rules).toSorted(([a], [b]) => (a < b ? -1 : 1))
-  const conditions = new Map<string, string>()
-  const needs = entries.map(([id, rule]) => ({ id, rule, needs: conditionsOf(rule).map((each) => each.join('\n')) }))
-  for (const key of needs.flatMap((each) => each.needs))
-    if (!conditions.has(key)) conditions.set(key, `${scope}_${conditions.size}`)
-  const variables = [...conditions.values()]
-  const digits = variables.map((variable) => `$${variable}`).join('')
-  const isBlocking = ({ rule }: { rule: WafRule }) => mode === 'block' && !rule.detectOnly
-  const decisions = { refused: needs.filter(isBlocking), reported: needs.filter((each) => !isBlocking(each)) }
-  const [refused, reported] = Object.entries(decisions).map(([name, found]) =>
-    found.length === 0
-      ? []
-      : block(`map "${digits}" $${scope}_${name}`, [
-          'default "";',
-          ...found.map(({ id, needs: own }) => {
-            const pattern = [...conditions.keys()].map((key) => (own.includes(key) ? '1' : '.')).join('')
-            return `${plain(`~^${pattern}`)} ${literal(`${path}#${id}`)};`
-          }),
-        ]),
-  ) as [string[], string[]]
+  // One digit for each condition of each rule; the first rule whose digits are all 1 counts.
+  const conditions = entries.flatMap(([id, rule]) => conditionsOf(rule).map((condition) => ({ id, ...condition })))
+  const digits = conditions.map((_, index) => `$${scope}_${index}`).join('')
+  const decision = (name: string, found: readonly (readonly [string, WafRule])[]) => {
+    if (found.length === 0) return []
+    const patterns = found.map(([id]) => {
+      const pattern = conditions.map((condition) => (condition.id === id ? '1' : '.')).join('')
+      return `${plain(`~^${pattern}`)} ${literal(`${path}#${id}`)};`
+    })
+    return block(`map "${digits}" $${scope}_${name}`, ['default "";', ...patterns])
+  }
+  const isBlocking = ([, { detectOnly }]: readonly [string, WafRule]) => mode === 'block' && !detectOnly
+  const refusing = entries.filter(isBlocking)
+  const reporting = entries.filter((entry) => !isBlocking(entry))
   return {
     http: [
-      ...[...conditions].flatMap(([key, variable]) => {
-        const [source = '', value = ''] = key.split('\n')
-        return block(`map $${source} $${variable}`, ['default 0;', `${plain(value)} 1;`])
-      }),
-      ...refused,
-      ...reported,
+      ...conditions.flatMap(({ variable, pattern }, index) =>
+        block(`map $${variable} $${scope}_${index}`, ['default 0;', `${plain(pattern)} 1;`]),
+      ),
+      ...decision('refused', refusing),
+      ...decision('reported', reporting),
     ],
     guards: [
-      ...(reported.length > 0 ? [`set $nxmesh_reported $${scope}_reported;`] : []),
-      ...(refused.length > 0 ? [`if ($${scope}_refused) { set $nxmesh_refused $${scope}_refused; return 403; }`] : []),
+      ...when(reporting.length > 0, `set $nxmesh_reported $${scope}_reported;`),
+      ...when(refusing.length > 0, `if ($${scope}_refused) { set $nxmesh_refused $${scope}_refused; return 403; }`),
     ],
   }
 }
 
 /** What a request must meet: a variable, and a pattern of nginx's maps. */
 function conditionsOf({ methods = [], path, query, userAgent, headers = {} }: WafRule) {
-  const found: (readonly [variable: string, pattern: string])[] = []
-  if (methods.length > 0) found.push(['request_method', `~^(?:${methods.toSorted().map(escapeRegex).join('|')})\\z`])
+  const method = `~^(?:${methods.toSorted().map(escapeRegex).join('|')})\\z`
+  const found = [{ variable: 'request_method', pattern: methods.length === 0 ? undefined : method }]
   const patterns = { uri: path, args: query, http_user_agent: userAgent }
-  for (const [variable, regex] of Object.entries(patterns))
-    if (regex !== undefined) found.push([variable, anyCase(regex)])
-  for (const [name, regex] of Object.entries(headers)) found.push([requestVariable('http_', name), anyCase(regex)])
-  return found
+  for (const [variable, regex] of Object.entries(patterns)) found.push({ variable, pattern: regex && anyCase(regex) })
+  for (const [name, regex] of Object.entries(headers))
+    found.push({ variable: requestVariable('http_', name), pattern: anyCase(regex) })
+  return found.flatMap(({ variable, pattern }) => (pattern === undefined ? [] : [{ variable, pattern }]))
 }
 
 /** (?s): a decoded line feed hides nothing. */
