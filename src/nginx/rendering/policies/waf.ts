@@ -7,11 +7,11 @@
 import { requestVariable } from '../../../core/resources/conditions.ts'
 import type { CoreRuleSetSpec, WafRule, WafSpec } from '../../../core/resources/policies/waf.ts'
 import { block, when } from '../lines.ts'
+import { isMet, NEEDS, unsupported } from '../needs.ts'
 import { escapeRegex, literal, plain } from '../quote.ts'
 import { filePath, unitFile } from '../unit-files.ts'
 import type { PolicyContext, PolicyFault, PolicyText } from './policy-text.ts'
 
-const MODULE = 'http_modsecurity'
 /** A status that nothing else answers with, so that who refused can be told. */
 const REFUSED = 470
 
@@ -79,11 +79,7 @@ function coreRuleSet(
   mode: 'detect' | 'block',
   { path, host, capabilities }: PolicyContext,
 ): PolicyText | PolicyFault {
-  if (!capabilities.modules.includes(MODULE))
-    return fault(
-      `coreRuleSet needs nginx with its module ${MODULE}`,
-      `install the module ${MODULE} on this host, or use rules alone`,
-    )
+  if (!isMet(NEEDS.coreRuleSet, capabilities)) return unsupported(path, NEEDS.coreRuleSet, capabilities)
   if (host.crsDirectory === undefined)
     return fault(
       'coreRuleSet needs the OWASP Core Rule Set, which is not on this host',
@@ -107,7 +103,7 @@ function coreRuleSet(
       `error_page ${REFUSED} =403 @nxmesh_waf_refused;`,
     ],
     files: [shared, own],
-    modules: [MODULE],
+    modules: [NEEDS.coreRuleSet.module],
     loadsRules: true,
   }
 }
