@@ -174,7 +174,9 @@ export const CONFIG_SCHEMA = z.strictObject({
   http_open_metrics: z
     .boolean()
     .default(true)
-    .describe('Whether /metrics answers without a token. false: who scrapes needs the token of a reader, too.'),
+    .describe(
+      'Whether /metrics answers without a token, then without series that name sites and upstreams. false: who scrapes needs the token of a reader, too.',
+    ),
   http_tls: httpTlsSchema.prefault({}).describe('TLS for the API.'),
   http_edit_key: path()
     .refine((value) => !isHex(value.trim().toLowerCase(), 64), 'the path of a key file, not the key itself')

@@ -247,7 +247,7 @@ describe('made from the code', () => {
     ) as [string[], string[]]
     const page = [
       '# Metrics',
-      'What `GET /metrics` serves, in the text format of Prometheus. Base units; `_total` on counters alone; every combination of labels is there from the start, as 0. What to alert on is in [operations.md](operations.md#logs).',
+      'What `GET /metrics` serves, in the text format of Prometheus. Base units; `_total` on counters alone; every combination of labels is there from the start, as 0, but for `site` and `upstream`: those that have had requests, 200 of each, the rest as `other`, and only those that the reader may read. What to alert on is in [operations.md](operations.md#logs).',
       REGENERATE,
       '## Of the node',
       own.join('\n'),
