@@ -1,5 +1,5 @@
 /**
- * `npm run fuzz -- --target render [--documents N] [--seed S] [--json]`: hostile texts in every string field, rendered
+ * `npm run fuzz -- --target render [--documents N] [--seed S] [--no-nginx] [--no-shrink] [--json]`: hostile texts in every string field, rendered
  * and read back by nginx's rules, and some of them by nginx itself where there is one. Prints the seed and what was
  * tried; exits with 1 at the first text that leaves its place, and says how to replay it.
  */
@@ -12,7 +12,7 @@ import type { Document } from '../test/support/injection.ts'
 import { freePort, nginxDirectory, testGeneration } from '../test/support/real-nginx.ts'
 import { emptyTally, fuzzRendering, renderSelected, statesFor, type Tally } from '../test/support/render-fuzz.ts'
 
-const USAGE = 'usage: npm run fuzz -- --target render [--documents N] [--seed S] [--json]'
+const USAGE = 'usage: npm run fuzz -- --target render [--documents N] [--seed S] [--no-nginx] [--no-shrink] [--json]'
 /** What one seed tries: a failure is found again with its batch alone. */
 const BATCH = 500
 /** Fewer documents than this say nothing about which fields are tried. */
@@ -32,6 +32,8 @@ function settingsOf(argv: readonly string[]) {
       target: { type: 'string' },
       documents: { type: 'string' },
       seed: { type: 'string' },
+      'no-nginx': { type: 'boolean', default: false },
+      'no-shrink': { type: 'boolean', default: false },
       json: { type: 'boolean', default: false },
     },
   })
@@ -40,6 +42,8 @@ function settingsOf(argv: readonly string[]) {
     documents: integer('documents', values.documents, 100_000),
     seed: integer('seed', values.seed, Date.now() % 1_000_000_000),
     json: values.json,
+    isAlone: values['no-nginx'],
+    shrinks: !values['no-shrink'],
   }
 }
 
@@ -58,8 +62,11 @@ async function judgedByNginx(host: HostLayout, documents: readonly Document[]): 
   return words.replace(/^.*\[warn\].*\n?/gm, '')
 }
 
-async function run(documents: number, seed: number, tally: Tally): Promise<{ tests: number }> {
-  const hasNginx = spawnSync('nginx', ['-v']).error === undefined
+async function run(
+  { documents, seed, isAlone, shrinks }: ReturnType<typeof settingsOf>,
+  tally: Tally,
+): Promise<{ tests: number }> {
+  const hasNginx = !isAlone && spawnSync('nginx', ['-v']).error === undefined
   const { host, remove } = nginxDirectory(await freePort())
   let tests = 0
   try {
@@ -69,7 +76,7 @@ async function run(documents: number, seed: number, tally: Tally): Promise<{ tes
       const replay = `replay: npm run fuzz -- --target render --seed ${batchSeed} --documents ${count}`
       const rendered: Document[] = []
       try {
-        fuzzRendering(batchSeed, count, tally, (document) => rendered.push(document))
+        fuzzRendering(batchSeed, count, tally, { shrinks, onRendered: (document) => rendered.push(document) })
         const words = hasNginx ? await judgedByNginx(host, rendered.slice(-50)) : ''
         if (words !== '') throw new Error(`nginx refuses what was rendered: ${words}`)
       } catch (error) {
@@ -96,7 +103,7 @@ async function main(argv: readonly string[]): Promise<number> {
   const tally = emptyTally()
   const startedAt = performance.now()
   try {
-    const { tests } = await run(documents, seed, tally)
+    const { tests } = await run(settings, tally)
     const seconds = (performance.now() - startedAt) / 1000
     const { rendered, reported } = tally
     const perSecond = Math.round(documents / seconds)
