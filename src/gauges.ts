@@ -21,6 +21,8 @@ export interface Measured {
   readonly receipt: Receipt | undefined
   readonly health: HealthStatus
   readonly converged: boolean
+  /** Of a certificate that a site serves: wall time, ms. */
+  readonly firstExpiry: number | undefined
   readonly alarms: Alarms
 }
 
@@ -48,6 +50,7 @@ export function setGauges(metrics: Metrics, measured: Measured): void {
   for (const alarm of LABELS.alarm) metrics.alarms.set({ alarm }, complaints[alarm].length > 0 ? 1 : 0)
   for (const one of LABELS.health) metrics.health.set({ status: one }, one === health ? 1 : 0)
   metrics.inSync.set(converged ? 1 : 0)
+  metrics.certificateExpiry.set((measured.firstExpiry ?? 0) / 1000)
   metrics.problems.set(receipt?.problemCount ?? 0)
   metrics.drainingWorkers.set(receipt?.nginx.draining ?? 0)
 }

@@ -187,6 +187,10 @@ export function createMetrics(options: MetricsOptions = {}) {
       },
     ),
     inSync: plainGauge('in_sync', '1 when nginx is proven to run what is desired, else 0.'),
+    certificateExpiry: plainGauge(
+      'certificate_first_expiry_timestamp_seconds',
+      'When the first of the certificates that sites serve here expires; 0 when they serve none.',
+    ),
     problems: plainGauge('slice_problems', 'Resources of the slice that are not served as they stand.'),
     lastSuccess: plainGauge(
       'last_apply_success_timestamp_seconds',

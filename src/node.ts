@@ -37,6 +37,7 @@ import type { Clock, Network, Random, Startable, Store } from './ports.ts'
 import { OpenedSecrets } from './opened-secrets.ts'
 import { Reconciler, type Receipt } from './reconciler.ts'
 import { Replica } from './replica.ts'
+import { ServedCertificates } from './served-certificates.ts'
 import { Settling } from './settling.ts'
 import { Alarms } from './status/alarms.ts'
 import { factsOf, healthOf, isLive, isShort, type Health } from './status/health.ts'
@@ -120,6 +121,7 @@ export class MeshNode implements Startable {
   readonly #api: ApiServer | undefined
   #nginx: LocalNginx | undefined
   #receipt: Receipt | undefined
+  readonly #certificates: ServedCertificates
   /** Directories that keep nginx's workers from their files, as last looked. */
   #closedToWorkers: readonly string[] = []
   #hasConnected = false
@@ -141,6 +143,7 @@ export class MeshNode implements Startable {
     this.#adapters = adapters
     this.#founding = options.founding ?? []
 
+    this.#certificates = new ServedCertificates(log.child('nginx'))
     const meshId = config.mesh.id === '' ? undefined : config.mesh.id
     this.replica = new Replica({ store, clock, log: log.child('replica'), metrics, meshId })
     this.#membership = new Membership({
@@ -220,7 +223,9 @@ export class MeshNode implements Startable {
       const { replica, status, receipt } = this
       const { status: health } = this.health()
       const alarms = this.#alarms
-      setGauges(metrics, { replica, status, network, receipt, health, converged: this.isConverged(), alarms })
+      const { firstExpiry } = this.#certificates.facts(clock.now())
+      const converged = this.isConverged()
+      setGauges(metrics, { replica, status, network, receipt, health, converged, firstExpiry, alarms })
     })
   }
 
@@ -319,6 +324,7 @@ export class MeshNode implements Startable {
       isStarting: !this.#hasConnected && clock.monotonic() - this.#startedMs < FIRST_CONNECTION_MS,
       receipt: this.#reconciler === undefined ? null : this.#receipt,
       closedToWorkers: this.#closedToWorkers,
+      certificates: this.#certificates.facts(clock.now()),
     })
     return healthOf(facts)
   }
@@ -386,7 +392,10 @@ export class MeshNode implements Startable {
         const state = await this.replica.fresh()
         return slice(state.resources(), this.#place(), (edit) => state.grantOf(edit))
       },
-      secrets: (desired) => opened.of(desired),
+      secrets: (desired) => {
+        this.#certificates.look(desired, clock.now())
+        return opened.of(desired)
+      },
       applier: new Applier({ layout, nginx: process, clock, random, settings }),
       nginx: process,
       layout,

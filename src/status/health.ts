@@ -5,6 +5,7 @@
 
 import { isBeyondGrant } from '../core/slice.ts'
 import type { Receipt } from '../reconciler.ts'
+import type { CertificateFacts } from '../served-certificates.ts'
 
 export type HealthStatus = 'Running' | 'Degraded' | 'Error' | 'Unknown'
 
@@ -56,6 +57,7 @@ export interface NodeFacts {
   readonly receipt: Receipt | null | undefined
   /** Directories that keep nginx's workers from their files. */
   readonly closedToWorkers: readonly string[]
+  readonly certificates: Pick<CertificateFacts, 'expired' | 'expiring' | 'misnamed'>
 }
 
 /** Each fact in words and in its place, the first of each place as the most serious. */
@@ -79,6 +81,11 @@ export function factsOf(node: NodeFacts): HealthFacts {
     const place = node.isStarting ? pending : warnings
     place.push(`no connection with any other node (${others} known); edits made here wait`)
   }
+  const { expired, expiring, misnamed } = node.certificates
+  // Which, the log says.
+  if (expired > 0) warnings.push(`certificates of sites have expired: ${expired}`)
+  if (expiring > 0) notes.push(`certificates of sites expire within 14 days: ${expiring}`)
+  if (misnamed > 0) notes.push(`sites have hosts that their certificates do not name: ${misnamed}`)
   if (node.receipt === undefined) pending.push('nginx has not been looked at yet')
   else if (node.receipt !== null) nginxFacts(node, node.receipt, { errors, warnings, pending, notes })
   return { errors, warnings, pending, notes }

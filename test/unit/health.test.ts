@@ -37,6 +37,7 @@ const WELL: NodeFacts = {
   isStarting: false,
   receipt: receiptOf(),
   closedToWorkers: [],
+  certificates: { expired: 0, expiring: 0, misnamed: 0 },
 }
 const held = receiptOf({
   outcome: 'held',
@@ -76,6 +77,24 @@ test.each<[what: string, changes: Partial<NodeFacts>, place: keyof HealthFacts |
   ['a site is not served', { receipt: receiptOf({ problemCount: 1 }) }, 'warnings', 'not served as written: 1 of'],
   ['all that is left out is beyond a grant', { receipt: beyond(1, 30) }, 'notes', 'left out, being beyond the grants'],
   ['not all that is left out is', { receipt: beyond(2, 2, 'clash') }, 'warnings', 'not served as written: 2 of'],
+  [
+    'a certificate has expired',
+    { certificates: { expired: 1, expiring: 0, misnamed: 0 } },
+    'warnings',
+    'certificates of sites have expired: 1',
+  ],
+  [
+    'a certificate expires',
+    { certificates: { expired: 0, expiring: 2, misnamed: 0 } },
+    'notes',
+    'expire within 14 days: 2',
+  ],
+  [
+    'a certificate does not name a host',
+    { certificates: { expired: 0, expiring: 0, misnamed: 3 } },
+    'notes',
+    'do not name: 3',
+  ],
   ['workers are shut out', { closedToWorkers: ['/root'] }, 'warnings', 'workers cannot pass through /root'],
 ])('when %s', (_, changes, place, words) => {
   const facts = factsOf({ ...WELL, ...changes })
