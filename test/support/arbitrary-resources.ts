@@ -366,6 +366,18 @@ const policySpec = fc.oneof(
     ),
   }),
   fc.record({
+    externalAuth: optional(
+      {
+        upstream: name,
+        path: fc.constantFrom('/', '/auth?a=%20'),
+        timeout: duration,
+        headers: single('X-User', 'x-a'),
+        signin: fc.constantFrom('https://login.example/?rd=$scheme://$host$request_uri', 'http://a/$$'),
+      },
+      ['upstream'],
+    ),
+  }),
+  fc.record({
     cache: optional({
       zoneSize: fc.constantFrom('64k', '1m'),
       maxSize: fc.constantFrom('1m', '9g'),

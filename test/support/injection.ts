@@ -160,6 +160,13 @@ spec:
 ---
 apiVersion: nxmesh/v1
 kind: Policy
+metadata: { name: judged, workspace: default, zone: '*', labels: { l: v } }
+spec:
+  type: externalAuth
+  externalAuth: { upstream: app, path: /judge, timeout: 9s, headers: [X-Judged], signin: 'https://signin.example/?rd=$host' }
+---
+apiVersion: nxmesh/v1
+kind: Policy
 metadata: { name: kept, workspace: default, zone: '*', labels: { l: v } }
 spec:
   type: cache
@@ -198,7 +205,7 @@ spec:
   timeouts: { connect: 8s, read: 8s, send: 8s }
   maxBodySize: 8m
   accessLog: false
-  policies: [office, rates, connections, pages, people, passwords, kept, rules]
+  policies: [office, rates, connections, pages, people, passwords, kept, judged, rules]
   compression: { types: [text/css], minLength: 9 }
   maintenance: { enabled: true, retryAfter: 9, body: down, contentType: text/plain, allow: ['10.0.0.0/8'] }
   privileged: { serverSnippet: 'allow all;', routeSnippets: { proxy: 'allow all;' } }

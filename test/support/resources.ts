@@ -16,7 +16,7 @@ import type { Capabilities } from '../../src/ports.ts'
 /** nginx of Debian 12 as it comes, without a package of modules. */
 export const DEBIAN_12: Capabilities = {
   version: '1.22.1',
-  modules: ['http_ssl', 'http_stub_status', 'http_v2'],
+  modules: ['http_auth_request', 'http_ssl', 'http_stub_status', 'http_v2'],
   dynamic: {},
 }
 

@@ -50,7 +50,7 @@ export type Condition = { readonly variable: string } & (
 )
 
 /** The name of nginx's variable for a header, a cookie or a parameter of the query. */
-export function requestVariable(prefix: 'http_' | 'cookie_' | 'arg_', name: string): string {
+export function requestVariable(prefix: 'http_' | 'upstream_http_' | 'cookie_' | 'arg_', name: string): string {
   return prefix + name.toLowerCase().replaceAll('-', '_')
 }
 

@@ -339,7 +339,7 @@ const HOP_HEADERS: readonly (readonly [string, string])[] = [
   ['transfer-encoding', 'leave it out'],
   ['content-length', 'leave it out'],
 ]
-const requestHeaderName = headerName(new Map([...HOP_HEADERS, ['host', 'use hostHeader of the proxy']]))
+export const requestHeaderName = headerName(new Map([...HOP_HEADERS, ['host', 'use hostHeader of the proxy']]))
 const responseHeaderName = headerName(
   new Map([
     ...HOP_HEADERS,

@@ -54,6 +54,8 @@ export interface ProxyPlace {
   readonly tls: ProxyTls | undefined
   /** Whether clients were asked for a certificate. */
   readonly knowsClients: boolean
+  /** Of policies; nobody else sets these. */
+  readonly requestHeaders: readonly (readonly [name: string, value: string])[]
 }
 
 /** Whose directives pass on to this. */
@@ -154,7 +156,11 @@ function answerLines({ redirects, cookies = {} }: Proxy): readonly string[] {
 }
 
 /** Nothing when the route's headers are those that every proxied request has. */
-function proxyHeaderLines(route: ProxyRoute, spec: SiteSpec, { url, knowsClients }: ProxyPlace): readonly string[] {
+function proxyHeaderLines(
+  route: ProxyRoute,
+  spec: SiteSpec,
+  { url, knowsClients, requestHeaders }: ProxyPlace,
+): readonly string[] {
   const { websocket, hostHeader } = route.proxy
   const headers = new Map(PROXY_HEADERS.map(([name, value]) => [name.toLowerCase(), [name, value]]))
   const put = (name: string, value: string): void => {
@@ -171,6 +177,7 @@ function proxyHeaderLines(route: ProxyRoute, spec: SiteSpec, { url, knowsClients
   }
   for (const [name, value] of PROXY_HEADERS) if (name.startsWith('X-Client-')) put(name, value)
   for (const [name, value] of knowsClients ? CLIENT_HEADERS : []) put(name, value)
+  for (const [name, value] of requestHeaders) put(name, value)
   put(PROXIED_HEADER, '1')
   if (moduleOf(url) === 'grpc') {
     const kept = [...headers].filter(([name]) => !HTTP1_HEADERS.has(name))

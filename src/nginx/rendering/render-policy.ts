@@ -19,6 +19,7 @@ import { renderCors } from './policies/cors.ts'
 import { renderWaf } from './policies/waf.ts'
 import { renderConnectionLimit, renderRateLimit } from './policies/limits.ts'
 import { renderMtls } from './policies/mtls.ts'
+import { renderExternalAuth } from './policies/external-auth.ts'
 import { renderCache } from './policies/cache.ts'
 import type { PolicyContext, PolicyFault, PolicyText } from './policies/policy-text.ts'
 import { missing, nearest, secretText } from './references.ts'
@@ -44,11 +45,14 @@ const ORDER: readonly PolicyTypeName[] = [
   'rateLimit',
   'connectionLimit',
   'basicAuth',
+  'externalAuth',
   'cache',
 ]
 
 function renderType(spec: PolicySpec, context: PolicyContext): PolicyText | PolicyFault {
   switch (spec.type) {
+    case 'externalAuth':
+      return renderExternalAuth(spec.externalAuth, context)
     case 'cache':
       return renderCache(spec.cache, context)
     case 'access':
@@ -91,7 +95,7 @@ export interface SitePolicies {
 export function policiesFor(
   { named, whole }: SitePolicies,
   { policies = [], withoutPolicies = [] }: Pick<Route, 'policies' | 'withoutPolicies'> = {},
-): Required<Pick<PolicyText, 'guards' | 'headers' | 'proxying'>> {
+): Required<Pick<PolicyText, 'guards' | 'headers' | 'proxying' | 'requestHeaders'>> {
   const inForce = new Map<PolicyTypeName, RenderedPolicy>()
   for (const name of [...whole.filter((each) => !withoutPolicies.includes(each)), ...policies]) {
     const policy = named.get(name) as RenderedPolicy
@@ -102,6 +106,7 @@ export function policiesFor(
     guards: texts.flatMap(({ guards = [] }) => guards),
     headers: texts.flatMap(({ headers = [] }) => headers),
     proxying: texts.flatMap(({ proxying = [] }) => proxying),
+    requestHeaders: texts.flatMap(({ requestHeaders = [] }) => requestHeaders),
   }
 }
 

@@ -217,6 +217,7 @@ function actionLines(id: string, route: Route, spec: SiteSpec, place: ServerPlac
           host: place.host,
           tls: place.proxyTls.get(id),
           knowsClients: place.serverTls?.clientCa !== undefined,
+          requestHeaders: policiesFor(place.policies, route).requestHeaders,
         }),
       ]
     }

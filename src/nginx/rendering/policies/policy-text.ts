@@ -22,6 +22,8 @@ export interface PolicyText {
   readonly headers?: readonly string[]
   /** In each location that it is for and that passes requests on over HTTP. */
   readonly proxying?: readonly string[]
+  /** Headers of requests that go to a site's upstream, and their texts as nginx reads them; no other wins over them. */
+  readonly requestHeaders?: readonly (readonly [name: string, value: string])[]
   /** Paths of upstreams that the text names. */
   readonly needs?: readonly string[]
   /** Files that the text names. */
