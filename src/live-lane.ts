@@ -50,6 +50,10 @@ export class LiveLane implements Startable {
   readonly #stopping = new AbortController()
   #loop: Promise<void> | undefined
   #isWoken = false
+  /** Whether nginx may have lost what is proven. */
+  #isDoubted = true
+  #rest = Promise.withResolvers<void>()
+  #isBusy = false
   #busyUntil = Number.NEGATIVE_INFINITY
   #interrupt: () => void = () => undefined
   #nextAt = 0
@@ -76,10 +80,29 @@ export class LiveLane implements Startable {
     await this.#loop
   }
 
-  /** What is desired may have changed, or nginx may have started anew. */
+  /** What is desired may have changed. */
   wake(): void {
+    if (this.#isResting) this.#rest = Promise.withResolvers()
     this.#isWoken = true
     this.#interrupt()
+  }
+
+  /** nginx may have started anew, or run another generation. */
+  doubt(): void {
+    this.#isDoubted = true
+    this.wake()
+  }
+
+  /**
+   * Resolves when what it was woken for is done, or failed, but after `limitMs` at the latest: whoever has long work to do on
+   * the one thread that there is lets it go first.
+   */
+  async rest(limitMs: number): Promise<void> {
+    if (this.#isResting) return
+    const { promise, resolve } = Promise.withResolvers<void>()
+    const cancel = this.#options.clock.after(limitMs, resolve)
+    await Promise.race([this.#rest.promise, promise])
+    cancel()
   }
 
   /**
@@ -88,9 +111,14 @@ export class LiveLane implements Startable {
    */
   async prepare(state: LiveState): Promise<void> {
     const { push } = this.#options
-    push.want(new Map([...state, ...push.wanted.state]))
+    const before = push.wanted
+    push.want(new Map([...state, ...before.state]))
+    if (push.wanted !== before) this.wake()
     await push.save()
-    this.wake()
+  }
+
+  get #isResting(): boolean {
+    return !this.#isWoken && !this.#isBusy
   }
 
   async #run(): Promise<void> {
@@ -98,13 +126,15 @@ export class LiveLane implements Startable {
       await this.#pause()
       if (this.#stopping.signal.aborted) return
       this.#isWoken = false
+      this.#isBusy = true
       try {
         await this.#turn()
         this.#failures = 0
-        this.#nextAt = this.#options.clock.monotonic() + this.#options.checkIntervalMs
       } catch (error) {
         this.#failed(error)
       }
+      this.#isBusy = false
+      if (this.#isResting) this.#rest.resolve()
       this.#busyUntil = this.#options.clock.monotonic()
       this.#options.onChange()
     }
@@ -113,13 +143,20 @@ export class LiveLane implements Startable {
   async #turn(): Promise<void> {
     const { push, log } = this.#options
     const wish = await this.#options.desired()
-    if (wish === undefined) return
+    if (wish === undefined) return this.#checkLater()
     if ('reason' in wish) {
+      this.#checkLater()
       this.#receipt = { lane: 'reload', reason: wish.reason, target: null, desired: null, applied: null, error: null }
       return
     }
     push.want(this.#withServed(wish.state))
     const desired = push.wanted.stamp
+    const isDue = this.#options.clock.monotonic() >= this.#nextAt
+    if (desired === this.#receipt.applied && this.#receipt.error === null && !this.#isDoubted && !isDue) {
+      this.#receipt = { ...this.#receipt, target: wish.target }
+      return
+    }
+    this.#isDoubted = false
     this.#receipt = { ...this.#receipt, lane: 'live', reason: null, target: wish.target, desired }
     // Meanwhile, as workers need no file; it must not be unhandled when the push fails first.
     const saving = push.save()
@@ -130,6 +167,12 @@ export class LiveLane implements Startable {
     this.#options.onChange()
     await saving
     await push.save()
+    this.#checkLater()
+  }
+
+  #checkLater(): void {
+    const { clock, checkIntervalMs } = this.#options
+    this.#nextAt = clock.monotonic() + checkIntervalMs
   }
 
   #failed(error: unknown): void {

@@ -126,6 +126,8 @@ export interface ReconcilerSettings {
 }
 
 const DEFAULTS: ReconcilerSettings = { watchIntervalMs: 500, driftIntervalMs: 30_000, resolveIntervalMs: 30_000 }
+/** How long an apply lets what needs no reload go first; most often that is done within a few ms. */
+const LANE_FIRST_MS = 100
 const RETRY_FIRST_PAUSE_MS = 1_000
 const RETRY_LONGEST_PAUSE_MS = 60_000
 /** Applies for what was observed of upstreams: so many at once, and then one in each pause. */
@@ -272,7 +274,7 @@ export class Reconciler implements Startable {
     const care = await applier.ensureServing()
     if (care.acted) {
       log.info('nginx serves the last good generation', { generation: applier.applied })
-      this.#lane?.wake()
+      this.#lane?.doubt()
       // What could not be applied for want of nginx can be now.
       this.#retryAt = clock.monotonic()
     }
@@ -322,6 +324,7 @@ export class Reconciler implements Startable {
     this.#retryAt = Number.POSITIVE_INFINITY
     if (clock.monotonic() >= this.#observedAt) this.#observedPace.take('')
     this.#observedAt = Number.POSITIVE_INFINITY
+    await this.#lane?.rest(LANE_FIRST_MS)
     const slice = await this.#options.desired()
     this.#target = slice.target
     const reason = this.#options.holdReason(this.#servedSites().length)
@@ -374,7 +377,7 @@ export class Reconciler implements Startable {
       this.#stopping.signal,
     )
     this.#applying = []
-    if (result.outcome === 'applied') this.#lane?.wake()
+    if (result.outcome !== 'unchanged') this.#lane?.doubt()
     this.#busyUntil = clock.monotonic()
     this.#outcome = result.outcome
     this.#phase = result.phase
