@@ -31,6 +31,7 @@ export const NEEDS = {
   https: { what: 'scheme: https of a proxy', module: 'http_ssl' },
   grpcs: { what: 'scheme: grpcs of a proxy', module: 'http_ssl' },
   grpc: { what: 'scheme: grpc or grpcs of a proxy', module: 'http_v2' },
+  mtls: { what: 'mtls of a policy', module: 'http_ssl' },
   coreRuleSet: { what: 'coreRuleSet of a policy', module: MODSECURITY },
   random: { what: 'method: random of an upstream', version: '1.15.1' },
   keepalive: { what: 'keepalive.timeout and keepalive.requests of an upstream', version: '1.15.3' },

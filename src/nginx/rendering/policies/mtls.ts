@@ -5,6 +5,7 @@
 
 import type { MtlsSpec } from '../../../core/resources/policies/mtls.ts'
 import { block } from '../lines.ts'
+import { isMet, NEEDS, unsupported } from '../needs.ts'
 import { escapeRegex, literal, plain } from '../quote.ts'
 import type { PolicyContext, PolicyFault, PolicyText } from './policy-text.ts'
 
@@ -12,10 +13,7 @@ export function renderMtls(
   { subjects }: MtlsSpec,
   { path, scope, capabilities }: PolicyContext,
 ): PolicyText | PolicyFault {
-  if (!capabilities.modules.includes('http_ssl')) {
-    const message = `mtls needs nginx with its module http_ssl; this host has ${capabilities.version}`
-    return { code: 'unsupported', message, hint: 'install the module http_ssl on this host' }
-  }
+  if (!isMet(NEEDS.mtls, capabilities)) return unsupported(path, NEEDS.mtls, capabilities)
   // A map compares texts without regard to case, so that equality is told by an expression.
   const patterns = subjects?.toSorted().map((subject) => `~^SUCCESS:${escapeRegex(subject)}\\z`) ?? ['~^SUCCESS:']
   return {
