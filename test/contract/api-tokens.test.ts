@@ -50,6 +50,8 @@ beforeEach(async () => {
     problems: [HIDDEN, OPEN].map((path) => ({ path, code: 'schema', message: `${path} is wrong` })),
     isolated: [{ path: HIDDEN, reason: `${MARK} is refused`, serves: 'nothing' }] as never,
     problemCount: 3,
+    observed: [{ path: HIDDEN, circuit: 'open', endpoints: 1, ailing: [MARK], ejected: [] }],
+    observedCount: 1,
   })
   const grant = (key: KeyPair, ws: string, name: string): Envelope =>
     act<GrantBody>(ws, { type: 'grant', subject: key.publicKey, role: 'viewer', zones: ['*'], kinds: ['*'], name })
@@ -186,6 +188,19 @@ describe('without a token', () => {
     expect((await http(closed.url, '/metrics', { headers })).status).toBe(200)
     expect((await http(closed.url, '/health')).status).toBe(200)
     await closed.stop()
+  })
+
+  test('metrics name sites and upstreams to readers of their workspace alone', async () => {
+    for (const site of [OPEN, HIDDEN]) node.metrics.siteRequests.inc({ site, status: '2xx' })
+    const named = async (token: string | undefined, way: 'tcp' | 'unix' = 'tcp') => {
+      const { text } = await ask('/metrics', token, way)
+      return [OPEN, HIDDEN].filter((site) => text.includes(`site="${site}"`))
+    }
+    expect(await named(undefined)).toEqual([])
+    expect(await named(tokenOf(READERS.ana))).toEqual([OPEN])
+    expect(await named(tokenOf(KEYS.owner))).toEqual([OPEN, HIDDEN])
+    expect(await named(undefined, 'unix')).toEqual([OPEN, HIDDEN])
+    expect((await ask('/metrics', tokenOf(READERS.gone))).status).toBe(403)
   })
 
   test('the socket answers every route', async () => {

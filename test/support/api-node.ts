@@ -20,7 +20,7 @@ import type { Health } from '../../src/status/health.ts'
 import { JoinRequests } from '../../src/joining/join.ts'
 import { createLog, type Log } from '../../src/log.ts'
 import { Membership } from '../../src/membership.ts'
-import { createMetrics } from '../../src/metrics.ts'
+import { createMetrics, type Metrics } from '../../src/metrics.ts'
 import type { Receipt } from '../../src/reconciler.ts'
 import { Replica } from '../../src/replica.ts'
 import { StatusTable } from '../../src/status/status.ts'
@@ -60,6 +60,7 @@ export interface ApiNode {
   readonly replica: Replica
   readonly status: StatusTable
   readonly joins: JoinRequests
+  readonly metrics: Metrics
   readonly url: string
   readonly socketPath: string
   /** A directory of this node's own, removed by stop. */
@@ -132,6 +133,7 @@ export async function startApiNode({
     replica,
     status,
     joins,
+    metrics,
     directory,
     lines,
     health: { status: 'Running', msg: 'all is well', reasons: [] },

@@ -440,6 +440,32 @@ describe('generations', () => {
   })
 })
 
+test('what was observed of an upstream changes its own text alone, and what is over leaves no trace', () => {
+  const yaml = [
+    site('s', `hosts: [a.example], ${proxyTo('u')}`),
+    site('t', 'hosts: [b.example], routes: { r: { path: /, proxy: { upstream: v, scheme: https } } }'),
+    upstream('u', "endpoints: { '10.0.0.1:80': {}, '10.0.0.2:80': { backup: true } }"),
+    upstream('v', "endpoints: { '10.0.0.1:80': {}, 'app.internal:80': {} }"),
+  ].join('---')
+  const addresses = new Map([['app.internal', ['10.0.0.3', '2001:db8::1']]])
+  const unitsOf = (ejected: string[], openCircuits: string[] = []) =>
+    renderYaml(yaml, { addresses, ejected: new Set(ejected), openCircuits: new Set(openCircuits) }).units
+  const well = unitsOf([])
+  const changed = (units: typeof well) => units.filter((unit, index) => unit.digest !== well[index]?.digest)
+  const [one, ...others] = changed(unitsOf(['default/*/upstream/v [2001:db8::1]:80']))
+  expect([one?.path, others]).toEqual(['default/*/upstream/v', []])
+  expect(one?.text).toContain('server [2001:db8::1]:80 down;\n')
+  // In zone `*` beside another of the same name, and of an endpoint that is gone.
+  expect(changed(unitsOf(['default/*/upstream/vv 10.0.0.1:80', 'default/*/upstream/v 10.0.0.9:80']))).toEqual([])
+  expect(changed(unitsOf([], ['default/*/upstream/u'])).map(({ path }) => path)).toEqual(['default/*/upstream/u'])
+  // Over TLS the site asks for the answer in the clear.
+  expect(changed(unitsOf([], ['default/*/upstream/v'])).map(({ path }) => path)).toEqual([
+    'default/*/site/t',
+    'default/*/upstream/v',
+  ])
+  expect(unitsOf([])).toEqual(well)
+})
+
 test('what did not change is not rendered again', () => {
   const states = Array.from({ length: 20 }, (_, index) =>
     statesOf(

@@ -267,24 +267,19 @@ export class UpstreamObserver implements Startable {
     const before = this.#health
     const after = this.#conclude()
     const { log, onChange } = this.#options
-    const news = [
-      ...added(before.ejected, after.ejected).map(
-        (endpoint) => ['an endpoint takes no requests', { endpoint }] as const,
-      ),
-      ...added(after.ejected, before.ejected).map(
-        (endpoint) => ['an endpoint takes requests again', { endpoint }] as const,
-      ),
-      ...added(before.openCircuits, after.openCircuits).map(
-        (upstream) => ['the circuit of an upstream is open', { upstream }] as const,
-      ),
-      ...added(after.openCircuits, before.openCircuits).map(
-        (upstream) => ['the circuit of an upstream is closed', { upstream }] as const,
-      ),
-    ]
-    if (news.length === 0) return
+    const ejected = added(before.ejected, after.ejected)
+    const back = added(after.ejected, before.ejected)
+    const opened = added(before.openCircuits, after.openCircuits)
+    const closed = added(after.openCircuits, before.openCircuits)
+    const changes = [ejected, back, opened, closed].reduce((sum, { length }) => sum + length, 0)
+    if (changes === 0) return
     this.#health = after
-    for (const [message, fields] of news) log.warn(message, fields)
-    onChange(news.length)
+    const first = (list: readonly string[]) => ({ first: list.slice(0, TOLD_MAX), count: list.length })
+    if (ejected.length > 0) log.warn('endpoints take no requests', first(ejected))
+    if (back.length > 0) log.info('endpoints take requests again', first(back))
+    if (opened.length > 0) log.warn('circuits of upstreams are open', first(opened))
+    if (closed.length > 0) log.info('circuits of upstreams are closed', first(closed))
+    onChange(changes)
   }
 }
 
@@ -295,6 +290,8 @@ function endpointsOf({ followed: { path, addresses } }: Observed): readonly stri
 /** The status that nginx logs when the client ended the request. */
 const CLIENT_CLOSED = 499
 const FIRST_PROBE_MS = 1_000
+/** Of each sort, in one line of the log. */
+const TOLD_MAX = 16
 
 function checkOf({ healthCheck }: UpstreamSpec): HealthCheck {
   return healthCheck ?? CONNECT
