@@ -127,6 +127,14 @@ describe('the Core Rule Set, on real nginx with ModSecurity', () => {
     expect(await host.get('patient', `/?${SCRIPT}`)).toMatchObject({ status: 404 })
   })
 
+  test('an answer that tells of errors inside is refused where answers are looked at', async () => {
+    // Its head may be on the way already, so that nothing is left but to break off.
+    await expect(host.get('looking', '/leak')).rejects.toThrow()
+    expect(await host.logged('/leak')).toMatchObject({ status: '500', bytes: '0', upstream_status: '200' })
+    expect(await host.get('looking', '/proxy/')).toMatchObject({ status: 200 })
+    expect(await host.get('guarded', '/leak')).toMatchObject({ status: 200 })
+  })
+
   test('a site with off is not asked', async () => {
     expect(await host.get('off', `/?${SCRIPT}`)).toMatchObject({ status: 404 })
   })
@@ -169,6 +177,7 @@ spec: { endpoints: { '127.0.0.1:${backend}': {} } }
 const everything = (root: string) =>
   `
     proxy: { path: /proxy/, proxy: { upstream: app } }
+    leak: { path: /leak, proxy: { upstream: app } }
     fixed: { path: /fixed, return: { status: 200, body: fixed } }
     moved: { path: /moved, redirect: { to: https://away.example/ } }
     files: { path: /files/, static: { root: ${root} } }
@@ -207,6 +216,8 @@ ${policy('guarded', '{ mode: block, coreRuleSet: {} }')}
 ${policy('watched', '{ mode: detect, coreRuleSet: {} }')}
 ${policy('paranoid', '{ mode: block, coreRuleSet: { paranoia: 3 } }')}
 ${policy('patient', '{ mode: block, coreRuleSet: { inboundThreshold: 100 } }')}
+${policy('looking', '{ mode: block, coreRuleSet: { inspectResponses: true } }')}
+${site('looking', 'looking', '{ root: { path: /, proxy: { upstream: app } } }')}
 ${policy('off', "{ mode: 'off', coreRuleSet: {} }")}
 ${policy(
   'excluding',

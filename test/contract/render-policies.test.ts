@@ -1,5 +1,9 @@
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { selectUnits } from '../../src/nginx/applying/isolate.ts'
+import { assemble } from '../../src/nginx/rendering/render.ts'
 import { GuardedHost, type Ground } from '../support/guarded-host.ts'
+import { freePort, nginxDirectory, testGeneration } from '../support/real-nginx.ts'
+import { renderYaml } from '../support/resources.ts'
 
 describe('policies, on real nginx', () => {
   let host: GuardedHost
@@ -50,6 +54,36 @@ describe('policies, on real nginx', () => {
     expect(await host.logged('/fixed?served')).toMatchObject({ status: '200', refused_by: '', would_refuse: '' })
   })
 })
+
+test('nginx takes two versions of a policy beside each other', async () => {
+  const { host, remove } = nginxDirectory(await freePort())
+  const versionOf = (rate: string) => renderYaml(twoSites(rate), { host })
+  const [before, after] = [versionOf('9r/s'), versionOf('8r/s')]
+  const lastGood = new Map(before.units.map((unit) => [unit.path, unit]))
+  const refused = after.units.find(({ path }) => path === 'default/*/site/a')?.digest
+  const refusal = (digest: string) => (digest === refused ? ({ why: 'refused', reason: 'no' } as const) : undefined)
+  const { units } = selectUnits({ units: after.units, problems: [], lastGood, refusal })
+  expect(units.filter(({ kind }) => kind === 'policy')).toHaveLength(2)
+  expect(await testGeneration(host, assemble(units, after.input))).toEqual({ ok: true, words: '' })
+  remove()
+})
+
+const twoSites = (rate: string) => `
+apiVersion: nxmesh/v1
+kind: Policy
+metadata: { name: each }
+spec: { rateLimit: { limits: { each: { rate: ${rate} } } } }
+---
+apiVersion: nxmesh/v1
+kind: Site
+metadata: { name: a }
+spec: { hosts: [a.example], policies: [each] }
+---
+apiVersion: nxmesh/v1
+kind: Site
+metadata: { name: b }
+spec: { hosts: [b.example], policies: [each] }
+`
 
 /** What a site can answer with: what it is, a path, headers, the status for who is allowed. */
 const EVERYTHING: [what: string, path: string, headers: Record<string, string>, status: number][] = [

@@ -80,7 +80,12 @@ export class GuardedHost {
       request.resume()
       // As some applications do, whoever asks.
       response.setHeader('Access-Control-Allow-Origin', '*')
-      if (request.url?.startsWith('/held') === true) this.held.push(response)
+      if (request.url?.startsWith('/leak') === true) {
+        response.setHeader('Content-Type', 'text/html')
+        response.end(
+          '<p>You have an error in your SQL syntax; check the manual that corresponds to your MySQL server</p>',
+        )
+      } else if (request.url?.startsWith('/held') === true) this.held.push(response)
       else response.end(`from the backend ${request.headers.authorization ?? ''}`)
     }).listen(0, '127.0.0.1')
     this.#ends.push(() => {
