@@ -87,6 +87,21 @@ test('a key that belongs to another certificate leaves its site with the last go
   expect(await served(port, 'a.example')).toEqual({ fingerprint: fingerprint(second), body: 'three' })
 })
 
+test('a certificate that nginx itself does not take stops its site alone, and nginx’s words say why', async () => {
+  await using host = await NginxHost.create()
+  const applier = await host.booted()
+  const port = await freePort()
+  await applier.apply(desired(host, port, { a: first, says: 'one' }))
+  // Whole and with its key, but too weak for the security level of any distribution.
+  const weak = makeCertificate(['a.example'], undefined, ['rsa:512'])
+  const result = await applier.apply(desired(host, port, { a: weak, says: 'two' }))
+  expect(result.outcome).toBe('applied')
+  expect(result.isolated).toMatchObject([{ path: 'default/*/site/a', why: 'refused', serves: 'last_good' }])
+  expect(result.isolated[0]?.reason).toContain('key too small')
+  expect(await served(port, 'a.example')).toEqual({ fingerprint: fingerprint(first), body: 'one' })
+  expect((await served(port, 'b.example')).body).toBe('two')
+})
+
 test('keys lie where the master alone reads them, outlive the daemon, and go with their last generation', async () => {
   await using host = await NginxHost.create()
   const applier = await host.booted()

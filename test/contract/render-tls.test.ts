@@ -201,6 +201,35 @@ describe('TLS, on real nginx', () => {
       expect([await plain('/'), await plain('/any')]).toEqual([200, 403])
     })
 
+    test.each(['TLSv1.2', 'TLSv1.3'] as const)(
+      'prove nothing to another site by a session of %s resumed',
+      async (version) => {
+        const where = {
+          host: '127.0.0.1',
+          port: ports.https,
+          rejectUnauthorized: false,
+          minVersion: version,
+          maxVersion: version,
+        }
+        /** What a site answers over the handshake, and the session that it leaves. */
+        const visit = async (name: string, options: ConnectionOptions) => {
+          const socket = connect({ ...where, servername: name, ...options })
+          let session: Buffer | undefined
+          socket.on('session', (found: Buffer) => (session = found))
+          await once(socket, 'secureConnect')
+          socket.write(`GET / HTTP/1.0\r\nHost: ${name}\r\n\r\n`)
+          let text = ''
+          for await (const chunk of socket.setEncoding('utf8')) text += chunk as string
+          return { status: Number(/^HTTP\/1.1 (\d+)/.exec(text)?.[1]), session: session ?? socket.getSession() }
+        }
+        const { status, session } = await visit('private.example', as(ana))
+        expect(status).toBe(200)
+        const resumed = session === undefined ? {} : { session }
+        expect((await visit('theirs.example', resumed)).status).toBe(400)
+        expect((await visit('private.example', {})).status).toBe(400)
+      },
+    )
+
     test('cannot be got around by the name of another site', async () => {
       // The handshake of a site that demands nothing, the request for one that does.
       for (const servername of ['two.example', 'optional.example']) {
@@ -290,6 +319,11 @@ function yaml({ http, https, whole }: { http: number; https: number; whole: numb
     site('private', {
       hosts: ['private.example'],
       listeners: over('two', { clientCertificate: { ca: 'people' } }),
+      routes: proxied,
+    }),
+    site('theirs', {
+      hosts: ['theirs.example'],
+      listeners: over('two', { clientCertificate: { ca: 'strangers' } }),
       routes: proxied,
     }),
     site('optional', {

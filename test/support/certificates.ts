@@ -14,8 +14,14 @@ export interface TestCertificate {
   readonly key: string
 }
 
-/** @param issuer signs it; else it is its own authority. */
-export function makeCertificate(hosts: readonly string[], issuer?: TestCertificate): TestCertificate {
+const P256 = ['ec', '-pkeyopt', 'ec_paramgen_curve:prime256v1']
+
+/** @param issuer signs it; else it is its own authority. @param algorithm as openssl wants to be told */
+export function makeCertificate(
+  hosts: readonly string[],
+  issuer?: TestCertificate,
+  algorithm: readonly string[] = P256,
+): TestCertificate {
   const directory = mkdtempSync(join(tmpdir(), 'nxmesh-certificate-'))
   try {
     const [key, certificate] = [join(directory, 'key.pem'), join(directory, 'certificate.pem')]
@@ -27,7 +33,7 @@ export function makeCertificate(hosts: readonly string[], issuer?: TestCertifica
       writeFileSync(ca, issuer.certificate)
       signing.push('-CA', ca, '-CAkey', caKey, '-addext', 'basicConstraints=critical,CA:FALSE')
     }
-    const what = ['req', '-x509', '-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:prime256v1', '-nodes', '-days', '2']
+    const what = ['req', '-x509', '-newkey', ...algorithm, '-nodes', '-days', '2']
     const files = ['-keyout', key, '-out', certificate]
     execFileSync('openssl', [...what, ...files, '-subj', `/CN=${hosts[0]}`, '-addext', names, ...signing], {
       stdio: 'ignore',

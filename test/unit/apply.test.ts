@@ -149,6 +149,12 @@ describe('blame', () => {
     expect(paths(blamedUnits(words, [a, b, c]))).toEqual(blamed)
   })
 
+  test('words about a file beside the text blame those who have it', () => {
+    const file = { name: `${'f'.repeat(64)}.crt`, text: '', readers: 'master' } as const
+    const words = `SSL_CTX_use_certificate("/data/objects/${file.name}") failed (SSL: error:0A00018F::ee key too small)`
+    expect(paths(blamedUnits(words, [a, { ...b, files: [file] }, c]))).toEqual(['b'])
+  })
+
   test('words without a file are about those who use what they quote, and who needs these', () => {
     const limited = site('limited', { body: 'limit_req zone=one;' })
     const pool = upstream('one', '127.0.0.1:1')

@@ -126,12 +126,14 @@ export function nginxWords(stderr: string): string {
 }
 
 /**
- * The units that nginx's words blame: by the object file that they name, or by the address they could not bind. Empty
- * when neither is there.
+ * The units that nginx's words blame: by the object file that they name, by a file beside (a certificate that it does not
+ * take, say), or by the address they could not bind. Empty when none is there.
  */
 export function blamedUnits(words: string, units: readonly Unit[]): readonly Unit[] {
   const digest = /\/objects\/([0-9a-f]{64})\.conf/.exec(words)?.[1]
   if (digest !== undefined) return units.filter((unit) => unit.digest === digest)
+  const file = /\/objects\/([0-9a-f]{64}\.\w+)/.exec(words)?.[1]
+  if (file !== undefined) return units.filter(({ files = [] }) => files.some(({ name }) => name === file))
   const bound = /bind\(\) to (\S+):(\d+) failed/.exec(words)
   if (bound === null) return []
   return units.filter((unit) =>
