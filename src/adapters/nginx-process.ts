@@ -14,7 +14,7 @@ import { disk } from '../nginx/applying/disk.ts'
 import { nginxWords } from '../nginx/applying/isolate.ts'
 import * as proc from '../nginx/applying/proc.ts'
 import { closedDirectories } from '../nginx/applying/reach.ts'
-import { circuitSocket } from '../nginx/rendering/host-layout.ts'
+import { circuitSocket, STREAM_SOCKET } from '../nginx/rendering/host-layout.ts'
 import type { Capabilities, NginxOutput, NginxProcess, WorkerProcess } from '../ports.ts'
 
 export interface NginxProcessOptions {
@@ -154,7 +154,10 @@ export class LocalNginx implements NginxProcess {
       for (const pid of await this.#orphans()) await endOrphan(pid)
       await rm(this.#options.pidFile, { force: true })
     }
-    for (const path of [this.#options.verifySocket, circuitSocket(this.#options.directory)]) {
+    const run = join(this.#options.directory, 'run')
+    const streams = (await readdir(run).catch(() => [])).filter((name) => name.startsWith(STREAM_SOCKET))
+    const sockets = [circuitSocket(this.#options.directory), ...streams.map((name) => join(run, name))]
+    for (const path of [this.#options.verifySocket, ...sockets]) {
       if (!(await isListening(path))) await rm(path, { force: true })
     }
   }

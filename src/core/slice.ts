@@ -13,6 +13,7 @@ import type { PolicySpec } from './resources/policy.ts'
 import type { CertificateSpec } from './resources/certificate.ts'
 import type { SecretSpec } from './resources/secret.ts'
 import type { SiteSpec } from './resources/site.ts'
+import type { StreamSpec } from './resources/stream.ts'
 import type { UpstreamSpec } from './resources/upstream.ts'
 import type { FieldFault } from './resources/validate.ts'
 import { mergeSettings, type NodeSettings, type ZoneSettingsSpec } from './resources/zone-settings.ts'
@@ -91,8 +92,8 @@ export function slice(resources: readonly ResourceState[], node: SliceNode, gran
     const result = over === undefined ? interpret(state) : quotaProblem(state.path, over)
     if ('code' in result) problems.push(result)
     else if (isSelected(result.spec, node.labels)) {
-      const { resource, denied } = isSite(result) ? withGrantedHosts(result, state, grantOf) : { resource: result }
-      sliced.push(resource)
+      const { resource, denied } = claimsHosts(result) ? withGrantedHosts(result, state, grantOf) : { resource: result }
+      if (resource !== undefined) sliced.push(resource)
       if (denied !== undefined) problems.push(denied)
     }
   }
@@ -158,12 +159,20 @@ function quotaProblem(path: string, message: string): Problem {
 }
 
 /** The site without the hosts that those who wrote them may not claim: so nobody takes a host by claiming to be older. */
-function withGrantedHosts(site: SliceResource<SiteSpec>, state: ResourceState, grantOf: GrantOf) {
-  const { hosts } = site.spec
+function withGrantedHosts<Spec extends Claiming>(site: SliceResource<Spec>, state: ResourceState, grantOf: GrantOf) {
+  const { hosts = [] } = site.spec
+  // A stream without hosts has whole ports, whoever's names are asked for there.
+  if (hosts.length === 0 && isStream(site)) {
+    const patterns = grantOf(state.created?.edit ?? '')?.body.hosts
+    if (patterns === undefined || patterns.includes('*')) return { resource: site }
+    return { denied: hostProblem(site.path, ['*']) }
+  }
   const denied = deniedHosts(hosts, state, grantOf)
   if (denied.length === 0) return { resource: site }
   const spec = { ...site.spec, hosts: hosts.filter((host) => !denied.includes(host)) }
-  return { resource: { ...site, spec }, denied: hostProblem(site.path, denied) }
+  // Without any of its hosts a stream would be one that has its ports for itself.
+  const isNone = spec.hosts.length === 0 && isStream(site)
+  return { ...(isNone ? {} : { resource: { ...site, spec } }), denied: hostProblem(site.path, denied) }
 }
 
 /** The hosts of a site that nobody wrote who may claim them. */
@@ -193,6 +202,17 @@ export function olderFirst(a: SliceResource, b: SliceResource): number {
 
 function compareText(a: string, b: string): number {
   return a === b ? 0 : a < b ? -1 : 1
+}
+
+/** What has hosts that a grant may limit. */
+type Claiming = SiteSpec | StreamSpec
+
+function claimsHosts(resource: SliceResource): resource is SliceResource<Claiming> {
+  return isSite(resource) || isStream(resource)
+}
+
+export function isStream(resource: SliceResource): resource is SliceResource<StreamSpec> {
+  return resource.name.kind === 'stream'
 }
 
 export function isSite(resource: SliceResource): resource is SliceResource<SiteSpec> {

@@ -447,6 +447,35 @@ const policySpec = fc.oneof(
   }),
 )
 
+const streamPort = fc.record({ port: fc.integer({ min: 1, max: 65535 }) })
+const datagramPort = fc.record({ port: fc.integer({ min: 1, max: 65535 }), protocol: fc.constant('udp') })
+const anyStream = {
+  upstream: name,
+  timeouts: optional({ connect: duration, idle: duration }),
+  allow: fc.uniqueArray(network, { maxLength: 3 }),
+  deny: fc.uniqueArray(network, { maxLength: 3 }),
+  connectionsPerClient: fc.integer({ min: 1, max: 9 }),
+}
+const streamSpec = fc.oneof(
+  optional(
+    {
+      ...anyStream,
+      listeners: fc.dictionary(key, streamPort, { minKeys: 1, maxKeys: 2 }),
+      hosts: fc.uniqueArray(host, { maxLength: 3 }),
+      proxyProtocol: fc.boolean(),
+    },
+    ['listeners', 'upstream'],
+  ),
+  optional(
+    {
+      ...anyStream,
+      listeners: fc.dictionary(key, datagramPort, { minKeys: 1, maxKeys: 2 }),
+      responses: fc.integer({ min: 0, max: 9 }),
+    },
+    ['listeners', 'upstream'],
+  ),
+)
+
 const metadata = optional({ name, zone: fc.constantFrom('*', 'eu', 'eu.west', 'us'), labels }, ['name'])
 
 function document<K extends string>(kind: K, spec: fc.Arbitrary<object>, about: fc.Arbitrary<object> = metadata) {
@@ -460,6 +489,7 @@ export const resourceArbitrary: fc.Arbitrary<unknown> = fc.oneof(
     arbitrary: document('Site', fc.oneof({ weight: 2, arbitrary: siteSpec }, { weight: 1, arbitrary: secureSpec })),
   },
   { weight: 2, arbitrary: document('Upstream', upstreamSpec) },
+  { weight: 1, arbitrary: document('Stream', streamSpec) },
   { weight: 1, arbitrary: document('Certificate', certificateSpec) },
   { weight: 2, arbitrary: document('Policy', policySpec) },
   {

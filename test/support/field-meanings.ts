@@ -314,6 +314,22 @@ const policy: Record<string, Field> = {
   'spec.basicAuth.users.{key}': nowhere,
   'spec.basicAuth.users.*': nowhere,
 }
+const stream: Record<string, Field> = {
+  'spec.listeners.{key}': nowhere,
+  'spec.listeners.*.address': (text) => [
+    { directive: 'listen', within: new URL(`http://${text.includes(':') ? `[${text}]` : text}`).hostname },
+  ],
+  'spec.listeners.*.protocol': nowhere,
+  'spec.hosts.[]': (text) => [
+    text === '*' ? { directive: MAP_ENTRY, plain: 'default' } : { directive: MAP_ENTRY, plain: text },
+  ],
+  // Its block of servers is the stream's own.
+  'spec.upstream': nowhere,
+  'spec.timeouts.connect': plain('proxy_connect_timeout'),
+  'spec.timeouts.idle': plain('proxy_timeout'),
+  'spec.allow.[]': plain('allow'),
+  'spec.deny.[]': plain('deny'),
+}
 const zoneSettings: Record<string, Field> = {
   'spec.reload.confirmShrink': nowhere,
   'spec.workerShutdownTimeout': plain('worker_shutdown_timeout'),
@@ -329,6 +345,7 @@ const FIELDS: Readonly<Record<string, Field>> = Object.assign(
     Certificate: certificate,
     Secret: secret,
     Policy: policy,
+    Stream: stream,
     ZoneSettings: zoneSettings,
   }).map(([kind, fields]) => below(`${kind}.`, { ...everywhere, ...fields })),
 ) as Record<string, Field>

@@ -46,6 +46,24 @@ const FULL_PAIR = makeCertificate(['all.example'])
 /** Every field of every kind, in one use or another. */
 const FULL_YAML = `
 apiVersion: nxmesh/v1
+kind: Stream
+metadata: { name: all, workspace: default, zone: '*', labels: { l: v } }
+spec:
+  nodeSelector: { disk: ssd }
+  listeners: { tls: { port: 8443, address: 10.0.0.1, protocol: tcp } }
+  hosts: [a.example, '*.b.example', '*']
+  upstream: plain
+  timeouts: { connect: 2s, idle: 9m }
+  allow: [10.0.0.0/8]
+  deny: [10.0.0.1]
+  connectionsPerClient: 3
+---
+apiVersion: nxmesh/v1
+kind: Upstream
+metadata: { name: plain }
+spec: { endpoints: { '10.0.0.1:80': {} } }
+---
+apiVersion: nxmesh/v1
 kind: Upstream
 metadata: { name: app, workspace: default, zone: '*', labels: { l: v } }
 spec:

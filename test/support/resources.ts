@@ -13,11 +13,20 @@ import type { HostLayout } from '../../src/nginx/rendering/host-layout.ts'
 import { assemble, render, type RenderInput } from '../../src/nginx/rendering/render.ts'
 import type { Capabilities } from '../../src/ports.ts'
 
-/** nginx of Debian 12 as it comes, without a package of modules. */
+/** nginx of Debian 12, with one package of modules: that of streams. */
 export const DEBIAN_12: Capabilities = {
   version: '1.22.1',
-  modules: ['http_auth_request', 'http_ssl', 'http_stub_status', 'http_v2'],
-  dynamic: {},
+  modules: [
+    'http_auth_request',
+    'http_realip',
+    'http_ssl',
+    'http_stub_status',
+    'http_v2',
+    'stream',
+    'stream_realip',
+    'stream_ssl_preread',
+  ],
+  dynamic: { stream: '/usr/lib/nginx/modules/ngx_stream_module.so' },
 }
 
 /** The same with these modules to load. */
@@ -26,7 +35,7 @@ export function withModules(...names: readonly string[]): Capabilities {
   return {
     ...DEBIAN_12,
     modules: [...DEBIAN_12.modules, ...names].toSorted(),
-    dynamic: Object.fromEntries(names.map((name) => [name, file(name)])),
+    dynamic: { ...DEBIAN_12.dynamic, ...Object.fromEntries(names.map((name) => [name, file(name)])) },
   }
 }
 

@@ -14,6 +14,7 @@ import { policyKind } from './policy.ts'
 import { secretKind } from './secret.ts'
 import { certificateKind } from './certificate.ts'
 import { siteKind } from './site.ts'
+import { streamKind } from './stream.ts'
 import { upstreamKind } from './upstream.ts'
 import { check, DEPTH_MAX, isTooDeep, type FieldFault } from './validate.ts'
 import { zoneSettingsKind } from './zone-settings.ts'
@@ -22,10 +23,9 @@ export const API_VERSION = 'nxmesh/v1'
 
 /** Every kind by its word in resource paths. */
 export const KINDS: ReadonlyMap<string, Kind> = new Map(
-  [siteKind, upstreamKind, policyKind, certificateKind, secretKind, zoneSettingsKind].map((kind): [string, Kind] => [
-    kind.path,
-    kind,
-  ]),
+  [siteKind, upstreamKind, streamKind, policyKind, certificateKind, secretKind, zoneSettingsKind].map(
+    (kind): [string, Kind] => [kind.path, kind],
+  ),
 )
 
 /** The kind of any of its names (`Site`, `site`, `sites`), whatever their case. */

@@ -324,13 +324,15 @@ function manifest({ digest, main, units }: Generation): string {
     v: 1,
     digest,
     main: sha256(main),
-    units: units.map(({ path, kind, digest: unit, needs, listeners, hosts, files }) => ({
+    units: units.map(({ path, kind, digest: unit, needs, listeners, hosts, files, modules, stream }) => ({
       path,
       kind,
       digest: unit,
       needs,
       listeners,
       hosts,
+      ...(modules && { modules }),
+      ...(stream && { stream }),
       ...(files && { files: files.map(({ name, readers }) => ({ name, readers })) }),
     })),
   }

@@ -137,7 +137,7 @@ export function blamedUnits(words: string, units: readonly Unit[]): readonly Uni
   const bound = /bind\(\) to (\S+):(\d+) failed/.exec(words)
   if (bound === null) return []
   return units.filter((unit) =>
-    unit.listeners.some(
+    [...unit.listeners, ...(unit.stream?.listeners ?? [])].some(
       ({ address, port }) => bareAddress(address) === bareAddress(bound[1] ?? '') && String(port) === bound[2],
     ),
   )

@@ -8,7 +8,7 @@ import type { Unit } from '../rendering/unit.ts'
 import type { Blame } from './bisect.ts'
 import type { Generation } from './generation.ts'
 import { blamedUnits, nginxWords, suspectedUnits } from './isolate.ts'
-import { portConflicts } from './precheck.ts'
+import { boundBy, portConflicts } from './precheck.ts'
 import type { Run } from './run.ts'
 import type { Serving } from './serving.ts'
 import type { Parts } from './settings.ts'
@@ -56,7 +56,7 @@ export class Judge {
     const { parts, serving, master, run, signal } = this.#options
     signal?.throwIfAborted()
     await run.phase('stage', () => parts.store.stage(generation))
-    const listeners = master === undefined ? [] : serving.booted().units.flatMap((unit) => unit.listeners)
+    const listeners = master === undefined ? [] : serving.booted().units.flatMap(boundBy)
     const conflicts = await run.phase('precheck', () =>
       portConflicts(generation.units, { master, listeners }, parts.whoHas),
     )

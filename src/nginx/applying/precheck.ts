@@ -20,7 +20,14 @@ export type BindCheck = (address: string, port: number, master: number | undefin
 /** nginx as it runs: nothing when it does not. */
 export interface RunningNginx {
   readonly master: number | undefined
-  readonly listeners: readonly Listener[]
+  readonly listeners: readonly Bound[]
+}
+
+type Bound = Pick<Listener, 'address' | 'port'>
+
+/** The TCP ports of a unit. */
+export function boundBy({ listeners, stream }: Unit): readonly Bound[] {
+  return [...listeners, ...(stream?.listeners ?? []).filter(({ protocol }) => protocol === 'tcp')]
 }
 
 /**
@@ -31,7 +38,7 @@ export async function portConflicts(
   running: RunningNginx,
   whoHas: BindCheck = tryBind,
 ): Promise<readonly PortConflict[]> {
-  const wanted = new Map(units.flatMap(({ listeners }) => listeners).map((listener) => [keyOf(listener), listener]))
+  const wanted = new Map(units.flatMap(boundBy).map((listener) => [keyOf(listener), listener]))
   const had = new Set(running.listeners.map(keyOf))
   const conflicts: PortConflict[] = []
   for (const [key, { address, port }] of wanted) {
@@ -44,10 +51,10 @@ export async function portConflicts(
       overlapping === undefined
         ? await whoHas(bareAddress(address), port, running.master)
         : `nginx listens on ${overlapping.address}:${port} and cannot bind ${address}:${port} beside it in one reload; ` +
-          `remove the sites on ${overlapping.address}:${port} first, or use one address for this port`
+          `remove the sites and streams on ${overlapping.address}:${port} first, or use one address for this port`
     if (reason !== undefined) {
       conflicts.push({
-        units: units.filter(({ listeners }) => listeners.some((other) => keyOf(other) === key)),
+        units: units.filter((unit) => boundBy(unit).some((other) => keyOf(other) === key)),
         reason,
       })
     }
@@ -55,7 +62,7 @@ export async function portConflicts(
   return conflicts
 }
 
-function keyOf({ address, port }: Pick<Listener, 'address' | 'port'>): string {
+function keyOf({ address, port }: Bound): string {
   return `${bareAddress(address)} ${port}`
 }
 

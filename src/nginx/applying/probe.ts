@@ -4,6 +4,7 @@
  */
 
 import { X509Certificate } from 'node:crypto'
+import { connect } from 'node:net'
 import { bareAddress } from './isolate.ts'
 import { get } from './http.ts'
 import { DEFAULT_ANSWER } from '../rendering/render.ts'
@@ -18,6 +19,8 @@ export interface ProbeTarget {
   readonly host: string
   /** Over TLS: SHA-256 of the certificates that the site may show. */
   readonly tls?: readonly string[]
+  /** A stream: all that is asked is whether its port takes connections. */
+  readonly isStream?: boolean
 }
 
 export type ProbeAnswer =
@@ -28,6 +31,7 @@ export type ProbeAnswer =
   | { readonly kind: 'unknown_host' }
   /** Over TLS, the certificate of somebody else. */
   | { readonly kind: 'other_certificate' }
+  | { readonly kind: 'accepted' }
   | { readonly kind: 'refused' }
   | { readonly kind: 'silent'; readonly reason: string }
 
@@ -40,7 +44,10 @@ const TIME_LIMITS = 2
 /** One target for each site: its first host on its first listener, one over TLS if there is any. */
 export function probeTargets(sites: readonly Unit[]): readonly ProbeTarget[] {
   return sites
-    .flatMap(({ kind, path, hosts: [host], listeners, files }) => {
+    .flatMap(({ kind, path, hosts: [host], listeners, files, stream }): ProbeTarget[] => {
+      const flow = stream?.listeners.find(({ protocol }) => protocol === 'tcp')
+      if (flow !== undefined)
+        return [{ site: path, address: reachable(flow.address), port: flow.port, host: 'stream', isStream: true }]
       const listener = listeners.find(({ tls }) => tls) ?? listeners[0]
       if (kind !== 'site' || host === undefined || listener === undefined) return []
       const { address, port } = listener
@@ -84,7 +91,9 @@ export function worsened(before: ProbeAnswer | undefined, after: ProbeAnswer): s
   return undefined
 }
 
-async function probeOne({ address, port, host, tls }: ProbeTarget, timeoutMs: number): Promise<ProbeAnswer> {
+async function probeOne(target: ProbeTarget, timeoutMs: number): Promise<ProbeAnswer> {
+  const { address, port, host, tls } = target
+  if (target.isStream === true) return connects(target, timeoutMs)
   try {
     const to = { address, port, tls: tls !== undefined }
     const { status, body, isPlanned, fingerprint } = await get({ to, path: '/', host, timeoutMs })
@@ -96,6 +105,21 @@ async function probeOne({ address, port, host, tls }: ProbeTarget, timeoutMs: nu
     if (UNKNOWN_NAME.test(message)) return { kind: 'unknown_host' }
     return code === 'ECONNREFUSED' ? { kind: 'refused' } : { kind: 'silent', reason: message }
   }
+}
+
+function connects({ address, port }: ProbeTarget, timeoutMs: number): Promise<ProbeAnswer> {
+  return new Promise((resolve) => {
+    const socket = connect({ host: address, port, timeout: timeoutMs })
+    const end = (answer: ProbeAnswer): void => {
+      socket.destroy()
+      resolve(answer)
+    }
+    socket.on('connect', () => end({ kind: 'accepted' }))
+    socket.on('timeout', () => end({ kind: 'silent', reason: `no connection within ${timeoutMs} ms` }))
+    socket.on('error', (error: NodeJS.ErrnoException) =>
+      end(error.code === 'ECONNREFUSED' ? { kind: 'refused' } : { kind: 'silent', reason: error.message }),
+    )
+  })
 }
 
 /** The alert with which a listener answers to a name that no site claims. */

@@ -215,7 +215,10 @@ export class Swap {
 /** Sites whose own text, or that of an upstream that they need, is not what it was. */
 function changedSites(before: readonly Unit[], after: readonly Unit[]): readonly Unit[] {
   const changed = new Set(changedUnits(before, after).map(({ path }) => path))
-  return after.filter(({ kind, path, needs }) => kind === 'site' && [path, ...needs].some((one) => changed.has(one)))
+  return after.filter(
+    ({ kind, path, needs }) =>
+      (kind === 'site' || kind === 'stream') && [path, ...needs].some((one) => changed.has(one)),
+  )
 }
 
 function worsenedBy(message: string, blamed: readonly Unit[]): Failure {

@@ -21,22 +21,22 @@ const ALL_IPV6 = '[::]'
 
 export type Site = SliceResource<SiteSpec>
 
-export function listenerKey({ address, port }: Listener): string {
+export function listenerKey({ address, port }: Pick<Listener, 'address' | 'port'>): string {
   return `${address}:${port}`
 }
 
 /** An address in the one form in which nginx and this renderer compare it. */
-function normalAddress(address: string | undefined): string {
+export function normalAddress(address: string | undefined): string {
   if (address === undefined || address === '0.0.0.0') return ALL_IPV4
   return isIPv6(address) ? new URL(`http://[${address}]/`).hostname : address
 }
 
 /** The listener for all addresses of the same family and port. */
-function wildcardOf({ address, port }: Listener): string {
+export function wildcardOf({ address, port }: Pick<Listener, 'address' | 'port'>): string {
   return `${address.startsWith('[') ? ALL_IPV6 : ALL_IPV4}:${port}`
 }
 
-function isWildcard(listener: Listener): boolean {
+export function isWildcard(listener: Pick<Listener, 'address' | 'port'>): boolean {
   return listenerKey(listener) === wildcardOf(listener)
 }
 
@@ -59,7 +59,7 @@ export function listenersOf(spec: SiteSpec, defaultPort: number): Listener[] {
 export function tlsOf({ listeners }: SiteSpec): ReadonlyMap<string, ListenerTls> {
   return new Map(
     Object.values(listeners).flatMap(({ address, port, tls }) =>
-      tls === undefined ? [] : [[listenerKey({ address: normalAddress(address), port, tls: true }), tls]],
+      tls === undefined ? [] : [[listenerKey({ address: normalAddress(address), port }), tls]],
     ),
   )
 }
@@ -77,10 +77,15 @@ export class Claims {
   readonly #forms: ReadonlyMap<string, Form>
   readonly #granted: ReadonlySet<string>
   readonly #defaultPort: number
+  readonly #taken: ReadonlyMap<string, string>
 
-  /** @param rendered the sites that can be rendered, oldest first: a listener of another is never there. */
-  constructor(rendered: readonly Site[], defaultPort: number) {
+  /**
+   * @param rendered the sites that can be rendered, oldest first: a listener of another is never there.
+   * @param taken paths of the streams that have a port, by wildcardOf
+   */
+  constructor(rendered: readonly Site[], defaultPort: number, taken: ReadonlyMap<string, string> = new Map()) {
     this.#defaultPort = defaultPort
+    this.#taken = taken
     const wanted = rendered.map((site) => ({ site, listeners: listenersOf(site.spec, defaultPort) }))
     this.#forms = formsOf(wanted)
     this.#granted = grantedOf(wanted.map(({ site, listeners }) => ({ site, listeners: this.#fitting(listeners) })))
@@ -118,6 +123,8 @@ export class Claims {
   #refusal(path: string, listener: Listener): Problem | undefined {
     const key = listenerKey(listener)
     const form = this.#forms.get(wildcardOf(listener)) as Form
+    const stream = this.#taken.get(wildcardOf(listener))
+    if (stream !== undefined) return portClash(path, listener, `the stream ${stream}`, 'streams')
     if (!isOf(listener, form)) return formClash(path, listener, form)
     if (this.#granted.has(key)) return undefined
     const message = `cannot listen on ${key}: a node has at most ${LISTENERS_MAX} listeners, shared out among workspaces`
@@ -137,6 +144,18 @@ function formClash(path: string, listener: Listener, form: Form): Problem {
   const why = `more sites of this port, or as many and the oldest, listen ${which}`
   const message = `cannot listen on ${listenerKey(listener)} beside ${form.oldest.key} of the site ${form.oldest.path}: ${why}`
   return { path, code: 'clash', message, hint: `${way}, or take another port` }
+}
+
+/** @param many what the other is one of: more of them want the port, or as many and the oldest */
+export function portClash(
+  path: string,
+  listener: { readonly address: string; readonly port: number },
+  other: string,
+  many: 'sites' | 'streams',
+): Problem {
+  const why = `more ${many} want this port, or as many and the oldest`
+  const message = `cannot listen on ${listenerKey(listener)} beside ${other}: ${why}`
+  return { path, code: 'clash', message, hint: 'take another port' }
 }
 
 function hostClash(path: string, host: string, owner: string): Problem {

@@ -3,6 +3,8 @@
  * composition root makes it; rendering and applying read it.
  */
 
+import { sha256 } from '../../core/canonical.ts'
+
 /** Where things lie on this host, and how its nginx is run. */
 export interface HostLayout {
   /** nginx's working directory, absolute: objects/, generations/, current, logs/, temp/. */
@@ -26,6 +28,13 @@ export interface HostLayout {
   /** Where the OWASP Core Rule Set lies; `rules/` is in it. */
   readonly crsDirectory?: string
 }
+
+/** Where a stream listens that shares its port with others; for no path, where nobody's clients end. */
+export function streamSocket(directory: string, path: string): string {
+  return `${directory}/run/${STREAM_SOCKET}${sha256(path).slice(0, 16)}.sock`
+}
+/** What the names of those sockets begin with. */
+export const STREAM_SOCKET = 'stream-'
 
 /** Where nginx itself answers for upstreams whose circuit is open. Workers connect to it, so its directory is passable. */
 export function circuitSocket(directory: string): string {

@@ -46,11 +46,13 @@ export interface MainInput {
   readonly unclaimed: readonly Listener[]
   /** Absolute paths. */
   readonly includes: readonly string[]
+  /** Lines of the block of streams; none without any. */
+  readonly stream: readonly string[]
 }
 
 /** nginx.conf of the generation that `digest` names. */
 export function mainConf(input: MainInput, digest: string): string {
-  const { host, capabilities, modules, isLive, settings, listeners, hasTls, unclaimed, includes } = input
+  const { host, capabilities, modules, isLive, settings, listeners, hasTls, unclaimed, includes, stream } = input
   // Each listening socket is a connection of every worker; the verify socket is one, that of open circuits another.
   const connections = CONNECTIONS + listeners + 2
   return toText([
@@ -86,6 +88,7 @@ export function mainConf(input: MainInput, digest: string): string {
       ...unclaimed.flatMap((listener) => block('server', defaultServer(listener, host, capabilities))),
       ...includes.map((path) => `include ${plain(path)};`),
     ]),
+    ...(stream.length > 0 ? ['', ...stream] : []),
   ])
 }
 

@@ -33,6 +33,9 @@ export const NEEDS = {
   grpc: { what: 'scheme: grpc or grpcs of a proxy', module: 'http_v2' },
   mtls: { what: 'mtls of a policy', module: 'http_ssl' },
   coreRuleSet: { what: 'coreRuleSet of a policy', module: MODSECURITY },
+  stream: { what: 'the kind Stream', module: 'stream' },
+  streamHosts: { what: 'hosts of a Stream', module: 'stream_ssl_preread' },
+  streamProxyProtocol: { what: 'proxyProtocol of a listener, or hosts, of a Stream', module: 'stream_realip' },
   random: { what: 'method: random of an upstream', version: '1.15.1' },
   keepalive: { what: 'keepalive.timeout and keepalive.requests of an upstream', version: '1.15.3' },
 } as const satisfies Record<string, Need>

@@ -116,7 +116,8 @@ function keepaliveLines({ keepalive }: UpstreamSpec): readonly string[] {
   ]
 }
 
-function serverLine({ address, weight, maxFails, failTimeout, backup, down }: Server): string {
+/** A server in the block of an upstream. */
+export function serverLine({ address, weight, maxFails, failTimeout, backup, down }: Server): string {
   const parameters = [
     ...when(weight !== 1, `weight=${weight}`),
     ...when(maxFails !== 1, `max_fails=${maxFails}`),

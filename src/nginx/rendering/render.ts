@@ -12,6 +12,7 @@ import { CONSISTENT_WEIGHT_MAX, type UpstreamSpec } from '../../core/resources/u
 import type { ZoneSettingsSpec } from '../../core/resources/zone-settings.ts'
 import {
   isSite,
+  isStream,
   isUpstream,
   isZoneSettings,
   olderFirst,
@@ -36,6 +37,7 @@ import { firstUnmet, LUA, modulePaths, siteModules, siteNeeds, unsupported, upst
 import { missing, nearest } from './references.ts'
 import { settlePolicies, type SettledPolicies } from './render-policy.ts'
 import { renderSite, snippetLines } from './render-site.ts'
+import { renderStream, STREAM, streamBlock, streamNeeds, streamObstacle } from './render-stream.ts'
 import {
   ADDRESSES_MAX,
   consistentWeight,
@@ -49,6 +51,7 @@ import {
 } from './render-upstream.ts'
 import { shareOut, type Demand } from './shares.ts'
 import { variableDemand } from './site-maps.ts'
+import { keyOf, settleStreams, type Stream, type StreamPlace } from './stream-claims.ts'
 import { filesOf } from './unit-files.ts'
 import type { Listener, Unit, UnitFile } from './unit.ts'
 
@@ -116,7 +119,17 @@ export function render(input: RenderInput): Rendering {
   const unitFor = (site: Site, place: Place) =>
     wordy.get(site.path) ?? siteUnit(site, place, known, certificates, input, policies)
   const rendered = sites.filter((site) => !('code' in unitFor(site, wishesOf(site, host.defaultHttpPort))))
-  const claims = new Claims(rendered, host.defaultHttpPort)
+  const streams = slice.resources.filter(isStream).toSorted(olderFirst)
+  const whole = (stream: Stream): StreamPlace => ({ listeners: [], hosts: stream.spec.hosts ?? [] })
+  const flowing = streams.filter((stream) => !('code' in streamUnit(stream, whole(stream), upstreams, known, input)))
+  const settled = settleStreams(flowing, rendered, host.defaultHttpPort)
+  problems.push(...settled.problems)
+  for (const stream of streams) {
+    const place = settled.places.get(stream.path)
+    if (place !== undefined || !flowing.includes(stream))
+      add(streamUnit(stream, place ?? whole(stream), upstreams, known, input))
+  }
+  const claims = new Claims(rendered, host.defaultHttpPort, settled.taken)
   const renders = new Set(rendered)
   for (const site of sites) {
     const { lost, ...place } = claims.claim(site, renders.has(site))
@@ -224,6 +237,32 @@ function upstreamKeyOf(
   const resolved = hostNames(spec).map((name) => `${name}=${(addresses.get(name) ?? []).toSorted().join()}`)
   const out = [...ejected].filter((one) => one.startsWith(`${path} `)).toSorted()
   return [path, hash, host.directory, ...resolved, openCircuits.has(path) ? 'open' : out.join()].join('\n')
+}
+
+function streamUnit(
+  stream: Stream,
+  place: StreamPlace,
+  upstreams: readonly SliceResource<UpstreamSpec>[],
+  known: ReadonlySet<string>,
+  input: RenderInput,
+): Outcome {
+  const { path, spec, hash } = stream
+  const unmet = firstUnmet(streamNeeds(spec), input.capabilities)
+  if (unmet !== undefined) return unsupported(path, unmet, input.capabilities)
+  const name = nearest(stream, 'upstream', spec.upstream, known)
+  if (name === undefined) return missing(stream, 'Upstream', spec.upstream)
+  const upstream = upstreams.find((each) => each.path === resourcePath(name))
+  const message = `the upstream ${spec.upstream} has a problem of its own`
+  if (upstream === undefined) return { path, code: 'reference', message, hint: 'mend the upstream' }
+  const obstacle = streamObstacle(upstream.spec)
+  if (obstacle !== undefined) {
+    const hint = 'hash by $remote_addr, or take another method'
+    return { path, code: 'unsupported', message: `the upstream ${spec.upstream} is not for streams: ${obstacle}`, hint }
+  }
+  const { addresses, host } = input
+  const key = [path, hash, upstreamKeyOf(upstream, input), ...place.listeners.map(keyOf), ...place.hosts].join('\n')
+  const about = { path, kind: 'stream', needs: [], listeners: [], hosts: [], modules: [STREAM], stream: place } as const
+  return remembered.get(key, () => unitOf(about, () => renderStream(stream, place, upstream, addresses, input, host)))
 }
 
 /** What the settings of a zone say in http; their other fields are nginx.conf's. */
@@ -361,7 +400,14 @@ function forbiddenRoot(path: string, root: string, { staticRoots = [] }: HostLay
 
 // ---------------------------------------------------------------------------------------------- generations
 
-const INCLUDE_ORDER: Readonly<Record<Unit['kind'], number>> = { settings: 0, upstream: 0, policy: 1, site: 2 }
+/** Of those in http; streams have a block of their own. */
+const INCLUDE_ORDER: Readonly<Record<Unit['kind'], number>> = {
+  settings: 0,
+  upstream: 0,
+  policy: 1,
+  site: 2,
+  stream: 3,
+}
 
 const BLANK_DIGEST = '0'.repeat(64)
 
@@ -375,9 +421,13 @@ export function assemble(
 ): { digest: string; main: string; objects: ReadonlyMap<string, string>; files: readonly UnitFile[] } {
   const sorted = units.toSorted(byPath)
   // Upstreams first: one that is passed to over http and https before it is defined is a host name to nginx over one.
-  const definedFirst = sorted.toSorted((a, b) => INCLUDE_ORDER[a.kind] - INCLUDE_ORDER[b.kind])
+  const inHttp = sorted.filter(({ kind }) => kind !== 'stream')
+  const definedFirst = inHttp.toSorted((a, b) => INCLUDE_ORDER[a.kind] - INCLUDE_ORDER[b.kind])
   const includes = definedFirst.map(({ digest }) => `${host.directory}/objects/${digest}.conf`)
-  const listeners = new Set(sorted.flatMap((unit) => unit.listeners.map(listenerKey))).size
+  const sockets = sorted.flatMap((unit) => [...unit.listeners, ...(unit.stream?.listeners ?? [])].map(listenerKey))
+  // A stream that shares its port has one more.
+  const listeners = new Set(sockets).size + sorted.filter(({ kind }) => kind === 'stream').length
+  const stream = streamBlock(sorted, [], host)
   const unclaimed = unclaimedListeners(sorted)
   const wanted = sorted.flatMap((unit) => unit.modules ?? [])
   // A last good text may ask for live state where no other does any more.
@@ -386,7 +436,7 @@ export function assemble(
   const modules = modulePaths(new Set(needed), capabilities, host)
   const hasTls = sorted.some((unit) => unit.listeners.some((listener) => listener.tls))
   const settings = settingsOf(slice)
-  const input = { host, capabilities, modules, isLive, settings, listeners, hasTls, unclaimed, includes }
+  const input = { host, capabilities, modules, isLive, settings, listeners, hasTls, unclaimed, includes, stream }
   // The digest stands in the text that it covers, so it is taken with a blank in its place.
   const blank = mainConf(input, BLANK_DIGEST)
   const digest = sha256(blank)

@@ -10,6 +10,11 @@ export interface Listener {
   readonly tls: boolean
 }
 
+export interface StreamListener extends Pick<Listener, 'address' | 'port'> {
+  readonly protocol: 'tcp' | 'udp'
+  readonly proxyProtocol: boolean
+}
+
 /**
  * A text that nginx reads beside its configuration: a certificate, a key, a list of users. Text of a unit names it by
  * `${host.directory}/objects/${name}`, so that another file makes another unit.
@@ -26,7 +31,7 @@ export interface UnitFile {
 export interface Unit {
   /** Of the resource; that of a policy is followed by # and its version. See resourceOf. */
   readonly path: string
-  readonly kind: 'site' | 'upstream' | 'policy' | 'settings'
+  readonly kind: 'site' | 'upstream' | 'policy' | 'stream' | 'settings'
   readonly text: string
   /** SHA-256 of text. */
   readonly digest: string
@@ -38,6 +43,8 @@ export interface Unit {
   readonly files?: readonly UnitFile[]
   /** Names of the modules that the text needs, as in Capabilities; those that are not compiled in are loaded. */
   readonly modules?: readonly string[]
+  /** Of a stream: its ports, and the names by which it shares them; its `listeners` and `hosts` above are empty. */
+  readonly stream?: { readonly listeners: readonly StreamListener[]; readonly hosts: readonly string[] }
 }
 
 /**

@@ -1,0 +1,70 @@
+/**
+ * The kind Stream: TCP or UDP, passed on to an Upstream as it comes. Without hosts a Stream has its ports for itself;
+ * with hosts several share a port, and the name that a client says at the beginning of TLS chooses, without TLS ending here.
+ */
+
+import { z } from 'zod'
+import { atMost, duration, integer, ipAddress, key, labels, network, reference, siteHost } from './fields.ts'
+import type { Kind } from './kind.ts'
+
+const listener = z.strictObject({
+  port: integer(1, 65535),
+  /** All IPv4 addresses of the host when left out. */
+  address: ipAddress.optional(),
+  protocol: z.enum(['tcp', 'udp']).default('tcp'),
+  /** Connections begin with a PROXY header; it tells the client where the zone settings trust who sends it. */
+  proxyProtocol: z.boolean().default(false),
+})
+
+const schema = z
+  .strictObject({
+    nodeSelector: labels.optional(),
+    listeners: atMost(16, key, listener).refine((map) => Object.keys(map).length > 0, {
+      message: 'names no port',
+      params: { hint: 'write it like { main: { port: 5432 } }' },
+    }),
+    /** Names that clients say at the beginning of TLS (SNI); `*` is whatever no other Stream of the port has. */
+    hosts: z.array(siteHost).max(256).optional(),
+    /** An Upstream of the same workspace, looked up from the stream's zone outward. */
+    upstream: reference,
+    timeouts: z
+      .strictObject({
+        connect: duration.optional(),
+        /** Between two reads or writes, either way. */
+        idle: duration.optional(),
+      })
+      .optional(),
+    /** Connections to the upstream begin with a PROXY header, which tells it the client. */
+    proxyProtocol: z.boolean().default(false),
+    /** Of UDP: how many datagrams answer one; the session is over then. Unknown when left out. */
+    responses: integer(0, 65535).optional(),
+    /** Only these clients; all when left out. */
+    allow: z.array(network).max(256).optional(),
+    /** Never these, also where they are allowed. */
+    deny: z.array(network).max(256).optional(),
+    /** At once, of one client. */
+    connectionsPerClient: integer(1, 65535).optional(),
+  })
+  .superRefine((spec, context) => {
+    const fault = (path: readonly string[], message: string, hint?: string): void => {
+      context.addIssue({ code: 'custom', message, path: [...path], params: { hint } })
+    }
+    for (const [id, { protocol, proxyProtocol }] of Object.entries(spec.listeners)) {
+      if (protocol === 'tcp') continue
+      if (proxyProtocol) fault(['listeners', id, 'proxyProtocol'], 'is not possible with UDP')
+      if (spec.proxyProtocol) fault(['proxyProtocol'], 'is not possible with a UDP listener', 'use a Stream of its own')
+      if ((spec.hosts ?? []).length > 0)
+        fault(['hosts'], 'are not possible with a UDP listener', 'use a Stream of its own')
+    }
+  })
+
+export type StreamSpec = z.output<typeof schema>
+
+export const streamKind = {
+  kind: 'Stream',
+  path: 'stream',
+  plural: 'streams',
+  schema,
+  sets: [['hosts'], ['allow'], ['deny']],
+  items: [['listeners', '*']],
+} as const satisfies Kind<StreamSpec>

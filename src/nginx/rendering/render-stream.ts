@@ -1,0 +1,146 @@
+/**
+ * nginx text of one Stream, and of what all of them share in nginx.conf: the servers that choose among streams of one port
+ * by the name that a client says. Each such stream listens on a socket of its own, so that one never changes another's
+ * text. Pure; called by render.ts.
+ */
+
+import { sha256 } from '../../core/canonical.ts'
+import { isFault, parseTemplate } from '../../core/resources/fields.ts'
+import type { UpstreamSpec } from '../../core/resources/upstream.ts'
+import type { SliceResource } from '../../core/slice.ts'
+import type { HostLayout } from './host-layout.ts'
+import { streamSocket } from './host-layout.ts'
+import { block, directive, toText, when } from './lines.ts'
+import { NEEDS, type Need } from './needs.ts'
+import { DOLLAR_VARIABLE, literal, plain } from './quote.ts'
+import { serverLine, serversOf, upstreamBlockName, type ObservedHealth } from './render-upstream.ts'
+import { keyOf, type Stream, type StreamPlace } from './stream-claims.ts'
+import type { StreamListener, Unit } from './unit.ts'
+
+export const STREAM = 'stream'
+
+/** The client, where a hashKey is. The others mean nothing before HTTP. */
+const HASH_VARIABLES: ReadonlySet<string> = new Set(['remote_addr', 'remote_port', 'server_addr', 'server_port'])
+
+export function streamNeeds({ hosts, listeners }: Stream['spec']): Need[] {
+  const hasHosts = (hosts ?? []).length > 0
+  const isProxied = hasHosts || Object.values(listeners).some(({ proxyProtocol }) => proxyProtocol)
+  return [NEEDS.stream, ...(hasHosts ? [NEEDS.streamHosts] : []), ...(isProxied ? [NEEDS.streamProxyProtocol] : [])]
+}
+
+/** Why the upstream cannot serve a stream; undefined where it can. */
+export function streamObstacle({ method, hashKey }: UpstreamSpec): string | undefined {
+  if (method !== 'hash') return undefined
+  const parts = parseTemplate(hashKey)
+  const isKnown = !isFault(parts) && parts.every((part) => !('variable' in part) || HASH_VARIABLES.has(part.variable))
+  return isKnown ? undefined : `its hashKey ${JSON.stringify(hashKey)} is of requests, which a stream has none of`
+}
+
+export function renderStream(
+  { path, name, spec }: Stream,
+  { listeners, hosts }: StreamPlace,
+  upstream: SliceResource<UpstreamSpec>,
+  addresses: ReadonlyMap<string, readonly string[]>,
+  observed: ObservedHealth,
+  host: HostLayout,
+): string {
+  const { timeouts, proxyProtocol, responses, allow, deny, connectionsPerClient } = spec
+  const blockName = upstreamBlockName(name)
+  const isOpen = observed.openCircuits.has(upstream.path)
+  const servers = isOpen ? [] : serversOf(upstream, addresses, observed.ejected).map(serverLine)
+  const zone = `nxmesh_stream_${sha256(path).slice(0, 16)}`
+  const isShared = hosts.length > 0
+  return toText([
+    `# ${path}`,
+    ...when(connectionsPerClient !== undefined, `limit_conn_zone $binary_remote_addr zone=${zone}:1m;`),
+    ...block(`upstream ${blockName}`, [
+      ...methodLines(upstream.spec),
+      ...(servers.length > 0 ? servers : ['server 127.0.0.1:1 down;']),
+    ]),
+    ...block('server', [
+      ...(isShared
+        ? [`listen ${plain(`unix:${streamSocket(host.directory, path)}`)} proxy_protocol;`]
+        : listeners.map(listenLine)),
+      ...(deny ?? []).toSorted().map((network) => `deny ${plain(network)};`),
+      ...(allow ?? []).toSorted().map((network) => `allow ${plain(network)};`),
+      ...when((allow ?? []).length > 0, 'deny all;'),
+      ...when(connectionsPerClient !== undefined, `limit_conn ${zone} ${connectionsPerClient};`),
+      ...directive('proxy_connect_timeout', timeouts?.connect),
+      ...directive('proxy_timeout', timeouts?.idle),
+      ...directive('proxy_responses', responses),
+      ...when(proxyProtocol, 'proxy_protocol on;'),
+      `proxy_pass ${blockName};`,
+    ]),
+  ])
+}
+
+function methodLines({ method, hashKey, consistent }: UpstreamSpec): readonly string[] {
+  if (method === 'round_robin') return []
+  // nginx has ip_hash in http alone.
+  if (method === 'ip_hash') return ['hash $remote_addr;']
+  if (method !== 'hash') return [`${method};`]
+  const parts = parseTemplate(hashKey)
+  const text = isFault(parts)
+    ? []
+    : parts.map((part) =>
+        'variable' in part ? `\${${part.variable}}` : part.text.replaceAll('$', `\${${DOLLAR_VARIABLE}}`),
+      )
+  return [`hash ${plain(text.join(''))}${consistent ? ' consistent' : ''};`]
+}
+
+function listenLine({ address, port, protocol, proxyProtocol }: StreamListener): string {
+  // Each worker has a socket of its own, so that all of a client's datagrams reach the same one.
+  const udp = protocol === 'udp' ? ' udp reuseport' : ''
+  return `listen ${plain(`${address}:${port}`)}${udp}${proxyProtocol ? ' proxy_protocol' : ''};`
+}
+
+/** The block of nginx.conf; nothing without streams. @param trusted networks whose PROXY headers count */
+export function streamBlock(units: readonly Unit[], trusted: readonly string[], host: HostLayout): readonly string[] {
+  const streams = units.filter(({ kind }) => kind === 'stream')
+  if (streams.length === 0) return []
+  const shared = new Map<string, { listener: StreamListener; targets: [host: string, path: string][] }>()
+  for (const { path, stream } of streams) {
+    for (const listener of stream?.listeners ?? []) {
+      const found = shared.get(keyOf(listener)) ?? { listener, targets: [] }
+      for (const name of stream?.hosts ?? []) found.targets.push([name, path])
+      if (found.targets.length > 0) shared.set(keyOf(listener), found)
+    }
+  }
+  const nobody = `unix:${streamSocket(host.directory, '')}`
+  return block('stream', [
+    `geo $${DOLLAR_VARIABLE} { default "$"; }`,
+    'map_hash_bucket_size 512;',
+    'map_hash_max_size 10001;',
+    'variables_hash_max_size 2048;',
+    // Through a socket comes what a server below has passed on.
+    ...when(shared.size > 0, 'set_real_ip_from unix:;'),
+    ...trusted.map((network) => `set_real_ip_from ${plain(network)};`),
+    ...(shared.size > 0 ? block('server', [`listen ${plain(nobody)} proxy_protocol;`, 'return "";']) : []),
+    ...[...shared.keys()].toSorted().flatMap((key, index) => {
+      const { listener, targets } = shared.get(key) as { listener: StreamListener; targets: [string, string][] }
+      const variable = `nxmesh_stream_${index + 1}`
+      const socket = (path: string): string => literal(`unix:${streamSocket(host.directory, path)}`)
+      const fallback = targets.find(([name]) => name === '*')
+      return [
+        ...block(`map $ssl_preread_server_name $${variable}`, [
+          'hostnames;',
+          `default ${fallback === undefined ? literal(nobody) : socket(fallback[1])};`,
+          ...targets
+            .filter(([name]) => name !== '*')
+            .toSorted(([a], [b]) => (a < b ? -1 : 1))
+            .map(([name, path]) => `${plain(name)} ${socket(path)};`),
+        ]),
+        ...block('server', [
+          listenLine(listener),
+          'ssl_preread on;',
+          'preread_timeout 10s;',
+          'proxy_protocol on;',
+          // The stream's own server ends what is idle.
+          'proxy_timeout 24h;',
+          `proxy_pass $${variable};`,
+        ]),
+      ]
+    }),
+    ...streams.map(({ digest }) => `include ${plain(`${host.directory}/objects/${digest}.conf`)};`),
+  ])
+}
