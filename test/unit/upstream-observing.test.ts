@@ -1,14 +1,16 @@
 /** What is read from the traffic log, and when observed health changes, on a virtual clock with probes of the test's own. */
 
 import { describe, expect, test } from 'vitest'
+import { upstreamKind } from '../../src/core/resources/upstream.ts'
 import { createMetrics } from '../../src/metrics.ts'
 import { followedOf } from '../../src/upstreams/judging/followed.ts'
 import { parseAnswer, TRAFFIC_FORMAT } from '../../src/upstreams/judging/traffic.ts'
+import { CheckSchedule } from '../../src/upstreams/observing/check-schedule.ts'
 import { UpstreamObserver } from '../../src/upstreams/observing/observer.ts'
 import { RESOURCE_LABELS_MAX } from '../../src/upstreams/observing/resource-labels.ts'
 import { TrafficMetrics } from '../../src/upstreams/observing/traffic-metrics.ts'
 import { renderYaml } from '../support/resources.ts'
-import { silentLog } from '../support/silent-log.ts'
+import { rememberingLog, silentLog } from '../support/silent-log.ts'
 import { VirtualClock } from '../support/virtual-clock.ts'
 
 const [ONE, TWO] = ['10.0.0.1:80', '10.0.0.2:80']
@@ -219,6 +221,70 @@ describe('the observer', () => {
     await clock.advance(3_000)
     expect(asked).toEqual([])
   })
+})
+
+test('of too many endpoints those of the first upstreams by path are observed, and the rest is told', async () => {
+  const { log, lines } = rememberingLog()
+  const followed = Array.from({ length: 20 }, (_, upstream) => ({
+    path: `default/*/upstream/u${String(upstream).padStart(2, '0')}`,
+    block: `u${upstream}`,
+    spec: upstreamKind.schema.parse({ healthCheck: {} }),
+    addresses: Array.from({ length: 256 }, (_, address) => `10.0.${upstream}.${address}:80`),
+  }))
+  const observer = new UpstreamObserver({
+    clock: new VirtualClock(),
+    random: () => 0,
+    log,
+    probe: async () => true,
+    traffic: { start: async () => undefined, read: async () => ({ lines: [], hasMore: false }) },
+    onChange: () => undefined,
+  })
+  observer.follow(followed)
+  observer.follow(followed)
+  expect(observer.views.map(({ path }) => path)).toEqual(followed.slice(0, 16).map(({ path }) => path))
+  expect(lines.filter((text) => text.includes('too many endpoints'))).toHaveLength(1)
+})
+
+test('endpoints that hang keep none of another upstream from being asked, and no more are asked than there is room for', async () => {
+  const clock = new VirtualClock()
+  const asked: string[] = []
+  const hanging: (() => void)[] = []
+  const schedule = new CheckSchedule({
+    clock,
+    random: () => 0,
+    probe: (address) => {
+      asked.push(address)
+      return address.startsWith('10.0.')
+        ? new Promise((resolve) => hanging.push(() => resolve(false)))
+        : Promise.resolve(true)
+    },
+    onResult: () => undefined,
+  })
+  const upstream = (name: string, network: string, count: number) => ({
+    path: `default/*/upstream/${name}`,
+    block: name,
+    spec: upstreamKind.schema.parse({ healthCheck: { interval: '1s', jitter: 0 } }),
+    addresses: Array.from({ length: count }, (_, index) => `${network}.${index}:80`),
+  })
+  const hogs = Array.from({ length: 7 }, (_, index) => upstream(`a${index}`, `10.0.${index}`, 256))
+  schedule.follow([...hogs, upstream('z', '10.1.0', 8)])
+  for (let seconds = 0; seconds < 5; seconds += 1) {
+    schedule.turn(clock.monotonic())
+    await clock.advance(1_000)
+  }
+  expect(hanging).toHaveLength(7 * 32)
+  expect(asked.filter((address) => address === '10.1.0.7:80')).toHaveLength(5)
+  // The longest overdue come next, not the first by name.
+  const before = new Set(asked)
+  for (const end of hanging.splice(0)) end()
+  await clock.advance(0)
+  schedule.turn(clock.monotonic())
+  expect(hanging).toHaveLength(7 * 32)
+  expect(asked.slice(-7 * 32).filter((address) => before.has(address) && !address.startsWith('10.1.'))).toEqual([])
+  await clock.advance(0)
+  schedule.follow([...hogs, ...hogs.map((hog, index) => ({ ...hog, path: `${hog.path}x`, block: `b${index}` }))])
+  schedule.turn(clock.monotonic())
+  expect(hanging).toHaveLength(256)
 })
 
 describe('traffic in metrics', () => {

@@ -59,7 +59,7 @@ const healthCheck = z
     /** Asked in place of the endpoint's own. */
     port: integer(1, 65_535).optional(),
     interval: durationWithin('100ms', '1h').default('10s'),
-    timeout: durationWithin('10ms', '60s').default('2s'),
+    timeout: durationWithin('10ms', '30s').default('2s'),
     /** Answers in a row that bring it back. */
     healthyThreshold: integer(1, 100).default(2),
     /** Failures in a row that take it out. */

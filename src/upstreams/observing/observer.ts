@@ -4,16 +4,16 @@
  * process and is learned anew. node.ts starts it, the reconciler tells it whom to follow.
  */
 
+import { setImmediate } from 'node:timers/promises'
 import type { UpstreamSpec } from '../../core/resources/upstream.ts'
-import { millisecondsOf } from '../../core/resources/fields.ts'
 import type { Log } from '../../log.ts'
 import type { ObservedHealth } from '../../nginx/rendering/render-upstream.ts'
 import type { Clock, Random, Startable } from '../../ports.ts'
-import { probePauseMs } from '../judging/checks.ts'
 import type { CircuitState } from '../judging/circuit.ts'
 import type { Followed } from '../judging/followed.ts'
 import { isObserved, Judge, rulesOf } from '../judging/judge.ts'
 import { parseAnswer, type Answer } from '../judging/traffic.ts'
+import { CheckSchedule } from './check-schedule.ts'
 import type { HealthCheck, Probe } from './probe.ts'
 import type { TrafficLog } from './traffic-log.ts'
 
@@ -45,7 +45,8 @@ const TICK_MS = 100
 const IDLE_TICK_MS = 1_000
 /** Of the traffic log; each gives way to other work. */
 const READS_PER_TICK = 4
-const PROBES_AT_ONCE = 64
+/** Before other work has its turn: five milliseconds or so. */
+const LINES_AT_ONCE = 500
 /** Endpoints of a node that are probed and judged; upstreams beyond it, by path, are served unobserved. */
 const ENDPOINTS_MAX = 4096
 /** A half-open circuit is tried with at most so many endpoints, this often. */
@@ -66,8 +67,6 @@ const CONNECT: HealthCheck = {
 interface Observed {
   followed: Followed
   readonly judge: Judge
-  /** When each endpoint is to be probed next. */
-  due: Map<string, number>
   triedAt: number
   isTrying: boolean
 }
@@ -79,7 +78,9 @@ export class UpstreamObserver implements Startable {
   #paths: ReadonlyMap<string, string> = new Map()
   /** Paths by endpoint, where one upstream alone has it. */
   #owners: ReadonlyMap<string, string | undefined> = new Map()
-  readonly #probing = new Set<string>()
+  readonly #checks: CheckSchedule
+  /** Paths that were beyond the limit when it was last told whom to follow. */
+  #leftOut: readonly string[] = []
   #health: ObservedHealth = { ejected: new Set(), openCircuits: new Set() }
   #cancel: () => void = () => undefined
   #isRunning = false
@@ -87,6 +88,10 @@ export class UpstreamObserver implements Startable {
 
   constructor(options: ObserverOptions) {
     this.#options = options
+    this.#checks = new CheckSchedule({
+      ...options,
+      onResult: (path, address, passed) => this.#observed.get(path)?.judge.checked(address, passed),
+    })
   }
 
   async start(): Promise<void> {
@@ -126,12 +131,14 @@ export class UpstreamObserver implements Startable {
       for (const address of addresses) owners.set(address, owners.has(address) ? undefined : path)
     this.#owners = owners
     let count = 0
-    const judged = upstreams
-      .filter(({ spec }) => isObserved(spec))
-      .filter(({ addresses }) => (count += addresses.length) <= ENDPOINTS_MAX)
+    const isJudged = ({ addresses }: Followed) => (count += addresses.length) <= ENDPOINTS_MAX
+    const wanted = upstreams.filter(({ spec }) => isObserved(spec))
+    const judged = wanted.filter(isJudged)
+    this.#tellLeftOut(wanted.filter((each) => !judged.includes(each)).map(({ path }) => path))
     const stays = new Set(judged.map(({ path }) => path))
     for (const path of this.#observed.keys()) if (!stays.has(path)) this.#observed.delete(path)
     for (const followed of judged) this.#followOne(followed)
+    this.#checks.follow(judged)
     // What is gone needs no word; what has changed meanwhile is still to be told.
     const endpoints = new Set([...this.#observed.values()].flatMap(endpointsOf))
     this.#health = {
@@ -140,28 +147,20 @@ export class UpstreamObserver implements Startable {
     }
   }
 
+  #tellLeftOut(paths: readonly string[]): void {
+    if (paths.length > 0 && paths.join() !== this.#leftOut.join())
+      this.#options.log.warn('upstreams have too many endpoints to observe them all', firstOf(paths))
+    this.#leftOut = paths
+  }
+
   #followOne(followed: Followed): void {
     const { path, spec, addresses } = followed
     const rules = rulesOf(spec)
     const known = this.#observed.get(path)
-    const { judge, due } = known ?? { judge: new Judge(rules), due: new Map<string, number>() }
+    const judge = known?.judge ?? new Judge(rules)
     judge.follow(rules, addresses)
-    // Not all at once: neither those of a node nor the nodes of a zone.
-    const now = this.#options.clock.monotonic()
-    const first = () => now + this.#options.random() * Math.min(FIRST_PROBE_MS, millisecondsOf(checkOf(spec).interval))
-    const times = new Map(addresses.map((address) => [address, due.get(address) ?? first()]))
-    if (known === undefined) {
-      this.#observed.set(path, {
-        followed,
-        judge,
-        due: times,
-        triedAt: Number.NEGATIVE_INFINITY,
-        isTrying: false,
-      })
-    } else {
-      known.followed = followed
-      known.due = times
-    }
+    if (known !== undefined) known.followed = followed
+    else this.#observed.set(path, { followed, judge, triedAt: Number.NEGATIVE_INFINITY, isTrying: false })
   }
 
   #schedule(pauseMs: number): void {
@@ -184,7 +183,10 @@ export class UpstreamObserver implements Startable {
     try {
       for (let reads = 0; reads < READS_PER_TICK; reads += 1) {
         const { lines, hasMore } = await this.#options.traffic.read()
-        for (const line of lines) this.#count(line)
+        for (const [index, line] of lines.entries()) {
+          this.#count(line)
+          if (index % LINES_AT_ONCE === LINES_AT_ONCE - 1) await setImmediate()
+        }
         if (!hasMore) break
       }
     } catch (error) {
@@ -192,9 +194,9 @@ export class UpstreamObserver implements Startable {
       this.#options.log.warn('the traffic log could not be read', { error })
     }
     const now = this.#options.clock.monotonic()
+    this.#checks.turn(now)
     for (const observed of this.#observed.values()) {
       observed.judge.turn(now)
-      this.#check(observed, now)
       this.#try(observed, now)
     }
     this.#tell()
@@ -216,25 +218,6 @@ export class UpstreamObserver implements Startable {
     // Where the client went away first, nobody knows what the upstream would have said.
     const last = attempts.at(-1)
     if (last !== undefined && status !== CLIENT_CLOSED) judge.served(last.failed, started, now)
-  }
-
-  /** Starts the probes of its endpoints that are due. */
-  #check({ followed: { path, spec }, judge, due }: Observed, now: number): void {
-    const { healthCheck } = spec
-    if (healthCheck === undefined) return
-    for (const [address, at] of due) {
-      const key = `${path} ${address}`
-      if (at > now || this.#probing.size >= PROBES_AT_ONCE || this.#probing.has(key)) continue
-      this.#probing.add(key)
-      void this.#options.probe(address, healthCheck).then((passed) => {
-        this.#probing.delete(key)
-        judge.checked(address, passed)
-        const pause = probePauseMs(millisecondsOf(healthCheck.interval), healthCheck.jitter, this.#options.random)
-        // It may have been replaced meanwhile.
-        const { due: current } = this.#observed.get(path) ?? { due }
-        if (current.has(address)) current.set(address, this.#options.clock.monotonic() + pause)
-      })
-    }
   }
 
   /** Asks the endpoints of a half-open circuit: it passes when most of those that were asked do. */
@@ -274,13 +257,17 @@ export class UpstreamObserver implements Startable {
     const changes = [ejected, back, opened, closed].reduce((sum, { length }) => sum + length, 0)
     if (changes === 0) return
     this.#health = after
-    const first = (list: readonly string[]) => ({ first: list.slice(0, TOLD_MAX), count: list.length })
-    if (ejected.length > 0) log.warn('endpoints take no requests', first(ejected))
-    if (back.length > 0) log.info('endpoints take requests again', first(back))
-    if (opened.length > 0) log.warn('circuits of upstreams are open', first(opened))
-    if (closed.length > 0) log.info('circuits of upstreams are closed', first(closed))
+    if (ejected.length > 0) log.warn('endpoints take no requests', firstOf(ejected))
+    if (back.length > 0) log.info('endpoints take requests again', firstOf(back))
+    if (opened.length > 0) log.warn('circuits of upstreams are open', firstOf(opened))
+    if (closed.length > 0) log.info('circuits of upstreams are closed', firstOf(closed))
     onChange(changes)
   }
+}
+
+/** As many as one line of the log holds. */
+function firstOf(list: readonly string[]) {
+  return { first: list.slice(0, TOLD_MAX), count: list.length }
 }
 
 function endpointsOf({ followed: { path, addresses } }: Observed): readonly string[] {
@@ -289,7 +276,6 @@ function endpointsOf({ followed: { path, addresses } }: Observed): readonly stri
 
 /** The status that nginx logs when the client ended the request. */
 const CLIENT_CLOSED = 499
-const FIRST_PROBE_MS = 1_000
 /** Of each sort, in one line of the log. */
 const TOLD_MAX = 16
 
