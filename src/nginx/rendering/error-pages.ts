@@ -104,7 +104,7 @@ export class ErrorPages {
     // The page has the headers that every answer of the route has.
     const module = page.upstream === undefined ? undefined : 'proxy'
     const own = responseHeaderLines(route?.responseHeaders, this.#spec, module)
-    const headers = [...own, ...policiesFor(this.#place.policies, route).headers]
+    const headers = [...own, ...policiesFor(this.#place.policies, route, module).headers]
     // A body that was taken for the request is not too long for its page.
     return this.#define(key, () => ['client_max_body_size 0;', ...headers, ...this.#pageLines(page)])
   }

@@ -91,10 +91,14 @@ export interface SitePolicies {
   readonly used: readonly RenderedPolicy[]
 }
 
-/** What stands in a location: of the site's policies and the route's, or of the site's alone. */
+/**
+ * What stands in a location: of the site's policies and the route's, or of the site's alone.
+ * @param module of nginx that asks the location's upstream
+ */
 export function policiesFor(
   { named, whole }: SitePolicies,
   { policies = [], withoutPolicies = [] }: Pick<Route, 'policies' | 'withoutPolicies'> = {},
+  module?: 'proxy' | 'grpc',
 ): Required<Pick<PolicyText, 'guards' | 'headers' | 'proxying' | 'requestHeaders'>> {
   const inForce = new Map<PolicyTypeName, RenderedPolicy>()
   for (const name of [...whole.filter((each) => !withoutPolicies.includes(each)), ...policies]) {
@@ -104,7 +108,10 @@ export function policiesFor(
   const texts = ORDER.flatMap((type) => inForce.get(type)?.text ?? [])
   return {
     guards: texts.flatMap(({ guards = [] }) => guards),
-    headers: texts.flatMap(({ headers = [] }) => headers),
+    headers: texts.flatMap(({ headers = [], hiddenHeaders = [] }) => [
+      ...(module === undefined ? [] : hiddenHeaders.map((name) => `${module}_hide_header ${name};`)),
+      ...headers,
+    ]),
     proxying: texts.flatMap(({ proxying = [] }) => proxying),
     requestHeaders: texts.flatMap(({ requestHeaders = [] }) => requestHeaders),
   }

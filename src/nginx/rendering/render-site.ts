@@ -180,7 +180,7 @@ function matchOf({ match, path, caseSensitive }: RouteGroup): string {
 }
 
 function routeBody(id: string, route: Route, spec: SiteSpec, place: ServerPlace, pages: readonly string[]): Body {
-  const { guards, headers, proxying } = policiesFor(place.policies, route)
+  const { guards, headers, proxying } = policiesFor(place.policies, route, upstreamModule(route))
   const lines = [
     ...limitLines(route, isGrpcRoute(route)),
     ...responseHeaderLines(route.responseHeaders, spec, upstreamModule(route)),

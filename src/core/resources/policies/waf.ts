@@ -31,10 +31,9 @@ const rule = z
     detectOnly: z.boolean().default(false),
   })
   .refine(
-    ({ detectOnly: _, headers = {}, methods = [], ...patterns }) => {
-      const stated = Object.values(patterns).filter((value) => value !== undefined)
-      return stated.length + methods.length + Object.keys(headers).length > 0
-    },
+    ({ methods = [], path, query, userAgent, headers = {} }) =>
+      [path, query, userAgent].some((pattern) => pattern !== undefined) ||
+      methods.length + Object.keys(headers).length > 0,
     { message: 'would refuse everything', params: { hint: 'say which method, path, query, userAgent or headers' } },
   )
 
@@ -51,7 +50,7 @@ const exclusion = z.strictObject({
   ).optional(),
   /** Only for paths that begin so. */
   path: text(
-    matching(/^\/[A-Za-z0-9._~\/-]*$/, 'is not a path of letters, digits and ._~/-', 'write it like /blog/'),
+    matching(/^\/[A-Za-z0-9._~/-]*$/, 'is not a path of letters, digits and ._~/-', 'write it like /blog/'),
   ).optional(),
 })
 

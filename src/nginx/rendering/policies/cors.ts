@@ -42,8 +42,8 @@ export function renderCors(spec: CorsSpec, { scope }: PolicyContext): PolicyText
       ...forPreflight('age', String(spec.maxAge)),
     ],
     guards: [`if ($${scope}_preflight) { return 204; }`],
+    hiddenHeaders: HEADERS.map((header) => `Access-Control-${header}`),
     headers: [
-      ...HEADERS.map((header) => `proxy_hide_header Access-Control-${header};`),
       listed('Allow-Origin', 'origin'),
       ...when(spec.credentials, listed('Allow-Credentials', 'credentials')),
       ...when(exposed !== '', listed('Expose-Headers', 'exposed')),

@@ -20,6 +20,8 @@ export interface PolicyText {
   readonly guards?: readonly string[]
   /** Of the answer, in each location that it is for. */
   readonly headers?: readonly string[]
+  /** Names of headers of an upstream's answer that are not passed on. */
+  readonly hiddenHeaders?: readonly string[]
   /** In each location that it is for and that passes requests on over HTTP. */
   readonly proxying?: readonly string[]
   /** Headers of requests that go to a site's upstream, and their texts as nginx reads them; no other wins over them. */
@@ -55,6 +57,3 @@ export interface PolicyContext {
   /** The text of a Secret, looked up in the same way. */
   readonly secret: (name: string) => string | PolicyFault
 }
-
-/** Makes the text of one type. Pure. */
-export type RenderPolicy<Spec> = (spec: Spec, context: PolicyContext) => PolicyText | PolicyFault
