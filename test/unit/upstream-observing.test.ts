@@ -9,7 +9,7 @@ import { CheckSchedule } from '../../src/upstreams/observing/check-schedule.ts'
 import { UpstreamObserver } from '../../src/upstreams/observing/observer.ts'
 import { RESOURCE_LABELS_MAX } from '../../src/upstreams/observing/resource-labels.ts'
 import { TrafficMetrics } from '../../src/upstreams/observing/traffic-metrics.ts'
-import { renderYaml } from '../support/resources.ts'
+import { DEBIAN_12, renderYaml } from '../support/resources.ts'
 import { rememberingLog, silentLog } from '../support/silent-log.ts'
 import { VirtualClock } from '../support/virtual-clock.ts'
 
@@ -80,7 +80,7 @@ spec: { hosts: [a.example], routes: { r: { path: /, proxy: { upstream: u } } } }
 `
 
 /** An observer of the upstream; the test says what probes find and what the log holds. */
-async function observing(yaml: string) {
+async function observing(yaml: string, setting: Parameters<typeof renderYaml>[1] = {}) {
   const clock = new VirtualClock()
   const well = new Map<string, boolean>()
   const lines: string[] = []
@@ -98,7 +98,7 @@ async function observing(yaml: string) {
     onChange: (count) => changes.push(count),
   })
   const follow = (text: string) => {
-    const { units, input } = renderYaml(text)
+    const { units, input } = renderYaml(text, setting)
     observer.follow(followedOf(input.slice, units, new Map()))
   }
   follow(yaml)
@@ -201,6 +201,23 @@ describe('the observer', () => {
     expect([...observer.observed.ejected]).toEqual([`${PATH} ${ONE}`])
     await clock.advance(30_000)
     expect(observer.observed.ejected.size).toBe(0)
+    await observer.stop()
+  })
+
+  test('those of streams are followed too, which no line of the traffic log is about', async () => {
+    const stream = `
+apiVersion: nxmesh/v1
+kind: Stream
+metadata: { name: db, zone: eu }
+spec: { listeners: { main: { port: 5432 } }, upstream: u }
+`
+    const { clock, well, observer } = await observing(
+      `${stream}---${UPSTREAM('healthCheck: { type: tcp, interval: 1s }')}`,
+      { capabilities: { ...DEBIAN_12, modules: [...DEBIAN_12.modules, 'stream'] } },
+    )
+    well.set(TWO, false)
+    await clock.until(() => observer.observed.ejected.size === 1, 10_000, 'an ejection')
+    expect([...observer.observed.ejected]).toEqual([`${PATH} ${TWO}`])
     await observer.stop()
   })
 

@@ -1,11 +1,13 @@
-/** Which upstreams a node has to observe, and at which addresses: those that its sites use. Pure; called by the reconciler. */
+/** Which upstreams a node has to observe, and at which addresses: those that its sites and streams use. Pure; called by the reconciler. */
 
+import { resourcePath } from '../../core/names.ts'
 import type { UpstreamSpec } from '../../core/resources/upstream.ts'
-import { isUpstream, type Slice } from '../../core/slice.ts'
+import { isStream, isUpstream, type Slice } from '../../core/slice.ts'
+import { nearest } from '../../nginx/rendering/references.ts'
 import { serversOf, upstreamBlockName } from '../../nginx/rendering/render-upstream.ts'
 import type { Unit } from '../../nginx/rendering/unit.ts'
 
-/** One upstream that a site uses. */
+/** One upstream that a site or a stream uses. */
 export interface Followed {
   /** Of the resource. */
   readonly path: string
@@ -24,7 +26,14 @@ export function followedOf(
   units: readonly Unit[],
   addresses: ReadonlyMap<string, readonly string[]>,
 ): readonly Followed[] {
-  const used = new Set(units.filter(({ kind }) => kind === 'site').flatMap(({ needs }) => needs))
+  const known = new Set(resources.map(({ path }) => path))
+  const rendered = new Set(units.map(({ path }) => path))
+  // A stream has its upstream's servers in its own text, and so needs no other.
+  const streamed = resources
+    .filter(isStream)
+    .filter(({ path }) => rendered.has(path))
+    .flatMap((stream) => nearest(stream, 'upstream', stream.spec.upstream, known) ?? [])
+  const used = new Set([...units.flatMap(({ needs }) => needs), ...streamed.map(resourcePath)])
   return resources
     .filter(isUpstream)
     .filter(({ path }) => used.has(path))
