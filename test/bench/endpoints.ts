@@ -12,7 +12,7 @@ import { once } from 'node:events'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { promisify } from 'node:util'
 import { freePorts } from '../support/fleet.ts'
-import { aim, figuresOf, progress, rounded, type Aim, type BenchResult } from './measure.ts'
+import { aim, CpuMeter, figuresOf, progress, rounded, type Aim, type BenchResult } from './measure.ts'
 import { ServedNode } from './served-node.ts'
 
 export interface EndpointsOptions {
@@ -51,7 +51,8 @@ export async function endpoints(options: EndpointsOptions): Promise<BenchResult>
     aims,
     notes: [
       'provenMs: from the accepted edit of one upstream to the receipt that says that each worker goes by it. Each upstream has 4 endpoints and a site of its own.',
-      'answeredMs: until requests of which each worker gets some are all answered by the new endpoint. They are sent from this very process, which they slow down.',
+      'answeredMs: until requests of which each worker gets some are all answered by the new endpoint; in every other round, since they are sent from the daemon’s own process and slow it down.',
+      'cpuMs: of the daemon’s process in provenMs.',
       'reloads: how often the generation or the workers were others than before.',
       'cpuUsPerRequest: of nginx’s workers, for requests that they pass to another nginx over kept connections; both balancers in turns, with the same endpoints, backend and clients. The clients’ process limits perSecond.',
     ],
@@ -81,18 +82,24 @@ async function changes(count: number, options: EndpointsOptions, modules: readon
     const generation = served.node.receipt?.applied
     const provenMs: number[] = []
     const answeredMs: number[] = []
+    const cpuMs: number[] = []
     let reloads = 0
     for (let round = 0; round < options.rounds; round += 1) {
       const index = round % count
       const [name, to] = Math.floor(round / count) % 2 === 0 ? (['new', newPort] as const) : (['old', oldPort] as const)
       await sleep(options.pauseMs)
-      const acceptedAt = await served.submit(upstream(index, to))
       const stamp = served.node.receipt?.live?.applied ?? 0
-      const proven = untilProven(served, stamp).then(() => provenMs.push(performance.now() - acceptedAt))
-      const answered = untilAnswered(port, `u-${index}`, name, options.workers).then(() =>
-        answeredMs.push(performance.now() - acceptedAt),
-      )
-      await Promise.all([proven, answered])
+      const acceptedAt = await served.submit(upstream(index, to))
+      const cpu = new CpuMeter()
+      // In turns: who asks nginx all the time would slow the daemon down, which is this very process.
+      if (round % 2 === 0) {
+        await untilProven(served, stamp)
+        provenMs.push(performance.now() - acceptedAt)
+        cpuMs.push(cpu.ms)
+      }
+      await untilAnswered(port, `u-${index}`, name, options.workers)
+      if (round % 2 === 1) answeredMs.push(performance.now() - acceptedAt)
+      await untilProven(served, stamp)
       if (served.node.receipt?.applied !== generation || (await pids(served)) !== workers) reloads += 1
     }
     return {
@@ -100,6 +107,7 @@ async function changes(count: number, options: EndpointsOptions, modules: readon
       rounds: options.rounds,
       provenMs: figuresOf(provenMs),
       answeredMs: figuresOf(answeredMs),
+      cpuMs: figuresOf(cpuMs),
       reloads,
     }
   } finally {
