@@ -128,6 +128,8 @@ export interface ReconcilerSettings {
 const DEFAULTS: ReconcilerSettings = { watchIntervalMs: 500, driftIntervalMs: 30_000, resolveIntervalMs: 30_000 }
 /** How long an apply lets what needs no reload go first; most often that is done within a few ms. */
 const LANE_FIRST_MS = 100
+/** Words of the Lua module without its own library, with which nginx keeps its old configuration, or does not start. */
+const LUA_DOES_NOT_LOAD = /failed to load the 'resty\.core' module/
 const RETRY_FIRST_PAUSE_MS = 1_000
 const RETRY_LONGEST_PAUSE_MS = 60_000
 /** Applies for what was observed of upstreams: so many at once, and then one in each pause. */
@@ -195,11 +197,13 @@ export class Reconciler implements Startable {
   /** As it was at the end of the last turn: what is half done is not told. */
   #settled: Omit<Receipt, 'at' | 'live'> | undefined
   readonly #lane: LiveLane | undefined
+  #host: HostLayout
   /** Of the generation that is being applied. */
   #applying: readonly Unit[] = []
 
   constructor(options: ReconcilerOptions) {
     this.#options = options
+    this.#host = options.layout
     this.#settings = { ...DEFAULTS, ...options.settings }
     this.#observedPace = new TokenBuckets(options.clock, OBSERVED_APPLIES, 1000 / OBSERVED_PAUSE_MS)
     options.addresses.onChange(() => this.wake())
@@ -297,11 +301,13 @@ export class Reconciler implements Startable {
   /** Finds out what nginx can do and links the last good generation. False when it has to be tried again. */
   async #boot(): Promise<boolean> {
     const { applier, nginx, layout, clock, log } = this.#options
+    // Lua that does not load must not keep nginx from starting.
+    const host = { ...layout, liveLane: false }
     if (clock.monotonic() < this.#retryAt) return false
     try {
       const capabilities = await nginx.capabilities()
       this.#capabilities = capabilities
-      const note = await applier.boot(() => assemble([], { slice: NOTHING, capabilities, host: layout }))
+      const note = await applier.boot(() => assemble([], { slice: NOTHING, capabilities, host }))
       if (note !== undefined) log.warn(note)
       this.#booted = true
       this.#lane?.wake()
@@ -318,7 +324,7 @@ export class Reconciler implements Startable {
   }
 
   async #apply(): Promise<void> {
-    const { clock, applier, layout, hooks, log, observer } = this.#options
+    const { clock, applier, hooks, log, observer } = this.#options
     const wakes = this.#wakes
     this.#wakes = undefined
     this.#retryAt = Number.POSITIVE_INFINITY
@@ -336,7 +342,7 @@ export class Reconciler implements Startable {
     const addresses = await this.#options.addresses.of(hostNamesOf(slice))
     const capabilities = this.#capabilities ?? (await this.#options.nginx.capabilities())
     const secrets = this.#options.secrets(slice)
-    const input = { slice, capabilities, host: layout, addresses, secrets, ...(observer?.observed ?? ALL_WELL) }
+    const input = { slice, capabilities, host: this.#host, addresses, secrets, ...(observer?.observed ?? ALL_WELL) }
     const { units, problems, live } = render(input)
     observer?.follow(followedOf(slice, units, addresses))
     hooks?.onSlice?.(slice)
@@ -397,6 +403,17 @@ export class Reconciler implements Startable {
     // Without a generation it was not got as far as asking nginx.
     if (generation !== undefined) this.#tellRefused(isolated.filter(({ why }) => why !== 'untried'))
     hooks?.onApply?.(result, whole.digest)
+    if (LUA_DOES_NOT_LOAD.test(result.error?.message ?? '')) this.#doWithoutLane()
+  }
+
+  /** `nginx -t` does not tell. What comes instead of the generation that failed is another one, which is tried at once. */
+  #doWithoutLane(): void {
+    if (this.#host.laneFault !== undefined) return
+    const laneFault =
+      'nginx cannot load lua-resty-core: endpoint changes go through reloads until mesh-node starts again'
+    this.#options.log.warn(laneFault)
+    this.#host = { ...this.#host, laneFault }
+    this.wake()
   }
 
   /** Warns of what was not refused before, or not in these words. */
@@ -445,15 +462,15 @@ export class Reconciler implements Startable {
   }
 
   async #liveWish(): Promise<LiveWish> {
-    const { layout, addresses, holdReason, observer } = this.#options
+    const { addresses, holdReason, observer } = this.#options
     const capabilities = this.#capabilities
     if (!this.#booted || capabilities === undefined) return undefined
-    const reason = laneObstacle(capabilities, layout)
+    const reason = laneObstacle(capabilities, this.#host)
     if (reason !== undefined) return { reason }
     const slice = await this.#options.desired()
     if (holdReason(this.#servedSites().length) !== undefined) return undefined
     const known = await addresses.now(hostNamesOf(slice))
-    const input = { slice, capabilities, host: layout, addresses: known, ...(observer?.observed ?? ALL_WELL) }
+    const input = { slice, capabilities, host: this.#host, addresses: known, ...(observer?.observed ?? ALL_WELL) }
     const state = renderLive(input)
     return state && { state, target: slice.target }
   }

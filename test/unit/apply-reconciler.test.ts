@@ -529,3 +529,26 @@ test.each([true, false])('stop leaves nginx serving unless told otherwise: stopN
   await reconciler.stop()
   expect(applier.stopped).toBe(stopNginx)
 })
+
+test('Lua that does not load keeps nothing from being applied: the host does without the lane', async () => {
+  const modules = ['/modules/ngx_http_lua_module.so']
+  const yaml = `{ apiVersion: nxmesh/v1, kind: Upstream, metadata: { name: pool, zone: eu }, spec: { endpoints: { '10.0.0.1:80': {} } } }`
+  await using setup = await scene(
+    { layout: { ...LAYOUT, modules }, desired: () => sliceOf(statesOf(yaml)) },
+    (applier) => {
+      const message = "generation a did not come to serve: failed to load the 'resty.core' module (reason: not found)"
+      applier.result = {
+        ...APPLIED,
+        outcome: 'rolled_back',
+        phase: 'rollback',
+        error: { code: 'nginx_failed', message },
+      }
+    },
+  )
+  const { clock, applier } = setup
+  applier.result = APPLIED
+  await clock.advance(1_000)
+  const mains = applier.requests.map(({ request }) => request.assemble(request.units).main)
+  expect(mains.map((main) => main.includes('init_by_lua_block'))).toEqual([true, false])
+  expect(applier.requests.map(({ request }) => request.units[0]?.text.includes('10.0.0.1'))).toEqual([false, true])
+})

@@ -23,6 +23,8 @@ export interface HostLayout {
   readonly modules: readonly string[]
   /** Whether endpoints may reach nginx without a reload; they do where it has the Lua module too. Default: they may. */
   readonly liveLane?: boolean
+  /** Why they cannot, for people, though it has: found out when nginx gave up on it. */
+  readonly laneFault?: string
   /** Directories below which static files may be served; anywhere when left out. */
   readonly staticRoots?: readonly string[]
   /** Where the OWASP Core Rule Set lies; `rules/` is in it. */

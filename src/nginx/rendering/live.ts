@@ -30,6 +30,7 @@ export interface Stamped {
 /** Why endpoints of this host's upstreams go through reloads, for people; undefined where they do not. */
 export function laneObstacle(capabilities: Capabilities, host: HostLayout): string | undefined {
   if (host.liveLane === false) return 'nginx.live_lane is off: endpoint changes go through reloads'
+  if (host.laneFault !== undefined) return host.laneFault
   if (isThere(LUA, capabilities, host)) return undefined
   if (capabilities.afterRestart?.includes(LUA) === true)
     return 'the running nginx cannot load the Lua module beside ModSecurity, restart it: endpoint changes go through reloads'
