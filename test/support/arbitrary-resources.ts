@@ -307,6 +307,11 @@ const settingsSpec = optional({
     confirmShrink: fc.stringMatching(/^[0-9a-f]{16}$/),
   }),
   workerShutdownTimeout: duration,
+  realClient: optional({
+    trust: fc.uniqueArray(network, { maxLength: 3 }),
+    header: fc.constantFrom('X-Real-IP', 'CF-Connecting-IP'),
+    recursive: fc.boolean(),
+  }),
   defaults: optional({ maxBodySize: size, timeouts }),
   privileged: optional({
     httpSnippets: fc.dictionary(name, fc.constantFrom('map_hash_bucket_size 128;', 'geo $own { default 1; }\n# end'), {

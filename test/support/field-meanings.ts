@@ -332,6 +332,8 @@ const stream: Record<string, Field> = {
 }
 const zoneSettings: Record<string, Field> = {
   'spec.reload.confirmShrink': nowhere,
+  'spec.realClient.trust.[]': plain('set_real_ip_from'),
+  'spec.realClient.header': plain('real_ip_header'),
   'spec.workerShutdownTimeout': plain('worker_shutdown_timeout'),
   'spec.privileged.httpSnippets.{key}': nowhere,
   'spec.privileged.httpSnippets.*': nowhere,

@@ -91,6 +91,7 @@ metadata: { name: settings, workspace: default, zone: '*', labels: { l: v } }
 spec:
   nodeSelector: { disk: ssd }
   reload: { confirmShrink: '0123456789abcdef' }
+  realClient: { trust: [10.0.0.0/8], header: X-Real-IP }
   workerShutdownTimeout: 9s
   defaults: { maxBodySize: 9m, timeouts: { connect: 9s, read: 9s, send: 9s } }
   privileged: { httpSnippets: { own: 'allow all;' } }

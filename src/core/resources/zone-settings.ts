@@ -4,9 +4,13 @@
  */
 
 import { z } from 'zod'
-import { atMost, duration, integer, key, labels, matching, size, text, timeouts } from './fields.ts'
+import { atMost, duration, integer, key, labels, matching, network, size, text, timeouts } from './fields.ts'
 import type { Kind } from './kind.ts'
 import { snippet } from './snippet.ts'
+
+const realClientHeader = text(
+  matching(/^[A-Za-z][A-Za-z0-9-]{0,63}$/, 'is not a header name', 'write it like X-Forwarded-For or X-Real-IP'),
+)
 
 const schema = z.strictObject({
   nodeSelector: labels.optional(),
@@ -28,6 +32,17 @@ const schema = z.strictObject({
   workerShutdownTimeout: duration.optional(),
   /** What a site of the zone gets where it says nothing itself. */
   defaults: z.strictObject({ maxBodySize: size.optional(), timeouts: timeouts.optional() }).optional(),
+  /** Who the client is where requests and streams come through a proxy. */
+  realClient: z
+    .strictObject({
+      /** Proxies that are believed about the client. */
+      trust: z.array(network).max(256).optional(),
+      /** Where they say it in HTTP; in streams it is the PROXY header. */
+      header: realClientHeader.default('X-Forwarded-For'),
+      /** Of several addresses the last that is not trusted; else the last one. */
+      recursive: z.boolean().default(true),
+    })
+    .optional(),
   /** nginx text by ID, for what nginx knows in http alone, such as maps and zones; needs the right to these fields. */
   privileged: z.strictObject({ httpSnippets: atMost(256, key, snippet).optional() }).optional(),
 })
@@ -46,6 +61,13 @@ export interface NodeSettings {
   readonly connectTimeout: string | undefined
   readonly readTimeout: string | undefined
   readonly sendTimeout: string | undefined
+  readonly realClient: RealClient | undefined
+}
+
+export interface RealClient {
+  readonly trust: readonly string[]
+  readonly header: string
+  readonly recursive: boolean
 }
 
 export const SETTINGS_DEFAULTS: NodeSettings = {
@@ -59,12 +81,13 @@ export const SETTINGS_DEFAULTS: NodeSettings = {
   connectTimeout: undefined,
   readTimeout: undefined,
   sendTimeout: undefined,
+  realClient: undefined,
 }
 
 /** The settings in force, of all that apply to a node: outermost first. */
 export function mergeSettings(outermostFirst: readonly ZoneSettingsSpec[]): NodeSettings {
   return outermostFirst.reduce<NodeSettings>(
-    (outer, { reload, workerShutdownTimeout, defaults }) => ({
+    (outer, { reload, workerShutdownTimeout, defaults, realClient }) => ({
       quietMs: reload?.quietMs ?? outer.quietMs,
       maxWaitMs: reload?.maxWaitMs ?? outer.maxWaitMs,
       bakeSeconds: reload?.bakeSeconds ?? outer.bakeSeconds,
@@ -75,6 +98,8 @@ export function mergeSettings(outermostFirst: readonly ZoneSettingsSpec[]): Node
       connectTimeout: defaults?.timeouts?.connect ?? outer.connectTimeout,
       readTimeout: defaults?.timeouts?.read ?? outer.readTimeout,
       sendTimeout: defaults?.timeouts?.send ?? outer.sendTimeout,
+      // As a whole: a header of one zone would mean nothing with the proxies of another.
+      realClient: realClient === undefined ? outer.realClient : { ...realClient, trust: realClient.trust ?? [] },
     }),
     SETTINGS_DEFAULTS,
   )
@@ -85,7 +110,7 @@ export const zoneSettingsKind = {
   path: 'zonesettings',
   plural: 'zonesettings',
   schema,
-  sets: [],
+  sets: [['realClient', 'trust']],
   items: [],
   onlyName: 'settings',
 } as const satisfies Kind<ZoneSettingsSpec>

@@ -11,7 +11,7 @@ import { block, directive, toText, when } from './lines.ts'
 import { LIVE_HTTP_LINES, LIVE_SERVER_LINES } from './live-program.ts'
 import { drainable, fixed } from './location.ts'
 import { MIME_TYPES } from './mime-types.ts'
-import { compareVersions } from './needs.ts'
+import { compareVersions, isMet, NEEDS } from './needs.ts'
 import { DOLLAR_VARIABLE, literal, plain } from './quote.ts'
 import { CONNECTION_VARIABLE, DEFAULT_HEADER_LINES } from './proxy.ts'
 import { listenLine, rejectingLines, TLS_LINES } from './server-tls.ts'
@@ -77,6 +77,7 @@ export function mainConf(input: MainInput, digest: string): string {
       ...HTTP_LINES,
       ...when(compareVersions(capabilities.version, '1.27.4') >= 0, KEEPS_IDLE_LINE),
       ...REFUSAL_MAPS,
+      ...realClientLines(settings, capabilities),
       ...directive('client_max_body_size', settings.maxBodySize),
       ...timeoutLines('proxy', settings),
       ...timeoutLines('grpc', settings),
@@ -90,6 +91,16 @@ export function mainConf(input: MainInput, digest: string): string {
     ]),
     ...(stream.length > 0 ? ['', ...stream] : []),
   ])
+}
+
+/** Nothing where nginx cannot: render.ts has a problem for it then. */
+function realClientLines({ realClient }: NodeSettings, capabilities: Capabilities): readonly string[] {
+  if (realClient === undefined || realClient.trust.length === 0 || !isMet(NEEDS.realClient, capabilities)) return []
+  return [
+    ...realClient.trust.toSorted().map((network) => `set_real_ip_from ${plain(network)};`),
+    `real_ip_header ${plain(realClient.header)};`,
+    ...when(realClient.recursive, 'real_ip_recursive on;'),
+  ]
 }
 
 function timeoutLines(module: 'proxy' | 'grpc', settings: NodeSettings): readonly string[] {

@@ -33,6 +33,7 @@ export const NEEDS = {
   grpc: { what: 'scheme: grpc or grpcs of a proxy', module: 'http_v2' },
   mtls: { what: 'mtls of a policy', module: 'http_ssl' },
   coreRuleSet: { what: 'coreRuleSet of a policy', module: MODSECURITY },
+  realClient: { what: 'realClient of zone settings', module: 'http_realip' },
   stream: { what: 'the kind Stream', module: 'stream' },
   streamHosts: { what: 'hosts of a Stream', module: 'stream_ssl_preread' },
   streamProxyProtocol: { what: 'proxyProtocol of a listener, or hosts, of a Stream', module: 'stream_realip' },

@@ -114,7 +114,7 @@ export function streamBlock(units: readonly Unit[], trusted: readonly string[], 
     'variables_hash_max_size 2048;',
     // Through a socket comes what a server below has passed on.
     ...when(shared.size > 0, 'set_real_ip_from unix:;'),
-    ...trusted.map((network) => `set_real_ip_from ${plain(network)};`),
+    ...trusted.toSorted().map((network) => `set_real_ip_from ${plain(network)};`),
     ...(shared.size > 0 ? block('server', [`listen ${plain(nobody)} proxy_protocol;`, 'return "";']) : []),
     ...[...shared.keys()].toSorted().flatMap((key, index) => {
       const { listener, targets } = shared.get(key) as { listener: StreamListener; targets: [string, string][] }

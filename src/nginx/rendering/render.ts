@@ -33,7 +33,7 @@ import { sortedEntries, toText, when } from './lines.ts'
 import { asksLive, siteEntries, upstreamEntry, usesLane, type LiveState } from './live.ts'
 import { mainConf } from './main-conf.ts'
 import { unitOf, type Outcome } from './outcome.ts'
-import { firstUnmet, LUA, modulePaths, siteModules, siteNeeds, unsupported, upstreamNeeds } from './needs.ts'
+import { firstUnmet, LUA, modulePaths, NEEDS, siteModules, siteNeeds, unsupported, upstreamNeeds } from './needs.ts'
 import { missing, nearest } from './references.ts'
 import { settlePolicies, type SettledPolicies } from './render-policy.ts'
 import { renderSite, snippetLines } from './render-site.ts'
@@ -107,6 +107,8 @@ export function render(input: RenderInput): Rendering {
   }
   for (const settings of slice.resources.filter(isZoneSettings)) {
     if (settings.spec.privileged?.httpSnippets !== undefined) add(settingsUnit(settings))
+    const unmet = settings.spec.realClient && firstUnmet([NEEDS.realClient], input.capabilities)
+    if (unmet !== undefined) problems.push(unsupported(settings.path, unmet, input.capabilities))
   }
   // An upstream with a problem of its own is there all the same: its last good unit may serve.
   const known = new Set([...slice.resources, ...slice.problems].map(({ path }) => path))
@@ -427,7 +429,6 @@ export function assemble(
   const sockets = sorted.flatMap((unit) => [...unit.listeners, ...(unit.stream?.listeners ?? [])].map(listenerKey))
   // A stream that shares its port has one more.
   const listeners = new Set(sockets).size + sorted.filter(({ kind }) => kind === 'stream').length
-  const stream = streamBlock(sorted, [], host)
   const unclaimed = unclaimedListeners(sorted)
   const wanted = sorted.flatMap((unit) => unit.modules ?? [])
   // A last good text may ask for live state where no other does any more.
@@ -436,6 +437,7 @@ export function assemble(
   const modules = modulePaths(new Set(needed), capabilities, host)
   const hasTls = sorted.some((unit) => unit.listeners.some((listener) => listener.tls))
   const settings = settingsOf(slice)
+  const stream = streamBlock(sorted, settings.realClient?.trust ?? [], host)
   const input = { host, capabilities, modules, isLive, settings, listeners, hasTls, unclaimed, includes, stream }
   // The digest stands in the text that it covers, so it is taken with a blank in its place.
   const blank = mainConf(input, BLANK_DIGEST)

@@ -1,0 +1,126 @@
+/**
+ * Streams in slice and rendering: who gets a port or a host, between streams and between streams and sites, what a grant
+ * limits, and what a host without the module is told.
+ */
+
+import { describe, expect, test } from 'vitest'
+import { slice } from '../../src/core/slice.ts'
+import { portConflicts } from '../../src/nginx/applying/precheck.ts'
+import { STREAM_LISTENERS_MAX } from '../../src/nginx/rendering/stream-claims.ts'
+import { DEBIAN_12, EVERYWHERE, renderYaml, statesOf } from '../support/resources.ts'
+
+const document = (kind: string, name: string, spec: string, more = '') =>
+  `apiVersion: nxmesh/v1\nkind: ${kind}\nmetadata: { name: ${name}${more} }\nspec: { ${spec} }\n`
+const UPSTREAM = document('Upstream', 'u', "endpoints: { '10.0.0.1:80': {} }")
+const stream = (name: string, listener: string, more = '') =>
+  document('Stream', name, `upstream: u, listeners: { m: { ${listener} } }${more}`)
+const site = (name: string, port: number) =>
+  document('Site', name, `hosts: [${name}.example], listeners: { m: { port: ${port} } }`)
+
+function rendered(...documents: readonly string[]) {
+  const { units, problems, generation } = renderYaml([UPSTREAM, ...documents].join('---\n'))
+  return {
+    units: units.filter(({ kind }) => kind !== 'upstream').map(({ path }) => path.slice('default/*/'.length)),
+    problems: problems.map(({ path, message }) => `${path.slice('default/*/'.length)}: ${message}`),
+    main: generation.main,
+  }
+}
+
+describe('a port', () => {
+  test('belongs to the oldest stream, and single addresses cannot stand beside all', () => {
+    const { units, problems } = rendered(
+      stream('a', 'port: 1'),
+      stream('b', 'port: 1'),
+      stream('c', 'port: 1, address: 10.0.0.1'),
+      stream('d', 'port: 1, protocol: udp'),
+      stream('e', "port: 1, address: '::'"),
+    )
+    expect(units).toEqual(['stream/a', 'stream/d', 'stream/e'])
+    expect(problems).toEqual([
+      'stream/b: cannot listen on tcp *:1: it belongs to the older stream default/*/stream/a',
+      'stream/c: cannot listen on tcp 10.0.0.1:1: it belongs to the older stream default/*/stream/a',
+    ])
+  })
+
+  test('is shared by name, by streams that all have hosts and say the same of PROXY headers', () => {
+    const { units, problems, main } = rendered(
+      stream('a', 'port: 1', ', hosts: [a.example]'),
+      stream('b', 'port: 1', ', hosts: [a.example, b.example]'),
+      stream('c', 'port: 1'),
+      stream('d', 'port: 1, proxyProtocol: true', ', hosts: [d.example]'),
+      stream('e', 'port: 1', ', hosts: [a.example]'),
+    )
+    expect(units).toEqual(['stream/a', 'stream/b'])
+    expect(problems).toEqual([
+      'stream/b: the host a.example belongs to the older stream default/*/stream/a',
+      'stream/c: cannot listen on tcp *:1: it belongs to the older stream default/*/stream/a',
+      'stream/d: cannot listen on tcp *:1: it belongs to the older stream default/*/stream/a, which differs in proxyProtocol',
+      'stream/e: the host a.example belongs to the older stream default/*/stream/a',
+    ])
+    expect(main.match(/^ *listen .*:1\b.*$/gm)).toHaveLength(1)
+  })
+
+  test('is for sites or for streams: for what more want, and between equals for the oldest', () => {
+    expect(rendered(site('a', 1), stream('b', 'port: 1')).units).toEqual(['site/a'])
+    expect(rendered(stream('b', 'port: 1'), site('a', 1)).units).toEqual(['stream/b'])
+    // One stream of whatever age takes nothing from many sites.
+    expect(rendered(stream('b', 'port: 1'), site('a', 1), site('c', 1)).units).toEqual(['site/a', 'site/c'])
+    const { units, problems } = rendered(stream('b', 'port: 1, protocol: udp'), site('a', 1), site('c', 1))
+    expect(units).toEqual(['site/a', 'site/c', 'stream/b'])
+    expect(problems).toEqual([])
+  })
+
+  test('costs: a node has so many', () => {
+    const many = Array.from({ length: STREAM_LISTENERS_MAX + 1 }, (_, at) => stream(`s${at}`, `port: ${at + 1}`))
+    expect(rendered(...many).problems).toEqual([
+      expect.stringMatching(/the streams of a node have at most 64 listeners/),
+    ])
+  })
+
+  test('of a stream is looked at before the reload that would not get it', async () => {
+    const { units } = renderYaml(
+      [UPSTREAM, stream('a', 'port: 1'), stream('b', 'port: 2, protocol: udp')].join('---\n'),
+    )
+    const conflicts = await portConflicts(units, { master: undefined, listeners: [] }, () => Promise.resolve('taken'))
+    expect(conflicts.map(({ units: [unit] }) => unit?.path)).toEqual(['default/*/stream/a'])
+  })
+})
+
+test('a stream names what it lacks: the module, the upstream, a method that it can use', () => {
+  const problems = (yaml: readonly string[], modules = DEBIAN_12.modules) =>
+    renderYaml(yaml.join('---\n'), { capabilities: { version: '1.22.1', modules, dynamic: {} } }).problems.map(
+      ({ code, message }) => `${code}: ${message}`,
+    )
+  expect(problems([UPSTREAM, stream('a', 'port: 1')], [])).toEqual([
+    'unsupported: the kind Stream needs nginx with its module stream; this host has 1.22.1',
+  ])
+  expect(problems([UPSTREAM, stream('a', 'port: 1', ', hosts: [a.example]')], ['stream'])).toEqual([
+    'unsupported: hosts of a Stream needs nginx with its module stream_ssl_preread; this host has 1.22.1',
+  ])
+  expect(problems([stream('a', 'port: 1')])).toEqual(['reference: there is no upstream u'])
+  const hashed = document('Upstream', 'u', 'method: hash')
+  expect(problems([hashed, stream('a', 'port: 1')])).toEqual([
+    'unsupported: the upstream u is not for streams: its hashKey "$request_uri" is of requests, which a stream has none of',
+  ])
+  const byClient = document('Upstream', 'u', "method: hash, hashKey: '$remote_addr'")
+  expect(problems([byClient, stream('a', 'port: 1')])).toEqual([])
+})
+
+test('a grant for some hosts lets nobody have a whole port, nor another host', () => {
+  const states = statesOf(
+    [
+      UPSTREAM,
+      stream('a', 'port: 1'),
+      stream('b', 'port: 1', ', hosts: [b.example]'),
+      stream('c', 'port: 1', ', hosts: [c.example]'),
+    ].join('---\n'),
+  )
+  const limited = slice(states, EVERYWHERE, () => ({ body: { hosts: ['b.example'] } }) as never)
+  expect(limited.resources.map(({ path }) => path)).toEqual(['default/*/stream/b', 'default/*/upstream/u'])
+  expect(limited.problems.map(({ path, code }) => `${path} ${code}`)).toEqual([
+    'default/*/stream/a host_not_granted',
+    'default/*/stream/c host_not_granted',
+  ])
+  const whole = slice(states, EVERYWHERE, () => ({ body: { hosts: ['*'] } }) as never)
+  expect(whole.resources.map(({ path }) => path)).toContain('default/*/stream/a')
+})
