@@ -43,7 +43,7 @@ beforeAll(async () => {
   ].map((text) => `apiVersion: nxmesh/v1\n${text}\n`)
   const nginx = new LocalNginx({ ...host, binary: 'nginx', mode: 'own' })
   const { generation, problems } = renderYaml(yaml.join('---\n'), { host, capabilities: await nginx.capabilities() })
-  expect(problems).toEqual([])
+  if (problems.length > 0) throw new Error(problems[0]?.message)
   stop = (await serve(host, generation)).stop
 })
 

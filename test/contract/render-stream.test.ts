@@ -104,7 +104,7 @@ async function say(port: number | undefined, text: string): Promise<string> {
 /** Who answers to a name over TLS; with a certificate for what name. */
 async function greet(servername: string | undefined): Promise<string> {
   const named = servername === undefined ? {} : { servername }
-  const socket = connectTls({ host: '127.0.0.1', port: ports['names'] as number, rejectUnauthorized: false, ...named })
+  const socket = connectTls({ host: '127.0.0.1', port: ports['names'], rejectUnauthorized: false, ...named })
   await once(socket, 'secureConnect')
   const { subjectaltname = '' } = socket.getPeerCertificate()
   let back = ''
