@@ -108,8 +108,19 @@ export function targetOf(resources: Iterable<ResourceState>, node: SliceNode): s
 
 function applies(state: ResourceState, node: SliceNode): boolean {
   if (!state.exists || state.created === undefined) return false
-  const name = parseResourcePath(state.path)
+  const name = nameOf(state)
   return name !== undefined && isPlacedFor(name, node.places)
+}
+
+/** Of each state, which is never changed: of thousands, few are new from one slice to the next. */
+const names = new WeakMap<ResourceState, ResourceName>()
+
+function nameOf(state: ResourceState): ResourceName | undefined {
+  const known = names.get(state)
+  if (known !== undefined) return known
+  const name = parseResourcePath(state.path)
+  if (name !== undefined) names.set(state, name)
+  return name
 }
 
 /** Whether a resource is for a node that stands there, whatever its labels. */
@@ -125,7 +136,7 @@ export function isPlacedFor(
 
 function interpret(state: ResourceState): SliceResource | Problem {
   const { path, hash } = state
-  const name = parseResourcePath(path) as ResourceName
+  const name = nameOf(state) as ResourceName
   const kind = KINDS.get(name.kind)
   if (kind === undefined) {
     return {

@@ -25,6 +25,10 @@ export class Draft {
   readonly #lastGood: ReadonlyMap<string, Unit>
   readonly #refused: ReadonlyMap<string, string>
   readonly #whyBefore: (digest: string) => string | undefined
+  /** With all that changed, as long as no more are refused. */
+  readonly #whole: { readonly refused: number; readonly selection: Selection }
+  /** The last one asked for: by whom is taken, and how many are refused. */
+  #last: { readonly key: string; readonly variant: Variant } | undefined
 
   /**
    * @param refused reasons by digest; what is added to it later counts for later variants, but stays among the changed
@@ -40,7 +44,8 @@ export class Draft {
     this.#lastGood = new Map(lastGood.units.map((unit) => [unit.path, unit]))
     this.#refused = refused
     this.#whyBefore = whyBefore
-    const possible = new Set(this.#select(new Set()).units)
+    this.#whole = { refused: refused.size, selection: this.#select(new Set()) }
+    const possible = new Set(this.#whole.selection.units)
     this.changed = changedUnits(lastGood.units, request.units).filter((unit) => possible.has(unit))
   }
 
@@ -48,8 +53,13 @@ export class Draft {
   with(taken: readonly Unit[]): Variant {
     const left = new Set(this.changed.map(({ digest }) => digest))
     for (const { digest } of taken) left.delete(digest)
-    const { units, isolated } = this.#select(left)
-    return { generation: { ...this.#request.assemble(units), units }, isolated }
+    const key = [this.#refused.size, ...left].join()
+    if (this.#last?.key === key) return this.#last.variant
+    const isWhole = left.size === 0 && this.#whole.refused === this.#refused.size
+    const { units, isolated } = isWhole ? this.#whole.selection : this.#select(left)
+    const variant = { generation: { ...this.#request.assemble(units), units }, isolated }
+    this.#last = { key, variant }
+    return variant
   }
 
   #select(left: ReadonlySet<string>): Selection {

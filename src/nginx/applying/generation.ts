@@ -320,25 +320,33 @@ export class GenerationStore {
 const DRIFT_FILES_KEPT = 100
 
 function manifest({ digest, main, units }: Generation): string {
-  const body: ManifestBody = {
-    v: 1,
-    digest,
-    main: sha256(main),
-    units: units.map(({ path, kind, digest: unit, needs, listeners, hosts, files, modules, stream }) => ({
-      path,
-      kind,
-      digest: unit,
-      needs,
-      listeners,
-      hosts,
-      ...(modules && { modules }),
-      ...(stream && { stream }),
-      ...(files && { files: files.map(({ name, readers }) => ({ name, readers })) }),
-    })),
-  }
+  const head = JSON.stringify({ v: 1, digest, main: sha256(main) } satisfies Omit<ManifestBody, 'units'>)
   // The manifest vouches for the other files, so it carries its own hash.
-  const text = JSON.stringify(body)
+  const text = `${head.slice(0, -1)},"units":[${units.map(recordOf).join()}]}`
   return `{"sha256":"${sha256(text)}","body":${text}}\n`
+}
+
+/** JSON of each unit; of thousands, few change from one generation to the next. */
+const records = new WeakMap<Unit, string>()
+
+function recordOf(unit: Unit): string {
+  const known = records.get(unit)
+  if (known !== undefined) return known
+  const { path, kind, digest, needs, listeners, hosts, files, modules, stream } = unit
+  const record: ManifestBody['units'][number] = {
+    path,
+    kind,
+    digest,
+    needs,
+    listeners,
+    hosts,
+    ...(files && { files: files.map(({ name, readers }) => ({ name, readers })) }),
+    ...(modules && { modules }),
+    ...(stream && { stream }),
+  }
+  const text = JSON.stringify(record)
+  records.set(unit, text)
+  return text
 }
 
 /** What lies in objects/ for a generation. */

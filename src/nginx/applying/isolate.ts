@@ -101,6 +101,8 @@ export function selectUnits({ units, problems, lastGood, refusal }: SelectInput)
 
 /** Removes last good sites whose host and listener a desired site claims now: nginx would serve whichever comes first. */
 function dropClaimed(chosen: Map<string, Unit>, desired: ReadonlyMap<string, Unit>): void {
+  // Nearly always.
+  if ([...chosen.values()].every((unit) => desired.get(unit.path) === unit)) return
   const claims = new Map<string, string>()
   for (const unit of chosen.values()) {
     if (desired.get(unit.path) === unit) for (const claim of claimsOf(unit)) claims.set(claim, unit.path)

@@ -41,7 +41,7 @@ export function isWildcard(listener: Pick<Listener, 'address' | 'port'>): boolea
 }
 
 /** What the site asks for, sorted. */
-export function listenersOf(spec: SiteSpec, defaultPort: number): Listener[] {
+function listenersOf(spec: SiteSpec, defaultPort: number): Listener[] {
   const stated = Object.values(spec.listeners)
   const listeners = (stated.length > 0 ? stated : [{ port: defaultPort, address: undefined, tls: undefined }]).map(
     ({ address, port, tls }): Listener => ({ address: normalAddress(address), port, tls: tls !== undefined }),
@@ -65,9 +65,26 @@ export function tlsOf({ listeners }: SiteSpec): ReadonlyMap<string, ListenerTls>
 }
 
 /** What a site asks for, all of it. */
-export function wishesOf({ spec }: Site, defaultPort: number) {
-  return { hosts: [...new Set(spec.hosts)].toSorted(), listeners: listenersOf(spec, defaultPort) }
+export function wishesOf({ spec }: Site, defaultPort: number): Wishes {
+  const known = remembered.get(spec)
+  if (known?.defaultPort === defaultPort) return known
+  const wishes = {
+    defaultPort,
+    hosts: [...new Set(spec.hosts)].toSorted(),
+    listeners: listenersOf(spec, defaultPort),
+  }
+  remembered.set(spec, wishes)
+  return wishes
 }
+
+interface Wishes {
+  readonly defaultPort: number
+  readonly hosts: readonly string[]
+  readonly listeners: readonly Listener[]
+}
+
+/** A spec is never changed, and asked about several times in each rendering of thousands. */
+const remembered = new WeakMap<SiteSpec, Wishes>()
 
 /** Who owns which host on which listener, and which listeners there are. Asked by sites from the oldest to the youngest. */
 export class Claims {
@@ -86,7 +103,7 @@ export class Claims {
   constructor(rendered: readonly Site[], defaultPort: number, taken: ReadonlyMap<string, string> = new Map()) {
     this.#defaultPort = defaultPort
     this.#taken = taken
-    const wanted = rendered.map((site) => ({ site, listeners: listenersOf(site.spec, defaultPort) }))
+    const wanted = rendered.map((site) => ({ site, listeners: wishesOf(site, defaultPort).listeners }))
     this.#forms = formsOf(wanted)
     this.#granted = grantedOf(wanted.map(({ site, listeners }) => ({ site, listeners: this.#fitting(listeners) })))
   }

@@ -36,6 +36,7 @@ import { unitOf, type Outcome } from './outcome.ts'
 import { firstUnmet, LUA, modulePaths, NEEDS, siteModules, siteNeeds, unsupported, upstreamNeeds } from './needs.ts'
 import { missing, nearest } from './references.ts'
 import { settlePolicies, type SettledPolicies } from './render-policy.ts'
+import { Recall } from './recall.ts'
 import { renderSite, snippetLines } from './render-site.ts'
 import { renderStream, STREAM, streamBlock, streamNeeds, streamObstacle } from './render-stream.ts'
 import {
@@ -83,6 +84,8 @@ const NODE_CONSISTENT_WEIGHT_MAX = 32_768
 const NODE_VARIABLES_MAX = 2048
 
 const remembered = new Memo<Outcome>()
+const siteOutcomes = new Recall<Outcome>()
+const upstreamOutcomes = new Recall<Outcome>()
 const entries = new Memo<readonly [key: string, value: string]>()
 
 /** A resource whose unit cannot be made is absent from `units`; its problem says why. */
@@ -97,6 +100,9 @@ export function render(input: RenderInput): Rendering {
   }
   const upstreams = slice.resources.filter(isUpstream).toSorted(olderFirst)
   const heavy = tooHeavy(upstreams, addresses)
+  const shared = [JSON.stringify([input.capabilities, host]), ...[...input.openCircuits].toSorted()]
+  const seen = [...[...input.ejected].toSorted(), ...[...addresses].flat(2)]
+  upstreamOutcomes.turn([...shared, ...seen])
   for (const upstream of upstreams) {
     const { path, spec } = upstream
     add(heavy.get(path) ?? upstreamUnit(upstream, input))
@@ -118,8 +124,16 @@ export function render(input: RenderInput): Rendering {
   problems.push(...policies.problems)
   units.push(...policies.units)
   const certificates = new Certificates(slice, input.secrets)
+  siteOutcomes.turn([
+    ...shared,
+    ...inViewOf(input),
+    ...policies.problems.flatMap(({ path, message }) => [path, message]),
+  ])
   const unitFor = (site: Site, place: Place) =>
-    wordy.get(site.path) ?? siteUnit(site, place, known, certificates, input, policies)
+    wordy.get(site.path) ??
+    siteOutcomes.get(site.spec, JSON.stringify([place.hosts, place.listeners]), (keyed) =>
+      siteUnit(site, place, known, certificates, input, policies, keyed),
+    )
   const rendered = sites.filter((site) => !('code' in unitFor(site, wishesOf(site, host.defaultHttpPort))))
   const streams = slice.resources.filter(isStream).toSorted(olderFirst)
   const whole = (stream: Stream): StreamPlace => ({ listeners: [], hosts: stream.spec.hosts ?? [] })
@@ -139,6 +153,16 @@ export function render(input: RenderInput): Rendering {
     if (place.hosts.length > 0 && place.listeners.length > 0) add(unitFor(site, place))
   }
   return { units: units.toSorted(byPath), problems: problems.toSorted(byPath), live: renderLive(input) }
+}
+
+/** What sites may see of all else: other resources, but of upstreams only that they are there; problems; secrets. */
+function inViewOf({ slice, secrets }: RenderInput): readonly string[] {
+  const others = slice.resources.filter((resource) => !isSite(resource))
+  return [
+    ...others.flatMap((resource) => (isUpstream(resource) ? resource.path : [resource.path, resource.hash])),
+    ...slice.problems.flatMap(({ path, message }) => [path, message]),
+    ...[...secrets].flat(),
+  ]
 }
 
 /** The live part of the rendering alone, which does not cost the work of all sites. */
@@ -224,9 +248,12 @@ function upstreamUnit(upstream: SliceResource<UpstreamSpec>, input: RenderInput)
   const unmet = firstUnmet(upstreamNeeds(spec), capabilities)
   if (unmet !== undefined) return unsupported(path, unmet, capabilities)
   const isLive = usesLane(capabilities, host)
-  return remembered.get(isLive ? `${path}\n${hash}\nlive` : upstreamKeyOf(upstream, input), () =>
-    unitOf({ path, kind: 'upstream', needs: [], listeners: [], hosts: [], ...(isLive ? { modules: [LUA] } : {}) }, () =>
-      isLive ? renderLiveUpstream(upstream) : renderUpstream(upstream, addresses, input, host),
+  return upstreamOutcomes.get(spec, '', (keyed) =>
+    keyed(isLive ? `${path}\n${hash}\nlive` : upstreamKeyOf(upstream, input), () =>
+      unitOf(
+        { path, kind: 'upstream', needs: [], listeners: [], hosts: [], ...(isLive ? { modules: [LUA] } : {}) },
+        () => (isLive ? renderLiveUpstream(upstream) : renderUpstream(upstream, addresses, input, host)),
+      ),
     ),
   )
 }
@@ -289,6 +316,7 @@ function siteUnit(
   certificates: Certificates,
   { capabilities, host, openCircuits }: RenderInput,
   settled: SettledPolicies,
+  keyed: (key: string, make: () => Outcome) => Outcome,
 ): Outcome {
   const { path, hash } = site
   const unmet = firstUnmet(siteNeeds(site.spec), capabilities)
@@ -353,7 +381,7 @@ function siteUnit(
     isLive,
     ...tlsFiles.map(({ name }) => name),
   ].join('\n')
-  return remembered.get(key, () =>
+  return keyed(key, () =>
     unitOf(
       { path, kind: 'site', needs: [...new Set(needs)].toSorted(), listeners, hosts, files: distinct(files), modules },
       () => renderSite(site, place, host),

@@ -5,7 +5,7 @@
 
 import type { StreamSpec } from '../../core/resources/stream.ts'
 import { olderFirst, type Problem, type SliceResource } from '../../core/slice.ts'
-import { isWildcard, listenerKey, listenersOf, normalAddress, portClash, wildcardOf, type Site } from './claims.ts'
+import { isWildcard, listenerKey, normalAddress, portClash, wildcardOf, wishesOf, type Site } from './claims.ts'
 import { shareOut } from './shares.ts'
 import type { StreamListener } from './unit.ts'
 
@@ -90,7 +90,7 @@ function portsOfStreams(streams: readonly Stream[], sites: readonly Site[], defa
     for (const port of new Set(tcp.map(wildcardOf))) at(port).streams.push(stream)
   }
   for (const site of sites) {
-    for (const port of new Set(listenersOf(site.spec, defaultPort).map(wildcardOf))) {
+    for (const port of new Set(wishesOf(site, defaultPort).listeners.map(wildcardOf))) {
       if (wanted.has(port)) at(port).sites.push(site)
     }
   }
