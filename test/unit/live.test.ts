@@ -4,6 +4,8 @@ import { mkdtemp, readFile, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
+import fc from 'fast-check'
+import { fieldsOf, parseDocument, pathOf } from '../../src/core/resources/index.ts'
 import { MeshError } from '../../src/errors.ts'
 import { LiveLane, type LiveWish } from '../../src/live-lane.ts'
 import type { LiveAnswer, LiveEndpoint } from '../../src/nginx/applying/live-endpoint.ts'
@@ -11,7 +13,8 @@ import { LivePush, type LivePushOptions } from '../../src/nginx/applying/live-pu
 import { liveFile } from '../../src/nginx/rendering/live-program.ts'
 import { changeText, parseWhole, servedKeys, wholeText, type LiveState } from '../../src/nginx/rendering/live.ts'
 import { assemble } from '../../src/nginx/rendering/render.ts'
-import { LAYOUT, renderYaml } from '../support/resources.ts'
+import { resourceArbitrary } from '../support/arbitrary-resources.ts'
+import { LAYOUT, renderStates, renderYaml, stateOf } from '../support/resources.ts'
 import { rememberingLog } from '../support/silent-log.ts'
 import { VirtualClock } from '../support/virtual-clock.ts'
 
@@ -28,6 +31,44 @@ describe('rendering', () => {
     expect(JSON.stringify([...(one?.generation.objects.values() ?? [])])).not.toContain('10.0.0.1')
     expect([...(one?.live ?? [])]).toEqual([['u:default_eu_pool', 'round_robin - 10.0.0.1:80,1,0,0,1,10']])
     expect(renderYaml(upstream("{ endpoints: { '10.0.0.1:80': {} } }")).live).toBeUndefined()
+  })
+
+  test('the text of nginx', async () => {
+    const yaml = `${upstream("{ keepalive: { connections: 8 }, endpoints: { '10.0.0.1:80': {} } }", 'a')}
+---
+${upstream("{ endpoints: { '10.0.0.2:80': {} } }", 'b')}
+---
+{ apiVersion: nxmesh/v1, kind: Site, metadata: { name: s, zone: eu }, spec: { hosts: [s.test], maintenance: { enabled: false, allow: ['10.0.0.0/8'] }, routes: { r: { path: /, proxy: { stripPrefix: true, split: { a: { upstream: a, weight: 1 }, b: { upstream: b, weight: 3 } }, sticky: { cookie: session } } } } } }`
+    const { units, live } = renderYaml(yaml, { host: LIVE })
+    const entries = [...(live ?? [])].map(([key, value]) => `# ${key} ${value}\n`)
+    const text = [...units.map((unit) => unit.text), ...entries].join('\n')
+    await expect(text).toMatchFileSnapshot('../golden/live.conf')
+  })
+
+  test('property: whatever the resources, entries are lines, and whatever the endpoints, the texts stay', () => {
+    fc.assert(
+      fc.property(fc.array(resourceArbitrary, { maxLength: 8 }), (documents) => {
+        const resources = new Map(documents.map(parseDocument).map((each) => [pathOf(each), fieldsOf(each)]))
+        const states = [...resources].map(([path, fields], index) => stateOf(path, fields, index))
+        const { live, units, input } = renderStates(states, { host: LIVE })
+        const stamped = { stamp: 1, state: live as LiveState }
+        expect(parseWhole(wholeText(stamped))).toEqual(stamped)
+        const ejected = new Set(
+          [...(live as LiveState)].flatMap(([, value]) =>
+            value
+              .split(' ')
+              .slice(2)
+              .map((peer) => peer.split(',')[0]),
+          ),
+        )
+        const paths = units.filter(({ kind }) => kind === 'upstream').map(({ path }) => path)
+        const all = new Set(paths.flatMap((path) => [...ejected].map((address) => `${path} ${address}`)))
+        const again = renderStates(states, { host: LIVE, slice: input.slice, ejected: all }).units
+        const texts = (some: typeof units) => some.filter(({ kind }) => kind === 'upstream').map(({ text }) => text)
+        expect(texts(again)).toEqual(texts(units))
+      }),
+      { numRuns: 100 },
+    )
   })
 
   test('a last good text that asks for live state finds it where the lane was turned off since', () => {
@@ -134,7 +175,7 @@ beforeEach(async () => {
 })
 afterEach(() => rm(directory, { recursive: true, force: true }))
 
-const stateOf = (value: string): LiveState => new Map([['u:a', value]])
+const liveOf = (value: string): LiveState => new Map([['u:a', value]])
 
 function pushOf(workers: FakeWorkers, clock = new VirtualClock(), rest: Partial<LivePushOptions> = {}) {
   return new LivePush({ directory, nginx: workers, endpoint: workers, clock, ...rest })
@@ -145,9 +186,9 @@ describe('bringing it to the workers', () => {
     const workers = new FakeWorkers()
     const push = pushOf(workers)
     await push.open()
-    push.want(stateOf('one'))
+    push.want(liveOf('one'))
     expect(await push.bring()).toMatchObject({ proven: true, drifted: false })
-    push.want(stateOf('two'))
+    push.want(liveOf('two'))
     expect(await push.bring()).toMatchObject({ proven: true, drifted: false })
     expect(
       workers.pushed.map((text) =>
@@ -157,7 +198,7 @@ describe('bringing it to the workers', () => {
     await push.save()
     expect(parseWhole(await readFile(liveFile({ directory }), 'utf8'))).toEqual({
       stamp: workers.stamp,
-      state: stateOf('two'),
+      state: liveOf('two'),
     })
   })
 
@@ -166,7 +207,7 @@ describe('bringing it to the workers', () => {
     for (let life = 0; life < 2; life += 1) {
       const push = pushOf(workers)
       await push.open()
-      push.want(stateOf('one'))
+      push.want(liveOf('one'))
       await push.bring()
       await push.save()
       await push.bring()
@@ -177,12 +218,12 @@ describe('bringing it to the workers', () => {
   test('workers that have lost it get it as a whole, and it is said', async () => {
     const workers = new FakeWorkers()
     const push = pushOf(workers)
-    push.want(stateOf('one'))
+    push.want(liveOf('one'))
     await push.bring()
     workers.stamp = 0
     expect(await push.bring()).toMatchObject({ proven: true, drifted: true })
     workers.stamp = 0
-    push.want(stateOf('two'))
+    push.want(liveOf('two'))
     expect(await push.bring()).toMatchObject({ proven: true })
     expect(workers.pushed.at(-1)).toMatch(/^nxmesh-live \d+ 0\nu:a two\n$/)
   })
@@ -191,14 +232,14 @@ describe('bringing it to the workers', () => {
     const workers = new FakeWorkers()
     workers.stamp = 9_000_000_000_000
     const push = pushOf(workers)
-    push.want(stateOf('one'))
+    push.want(liveOf('one'))
     expect(await push.bring()).toEqual({ stamp: 9_000_000_000_001, proven: true, drifted: false })
   })
 
   test('without nginx, or with a generation without the lane, it is kept for later', async () => {
     const workers = new FakeWorkers()
     const push = pushOf(workers)
-    push.want(stateOf('one'))
+    push.want(liveOf('one'))
     workers.runs = false
     expect(await push.bring()).toMatchObject({ proven: false })
     workers.runs = true
@@ -214,7 +255,7 @@ describe('bringing it to the workers', () => {
     const workers = new FakeWorkers()
     const clock = new VirtualClock()
     const push = pushOf(workers, clock)
-    push.want(stateOf('one'))
+    push.want(liveOf('one'))
     workers.ask = () => Promise.resolve({ stamp: workers.stamp, pid: 11 })
     const brought = push.bring().catch((error: unknown) => (error as Error).message)
     await clock.advance(6_000)
@@ -226,7 +267,7 @@ describe('bringing it to the workers', () => {
   test('a file that somebody removed is written again', async () => {
     const workers = new FakeWorkers()
     const push = pushOf(workers)
-    push.want(stateOf('one'))
+    push.want(liveOf('one'))
     await push.bring()
     await push.save()
     await rm(liveFile({ directory }))
@@ -272,7 +313,7 @@ describe('when', () => {
   test('at once out of the blue; what follows within 10 ms goes together', async () => {
     let value = 'one'
     const workers = new FakeWorkers()
-    await using setup = await laneOf(workers, () => ({ state: stateOf(value), target: 't' }))
+    await using setup = await laneOf(workers, () => ({ state: liveOf(value), target: 't' }))
     const { lane, clock } = setup
     expect(workers.pushed).toHaveLength(1)
     await clock.advance(1_000)
@@ -290,7 +331,7 @@ describe('when', () => {
   test('a failure is told and tried again, longer each time; the others’ words stay', async () => {
     const workers = new FakeWorkers()
     workers.failure = new MeshError('too_large', 'nginx refused the live state: 507 no memory')
-    await using setup = await laneOf(workers, () => ({ state: stateOf('one'), target: 't' }))
+    await using setup = await laneOf(workers, () => ({ state: liveOf('one'), target: 't' }))
     const { lane, clock, lines, turns } = setup
     expect(lane.receipt).toMatchObject({ applied: null, error: { code: 'too_large' } })
     await clock.advance(500)
@@ -328,7 +369,7 @@ describe('when', () => {
 
   test('nothing is taken away where nothing may be applied yet', async () => {
     const workers = new FakeWorkers()
-    let wish: LiveWish = { state: stateOf('one'), target: 't' }
+    let wish: LiveWish = { state: liveOf('one'), target: 't' }
     await using setup = await laneOf(workers, () => wish)
     wish = undefined
     setup.lane.wake()
@@ -340,7 +381,7 @@ describe('when', () => {
   test('a disk that takes nothing is told, and the workers have it all the same', async () => {
     const workers = new FakeWorkers()
     const write = () => Promise.reject(new MeshError('store_unwritable', 'no space left'))
-    await using setup = await laneOf(workers, () => ({ state: stateOf('one'), target: 't' }), { disk: { write } })
+    await using setup = await laneOf(workers, () => ({ state: liveOf('one'), target: 't' }), { disk: { write } })
     expect(setup.lane.receipt).toMatchObject({ applied: workers.stamp, error: { code: 'store_unwritable' } })
     expect(workers.pushed).toHaveLength(1)
   })
