@@ -393,7 +393,7 @@ export class MeshNode implements Startable {
         return slice(state.resources(), this.#place(), (edit) => state.grantOf(edit))
       },
       secrets: (desired) => {
-        this.#certificates.look(desired, clock.now())
+        this.#certificates.take(desired)
         return opened.of(desired)
       },
       applier: new Applier({ layout, nginx: process, clock, random, settings }),

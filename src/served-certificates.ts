@@ -40,13 +40,19 @@ export class ServedCertificates {
   #expiries: ReadonlyMap<string, number> = new Map()
   #misnamed: readonly string[] = []
   #told = ''
+  /** Not looked at yet. */
+  #slice: Slice | undefined
 
   constructor(log: Log) {
     this.#log = log
   }
 
-  /** Looks at the sites of a slice. Costs little where nothing has changed. */
-  look({ resources }: Slice, nowMs: number): void {
+  /** Takes note of what is to be served; nothing is looked at before somebody asks. */
+  take(slice: Slice): void {
+    this.#slice = slice
+  }
+
+  #look({ resources }: Slice, nowMs: number): void {
     this.#leaves.turn()
     this.#verdicts.turn()
     const certificates = new Map(resources.filter(isCertificate).map((each) => [each.path, each]))
@@ -72,6 +78,9 @@ export class ServedCertificates {
   }
 
   facts(nowMs: number): CertificateFacts {
+    const slice = this.#slice
+    this.#slice = undefined
+    if (slice !== undefined) this.#look(slice, nowMs)
     const times = [...this.#expiries.values()]
     const expired = times.filter((time) => time <= nowMs).length
     const expiring = times.filter((time) => time > nowMs && time <= nowMs + SOON_MS).length

@@ -28,9 +28,9 @@ function keptLog(): { log: Log; warnings: { message: string; fields: unknown }[]
 
 test('what sites serve is told from 14 days before it expires, and what none serves is not', () => {
   const served = new ServedCertificates(silentLog())
-  served.look(sliceWith(), 0)
+  served.take(sliceWith())
   expect(served.facts(end)).toEqual({ expired: 0, expiring: 0, misnamed: 0, firstExpiry: undefined })
-  served.look(sliceWith(site('s', ['a.example']), site('t', ['b.a.example'])), 0)
+  served.take(sliceWith(site('s', ['a.example']), site('t', ['b.a.example'])))
   const at = (time: number) => served.facts(time)
   expect(at(end - 15 * DAY)).toEqual({ expired: 0, expiring: 0, misnamed: 0, firstExpiry: end })
   expect(at(end - 13 * DAY)).toMatchObject({ expired: 0, expiring: 1 })
@@ -46,7 +46,7 @@ test('hosts that a certificate does not name are told by site', () => {
     site('deep', ['x.y.a.example']),
     site('nowhere', ['b.example'], 'none'),
   )
-  served.look(slice, 0)
+  served.take(slice)
   expect(served.facts(0).misnamed).toBe(2)
 })
 
@@ -54,8 +54,12 @@ test('the log names them once, and again when that changes', () => {
   const { log, warnings } = keptLog()
   const served = new ServedCertificates(log)
   const slice = sliceWith(site('s', ['b.example']))
-  served.look(slice, end - DAY)
-  served.look(slice, end - DAY)
+  const look = (taken: typeof slice) => {
+    served.take(taken)
+    served.facts(end - DAY)
+  }
+  look(slice)
+  look(slice)
   const date = new Date(end).toISOString().slice(0, 10)
   expect(warnings).toEqual([
     {
@@ -67,6 +71,6 @@ test('the log names them once, and again when that changes', () => {
       fields: { sites: ['default/*/site/s by default/*/certificate/a'], count: 1 },
     },
   ])
-  served.look(sliceWith(site('s', ['a.example'])), end - DAY)
+  look(sliceWith(site('s', ['a.example'])))
   expect(warnings).toHaveLength(3)
 })

@@ -9,7 +9,7 @@ import { sha256 } from '../../core/canonical.ts'
 import { Memo } from '../../core/memo.ts'
 import { resourcePath } from '../../core/names.ts'
 import type { CertificateSpec } from '../../core/resources/certificate.ts'
-import { isCertificate, type Problem, type Slice, type SliceResource } from '../../core/slice.ts'
+import { isCertificate, isSecret, type Problem, type Slice, type SliceResource } from '../../core/slice.ts'
 import { missing, nearest, secretText } from './references.ts'
 import { unitFile } from './unit-files.ts'
 import type { UnitFile } from './unit.ts'
@@ -28,13 +28,32 @@ export const CHAIN_EXTENSION = 'crt'
 /** Checking a pair takes a quarter of a millisecond. Holds what is wrong as words. */
 const checked = new Memo<{ readonly fault?: string; readonly hint?: string }>()
 
+/** What certificates and secrets there were in the last round, and its number. */
+let before: { readonly parts: readonly string[]; readonly round: number } = { parts: [], round: 0 }
+
+/** The same number as before when no certificate and no secret has changed; only speed depends on it. */
+function roundOf({ resources, problems }: Slice, secrets: ReadonlyMap<string, string>): number {
+  const parts = [
+    ...resources.filter((each) => isCertificate(each) || isSecret(each)).flatMap(({ path, hash }) => [path, hash]),
+    ...problems.map(({ path }) => path),
+    ...[...secrets].flat(),
+  ]
+  const isSame = parts.length === before.parts.length && parts.every((part, index) => part === before.parts[index])
+  if (!isSame) before = { parts, round: before.round + 1 }
+  return before.round
+}
+
 /** The certificates of one slice, with the texts of secrets. */
 export class Certificates {
+  /** Another one whenever any certificate or secret is another. */
+  readonly round: number
   readonly #known: ReadonlySet<string>
   readonly #certificates: ReadonlyMap<string, Certificate>
   readonly #secrets: ReadonlyMap<string, string>
 
-  constructor({ resources, problems }: Slice, secrets: ReadonlyMap<string, string>) {
+  constructor(slice: Slice, secrets: ReadonlyMap<string, string>) {
+    const { resources, problems } = slice
+    this.round = roundOf(slice, secrets)
     checked.turn()
     this.#known = new Set([...resources, ...problems].map(({ path }) => path))
     this.#certificates = new Map(resources.filter(isCertificate).map((each) => [each.path, each]))

@@ -84,6 +84,7 @@ const NODE_CONSISTENT_WEIGHT_MAX = 32_768
 const NODE_VARIABLES_MAX = 2048
 
 const remembered = new Memo<Outcome>()
+const rememberedTls = new Memo<SiteTls | Problem>()
 const siteOutcomes = new Recall<Outcome>()
 const upstreamOutcomes = new Recall<Outcome>()
 const entries = new Memo<readonly [key: string, value: string]>()
@@ -92,6 +93,7 @@ const entries = new Memo<readonly [key: string, value: string]>()
 export function render(input: RenderInput): Rendering {
   const { slice, host, addresses } = input
   remembered.turn()
+  rememberedTls.turn()
   const problems: Problem[] = [...slice.problems]
   const units: Unit[] = []
   const add = (outcome: Outcome): void => {
@@ -389,14 +391,32 @@ function siteUnit(
   )
 }
 
+interface SiteTls {
+  readonly tls: ReadonlyMap<string, ServerTls>
+  readonly proxyTls: ReadonlyMap<string, ProxyTls>
+  readonly files: readonly UnitFile[]
+}
+
+const NO_TLS: SiteTls = { tls: new Map(), proxyTls: new Map(), files: [] }
+
 /** The certificates that a site serves, verifies by and shows. */
-function siteTls(site: Site, listeners: readonly Listener[], certificates: Certificates) {
+function siteTls(site: Site, listeners: readonly Listener[], certificates: Certificates): SiteTls | Problem {
+  const over = listeners.filter((listener) => listener.tls)
+  const isPlain = Object.values(site.spec.routes).every(
+    (route) => route.action !== 'proxy' || route.proxy.tls === undefined,
+  )
+  if (over.length === 0 && isPlain) return NO_TLS
+  const key = [certificates.round, site.path, site.hash, ...over.map(listenerKey)].join('\n')
+  return rememberedTls.get(key, () => findTls(site, over, certificates))
+}
+
+function findTls(site: Site, listeners: readonly Listener[], certificates: Certificates): SiteTls | Problem {
   const { spec } = site
   const tls = new Map<string, ServerTls>()
   const proxyTls = new Map<string, ProxyTls>()
   const files: UnitFile[] = []
   const stated = tlsOf(spec)
-  for (const listener of listeners.filter((each) => each.tls)) {
+  for (const listener of listeners) {
     const found = serverTlsOf(site, stated.get(listenerKey(listener)) as ListenerTls, certificates)
     if ('code' in found) return found
     tls.set(listenerKey(listener), found)
