@@ -37,15 +37,24 @@ describe('limits, on real nginx', () => {
     expect(await host.get('api', '/fixed', { client: '127.0.0.10' })).toMatchObject({ status: 200 })
   })
 
+  test('a very long key counts by the address, so that nobody fills the zone with them', async () => {
+    const found: number[] = []
+    for (const letter of ['a', 'b', 'c', 'd']) {
+      const headers = { 'X-Api-Key': letter.repeat(1025) }
+      found.push((await host.get('api', '/fixed', { client: '127.0.0.11', headers })).status)
+    }
+    expect(found).toEqual([200, 200, 200, 429])
+  })
+
   test('a whole site, and a client by cookie, are limited by the same policy; the access log names it', async () => {
     const ask = (cookie: string) => host.get('shared', '/', { headers: { Cookie: `id=${cookie}` } })
     const found: number[] = []
     for (const cookie of ['a', 'a', 'a', 'b', 'c', 'd']) found.push((await ask(cookie)).status)
     // Two of one cookie, four of the site; what one limit refuses is not counted by the other.
-    expect(found).toEqual([200, 200, 503, 200, 200, 503])
+    expect(found).toEqual([200, 200, 420, 200, 200, 420])
     await host.get('shared', '/?who')
     expect(await host.logged('/?who')).toMatchObject({
-      status: '503',
+      status: '420',
       refused_by: 'default/*/policy/shared',
       would_refuse: '',
     })
@@ -111,7 +120,7 @@ kind: Policy
 metadata: { name: shared }
 spec:
   rateLimit:
-    status: 503
+    status: 420
     limits:
       all: { by: site, rate: 1r/m, burst: 3 }
       each: { by: cookie, cookie: id, rate: 1r/m, burst: 1 }

@@ -326,7 +326,7 @@ const counted = {
   header: fc.constant('X-Own'),
   cookie: fc.constant('own'),
 }
-const anyLimit = { status: fc.constantFrom(429, 503), dryRun: fc.boolean() }
+const anyLimit = { status: fc.constantFrom(429, 444), dryRun: fc.boolean() }
 const limits = <T>(limit: fc.Arbitrary<T>) => fc.dictionary(key, limit, { minKeys: 1, maxKeys: 2 })
 const single = (...texts: string[]) => fc.subarray(texts, { minLength: 1, maxLength: 1 })
 const policySpec = fc.oneof(

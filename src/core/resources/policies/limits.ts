@@ -16,7 +16,7 @@ const ZONE_KIBIBYTES = { min: 32, max: 256 * 1024 }
 const counted = {
   /** What is counted together: requests of an address, with one value of a header or cookie, or all of the site. */
   by: z.enum(['client', 'header', 'cookie', 'site']).default('client'),
-  /** With `by: header`. A request without it counts for its address. */
+  /** With `by: header`. A request without it, or with a very long one, counts for its address. */
   header: headerName.optional(),
   /** With `by: cookie`. A request without it counts for its address. */
   cookie: variableName.optional(),
@@ -50,8 +50,8 @@ const connections = z
   .refine((limit) => !needsName(limit), NAME_FAULT)
 
 const anyLimit = {
-  /** What a refused request is answered with. */
-  status: integer(400, 599).default(429),
+  /** What a refused request is answered with. Not a 5xx, which would look like a failure to who watches over reloads. */
+  status: integer(400, 499).default(429),
   /** Counts, and says in the access log what it would refuse, but refuses nothing. */
   dryRun: z.boolean().default(false),
 }

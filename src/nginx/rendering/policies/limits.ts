@@ -9,6 +9,8 @@ import { block, when } from '../lines.ts'
 import { literal } from '../quote.ts'
 import type { PolicyContext, PolicyText } from './policy-text.ts'
 
+const KEY_BYTES_MAX = 1024
+
 export function renderRateLimit(spec: RateLimitSpec, { path, scope }: PolicyContext): PolicyText {
   const limits = sorted(spec.limits)
   return {
@@ -64,7 +66,12 @@ function sorted<Limit>(limits: Readonly<Record<string, Limit>>): readonly Limit[
 function keyLines(limit: Counted, name: string): readonly string[] {
   const variable = namedVariable(limit)
   if (variable === undefined) return []
-  return block(`map $${variable} $${name}_key`, [`default $${variable};`, '"" $binary_remote_addr;'])
+  // Long ones would use up the zone.
+  return block(`map $${variable} $${name}_key`, [
+    `default $${variable};`,
+    '"" $binary_remote_addr;',
+    `"~^.{${KEY_BYTES_MAX + 1}}" $binary_remote_addr;`,
+  ])
 }
 
 function keyOf(limit: Counted, name: string): string {
