@@ -20,7 +20,7 @@ const USAGE = `Benchmarks of NxMesh
   npm run -s bench -- propagation [--nodes 10,50] [--edits 100] [--burst 90] [--ways ${WAYS.join(',')}]
   npm run -s bench -- join        [--edits 10000] [--resources 1000] [--authors 3] [--missing 100] [--rounds 3]
   npm run -s bench -- memory      [--resources 10000] [--settle-ms 10000]
-  npm run -s bench -- apply       [--sites 100,1000] [--rounds 15] [--workers 2]
+  npm run -s bench -- apply       [--sites 1000,5000] [--rounds 15] [--workers 2]
   npm run -s bench -- endpoints   [--upstreams 1,1000] [--rounds 200] [--workers 2] [--load-seconds 5] [--connections 64]
   npm run -s bench -- trust       [--edits 10000] [--resources 1000] [--authors 3] [--voided 250] [--grants 1000]
   npm run -s bench -- zero-drop   [--requests 1000000] [--applies 100] [--reloads 20] [--workers 2] [--groups 16x0,64x20,64x200]
@@ -67,7 +67,7 @@ const BENCHES: Readonly<Record<string, (options: Options) => Promise<BenchResult
     }),
   apply: (options) =>
     apply({
-      sites: integers(options, 'sites', [100, 1000]),
+      sites: integers(options, 'sites', [1000, 5000]),
       rounds: integer(options, 'rounds', 15),
       workers: integer(options, 'workers', 2),
       pauseMs: integer(options, 'pause-ms', 700),
