@@ -72,7 +72,7 @@ export interface Receipt {
 }
 
 /** What a receipt holds at most, so that it fits into a status record. */
-const RECEIPT_LIMITS = { problems: 16, isolated: 16, textChars: 500, observed: 16, endpoints: 8 } as const
+const RECEIPT_LIMITS = { problems: 16, isolated: 16, textChars: 500, observed: 16, endpoints: 4 } as const
 
 /** For metrics. None may throw. */
 export interface ReconcilerHooks {

@@ -64,14 +64,14 @@ export function signRecord(record: StatusRecord, key: KeyPair): SignedStatus {
   return { bytes, sig: key.sign(statusInput(record.mesh, bytes)) }
 }
 
+const NO_DETAILS = { problems: [], isolated: [], observed: [] }
+
 function fit(record: StatusRecord): string {
   const { receipt, health } = record
-  const brief = {
-    ...record,
-    receipt: receipt === null ? null : { ...receipt, problems: [], isolated: [], observed: [] },
-  }
+  const unobserved = { ...record, receipt: receipt === null ? null : { ...receipt, observed: [] } }
+  const brief = { ...record, receipt: receipt === null ? null : { ...receipt, ...NO_DETAILS } }
   const bare = { ...record, receipt: null, health: { ...health, msg: health.msg.slice(0, 500), reasons: [] } }
-  for (const form of [record, brief, bare]) {
+  for (const form of [record, unobserved, brief, bare]) {
     const bytes = canonical(form as unknown as Json)
     if (Buffer.byteLength(bytes) <= RECORD_LIMITS.bytes && parseRecord(bytes) !== undefined) return bytes
   }

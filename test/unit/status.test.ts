@@ -15,6 +15,7 @@ import { peerState, STATUS_LIMITS, STATUS_TIMES, StatusTable, type OwnStatus } f
 import { keyOf } from '../support/authors.ts'
 import { diceFrom } from '../support/histories.ts'
 import { MemoryStore } from '../support/memory-store.ts'
+import type { Receipt } from '../../src/reconciler.ts'
 import { receiptOf } from '../support/receipt.ts'
 import { rememberingLog, silentLog } from '../support/silent-log.ts'
 import { VirtualClock } from '../support/virtual-clock.ts'
@@ -388,6 +389,24 @@ describe('speaking', () => {
     })
     await clock.advance(1)
     expect(JSON.parse(published[0]?.bytes ?? '')).toMatchObject({ health: { msg: 'much', reasons: [] } })
+  })
+
+  test('what is wrong with resources is told before what was seen of upstreams', async () => {
+    const problems = Array.from({ length: 16 }, () => ({
+      path: 'p',
+      code: 'nginx' as const,
+      message: 'x'.repeat(1000),
+    }))
+    const addresses = Array<string>(16).fill('a'.repeat(200))
+    const observed = Array.from({ length: 16 }, () => {
+      return { path: 'u', circuit: 'open' as const, endpoints: 9, ailing: addresses, ejected: [] }
+    })
+    const { clock, published } = await tableOf({
+      describe: () => ({ ...OWN, receipt: receiptOf({ problems, observed, observedCount: 16 }) }),
+    })
+    await clock.advance(1)
+    const { receipt } = JSON.parse(published[0]?.bytes ?? '') as { receipt: Receipt }
+    expect([receipt.problems.length, receipt.observed, receipt.observedCount]).toEqual([16, [], 16])
   })
 
   test('the longest status of an honest node, full of quotes, is one that its peers take', async () => {

@@ -7,6 +7,7 @@ import { request as requestPlain, type RequestOptions } from 'node:http'
 import { connect as connectHttp2, constants } from 'node:http2'
 import { request as requestSecure } from 'node:https'
 import { connect } from 'node:net'
+import { PROXIED_HEADER } from '../../core/names.ts'
 import { millisecondsOf, parseEndpoint, type Endpoint } from '../../core/resources/fields.ts'
 import type { UpstreamSpec } from '../../core/resources/upstream.ts'
 
@@ -47,7 +48,8 @@ function takesConnection(to: Target, signal: AbortSignal): Promise<boolean> {
 
 function answers(to: Target, check: HealthCheck, address: string, signal: AbortSignal): Promise<boolean> {
   const { scheme, path, host = address, expect } = check
-  const headers = { host, 'user-agent': 'nxmesh-health', connection: 'close' }
+  // Like what nginx passes on, it is no request of this host's own.
+  const headers = { host, 'user-agent': 'nxmesh-health', connection: 'close', [PROXIED_HEADER]: '1' }
   const options: RequestOptions = { ...to, path, headers, agent: false, setHost: false, signal }
   return new Promise((resolve, reject) => {
     const outgoing =
