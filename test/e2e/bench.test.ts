@@ -97,6 +97,18 @@ test('apply measures nginx beside the product', async () => {
   expect(aims).toEqual([expect.objectContaining({ name: 'overhead_3_sites_ms' })])
 })
 
+test('endpoints reach every worker without a reload, and the balancer is measured beside nginx’s own', async () => {
+  const sizes = ['--upstreams', '3', '--rounds', '4', '--load-seconds', '1', '--connections', '4']
+  const { rows, aims } = await result('endpoints', ...sizes)
+  const figures = { provenMs: FIGURES, answeredMs: FIGURES, cpuMs: FIGURES }
+  const both = { static: expect.any(Number), live: expect.any(Number) }
+  expect(rows).toEqual([
+    { upstreams: 3, rounds: 4, ...figures, reloads: 0 },
+    expect.objectContaining({ perSecond: both, cpuUsPerRequest: both }),
+  ])
+  expect(aims.map(({ name }) => name)).toEqual(['proven_p99_3_upstreams_ms', 'reloads_3_upstreams'])
+})
+
 test('what cannot be run is an error that says what can', async () => {
   expect(await bench('speed')).toMatchObject({
     code: 2,
