@@ -337,6 +337,21 @@ describe('what a host cannot do is refused by name', () => {
     ])
     expect(unsupported(yaml, {})).toEqual([])
   })
+  test.each([
+    '/',
+    '/var/lib',
+    '/var//lib/nxmesh/nginx',
+    '/var/lib/nxmesh/nginx/objects',
+    '/var/lib/nxmesh//nginx/current/',
+  ])('static files in %s, where the keys of sites are, whatever the roots of the host are', (root) => {
+    const yaml = site('s', `hosts: [a.example], routes: { r: { path: /, static: { root: ${root} } } }`)
+    for (const staticRoots of [['/'], ['/var'], undefined])
+      expect(unsupported(yaml, { host: { ...LAYOUT, ...(staticRoots && { staticRoots }) } })).toEqual([
+        `unsupported: the path ${root} is outside what this host may serve`,
+      ])
+    const beside = yaml.replace(`root: ${root} `, 'root: /var/lib/nxmesh/nginx-files ')
+    expect(unsupported(beside, { host: { ...LAYOUT, staticRoots: ['/var'] } })).toEqual([])
+  })
   test('static files outside the roots of the host', () => {
     const yaml = site('s', 'hosts: [a.example], routes: { r: { path: /, static: { root: /srv/wwwx } } }')
     expect(unsupported(yaml, { host: { ...LAYOUT, staticRoots: ['/srv/www/'] } })).toEqual([

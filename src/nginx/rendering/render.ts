@@ -334,7 +334,7 @@ function siteUnit(
   ])
   const files = policies.used.flatMap(({ text }) => text.files ?? [])
   const open = new Set<string>()
-  const forbidden = pageFilesOf(site.spec).find((file) => !isAllowedRoot(file, host.staticRoots))
+  const forbidden = pageFilesOf(site.spec).find((file) => !isAllowedRoot(file, host))
   if (forbidden !== undefined) return forbiddenRoot(path, forbidden, host)
   for (const name of pageUpstreamsOf(site.spec)) {
     const upstream = nearest(site, 'upstream', name, known)
@@ -343,7 +343,7 @@ function siteUnit(
     needs.push(resourcePath(upstream))
   }
   for (const route of Object.values(site.spec.routes)) {
-    if (route.action === 'static' && !isAllowedRoot(route.static.root, host.staticRoots))
+    if (route.action === 'static' && !isAllowedRoot(route.static.root, host))
       return forbiddenRoot(path, route.static.root, host)
     if (route.action !== 'proxy') continue
     for (const name of upstreamsOf(route.proxy)) {
@@ -439,7 +439,13 @@ function distinct(files: readonly UnitFile[]): readonly UnitFile[] {
   return [...new Map(files.map((file) => [file.name, file])).values()]
 }
 
-function isAllowedRoot(root: string, allowed: readonly string[] | undefined): boolean {
+/** What nginx itself is told by, keys among it. Workers may be the user whom it belongs to. */
+const CLOSED_FOLDERS: readonly string[] = ['objects', 'generations', 'current', 'private', 'drift', 'logs', 'temp']
+
+function isAllowedRoot(root: string, { directory, staticRoots: allowed }: HostLayout): boolean {
+  const plainRoot = `${root}/`.replace(/\/+/g, '/')
+  const isAround = `${directory}/`.startsWith(plainRoot)
+  if (isAround || CLOSED_FOLDERS.some((name) => plainRoot.startsWith(`${directory}/${name}/`))) return false
   return allowed === undefined || allowed.some((base) => `${root}/`.startsWith(`${base.replace(/\/+$/, '')}/`))
 }
 
