@@ -14,6 +14,7 @@ import type { Applier } from './nginx/applying/apply.ts'
 import { applyError, type ApplyError, type ApplyResult, type Outcome, type Phase } from './nginx/applying/run.ts'
 import type { LivePush } from './nginx/applying/live-push.ts'
 import type { HostLayout } from './nginx/rendering/host-layout.ts'
+import { NEEDED_MODULES } from './nginx/rendering/needs.ts'
 import { laneObstacle, servedKeys } from './nginx/rendering/live.ts'
 import type { ObservedHealth } from './nginx/rendering/render-upstream.ts'
 import { assemble, hostNamesOf, render, renderLive } from './nginx/rendering/render.ts'
@@ -66,6 +67,8 @@ export interface Receipt {
     readonly running: boolean
     readonly master: number | null
     readonly version: string | null
+    /** Of those that resources may need, the ones that are there. */
+    readonly modules: readonly string[]
     readonly workers: number
     readonly draining: number
   }
@@ -582,6 +585,7 @@ export class Reconciler implements Startable {
         running: master !== undefined,
         master: master ?? null,
         version: this.#capabilities?.version ?? null,
+        modules: NEEDED_MODULES.filter((name) => this.#capabilities?.modules.includes(name) === true),
         workers: workers.length - draining,
         draining,
       },

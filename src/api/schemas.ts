@@ -97,6 +97,7 @@ export const RECEIPT = z.object({
     running: z.boolean(),
     master: z.int().nullable(),
     version: z.string().nullable(),
+    modules: z.array(z.string()).describe('of those that resources may need, the ones that are there'),
     workers: z.int(),
     draining: z.int(),
   }),

@@ -12,6 +12,7 @@ import { durationMs, usage, type Args, type Cli, type OptionSpecs, type Verb } f
 import type { ApiClient } from './client.ts'
 import { parseSources, readSources, type Wanted } from './documents.ts'
 import { editFields, planEdit } from './editor.ts'
+import { lackingLines } from './hosts-lacking.ts'
 import { sealedWords, showChange, summary } from './plan.ts'
 import { plain, short, span, table, toJson, toYaml, type Cell } from './terminal.ts'
 import { waitUntilApplied } from './wait.ts'
@@ -71,6 +72,26 @@ export const diffVerb: Verb = {
   async run(cli, args) {
     args.expect()
     return showPlan(cli, await planAll(cli, await readWanted(cli, args)), '')
+  },
+}
+
+export const planVerb: Verb = {
+  name: 'plan',
+  summary: 'show what apply would change, and which hosts could not do it',
+  usage: ['plan -f FILE|FOLDER|-'],
+  details: [
+    'Like diff; and for each node of the zones, what its nginx lacks for these resources, by the version and modules that',
+    'it tells of. Nodes that were never heard are not judged. Nothing is changed.',
+  ].join('\n'),
+  options: FILES,
+  examples: ['meshctl plan -f sites/'],
+  async run(cli, args) {
+    args.expect()
+    const wanted = await readWanted(cli, args)
+    showPlan(cli, await planAll(cli, wanted), '')
+    const lines = lackingLines(wanted, await (await cli.client()).receipts())
+    cli.out(lines.map((line) => `${cli.paint.red('!')} ${plain(line)}\n`).join(''))
+    return undefined
   },
 }
 

@@ -19,7 +19,7 @@ import { nodeVerb } from './nodes.ts'
 import { logVerb, peersVerb, statusVerb, watchVerb } from './observe.ts'
 import { policyVerb } from './policy.ts'
 import { pushVerb } from './push.ts'
-import { applyVerb, deleteVerb, diffVerb, editVerb, getVerb } from './resources.ts'
+import { applyVerb, deleteVerb, diffVerb, editVerb, getVerb, planVerb } from './resources.ts'
 import { cosignVerb, rootVerb } from './root.ts'
 import { refoundVerb } from './refound.ts'
 import { rotateVerb } from './rotate.ts'
@@ -32,6 +32,7 @@ import { exportVerb, verifyVerb } from './verify.ts'
 export const VERBS: readonly Verb[] = [
   applyVerb,
   diffVerb,
+  planVerb,
   getVerb,
   editVerb,
   deleteVerb,

@@ -147,6 +147,7 @@ const receiptSchema = z.object({
     running: z.boolean(),
     master: whole.nullable(),
     version: short.nullable(),
+    modules: z.array(short).max(64).default([]),
     workers: whole,
     draining: whole,
   }),

@@ -25,7 +25,7 @@ export function receiptOf(overrides: Partial<Receipt> = {}): Receipt {
     drift: 0,
     observed: [],
     observedCount: 0,
-    nginx: { running: true, master: 42, version: '1.22.1', workers: 2, draining: 0 },
+    nginx: { running: true, master: 42, version: '1.22.1', modules: [], workers: 2, draining: 0 },
     ...overrides,
   }
 }

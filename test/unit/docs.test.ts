@@ -15,6 +15,7 @@ import { parsePolicy, POLICY_KIND } from '../../src/cli/workspace-policy.ts'
 import { describeConfig } from '../../src/config/config-schema.ts'
 import { loadConfig } from '../../src/config/config.ts'
 import { createMetrics } from '../../src/metrics.ts'
+import { BROTLI, LUA, NEEDS, type Need } from '../../src/nginx/rendering/needs.ts'
 import { ROUTE_PATHS } from '../../src/api/routes.ts'
 import { meshctl } from '../support/cli.ts'
 
@@ -34,6 +35,26 @@ function blocksOf(page: string, language: string): string[] {
 }
 
 const withoutBlocks = (text: string): string => text.replaceAll(/^```.*?^```$/gms, '')
+
+/** What is used where it is, and done without where it is not. */
+const WHERE_IT_IS = [
+  [
+    'endpoints, weights of splits, maintenance without a reload',
+    'any',
+    `\`${LUA}\``,
+    'they go through reloads, and status says so',
+  ],
+  ['brotli, with `compression` of a site', 'any', `\`${BROTLI}\``, 'gzip alone'],
+]
+/** As the formatter writes it. */
+function alignedTable([head = [], ...rows]: readonly (readonly string[])[]): string {
+  const widths = head.map((_, column) => Math.max(...[head, ...rows].map((row) => row[column]?.length ?? 0)))
+  const line = (cells: readonly string[]): string =>
+    `| ${cells.map((cell, column) => cell.padEnd(widths[column] ?? 0)).join(' | ')} |`
+  return [line(head), line(widths.map((width) => '-'.repeat(width))), ...rows.map(line)].join('\n')
+}
+const LUA_WITH_MODSECURITY =
+  'ModSecurity’s library brings another Lua along. Whichever of the two modules a master loads first lends its functions to both, and only LuaJIT’s serve both: the other way round the master aborts, at its start and at the reload that adds Lua, though `nginx -t` is content. So Lua is always loaded first, and with ModSecurity wherever it is there. Installed while nginx already runs ModSecurity without it, Lua is left alone until nginx is restarted. All other modules may come and go by reload.'
 
 // ---------------------------------------------------------------------------------------------- links
 
@@ -235,6 +256,22 @@ describe('made from the code', () => {
       ...settings,
     ]
     await expect(`${page.join('\n\n')}\n`).toMatchFileSnapshot(join(PROJECT, 'docs/configuration.md'))
+  })
+
+  test('docs/capabilities.md', async () => {
+    const rows = Object.values(NEEDS).map(({ what, version, module }: Need) => {
+      return [what, version ?? 'any', module === undefined ? '' : `\`${module}\``, 'refused on that host, by name']
+    })
+    const page = [
+      '# What nginx must be able to do',
+      'Each node finds the version of its nginx and the modules that are compiled in or lie in its modules directory (`nginx.modules_directory`). Dynamic modules are loaded by the generations that need them, and by no others. What a host cannot do is refused there alone: `meshctl plan` says so before an edit, `meshctl status` after it; other hosts serve it, and a resource that was served before stays as it was.',
+      REGENERATE,
+      alignedTable([['field', 'nginx from', 'module', 'without it'], ...rows, ...WHERE_IT_IS]),
+      '## Lua and ModSecurity',
+      LUA_WITH_MODSECURITY,
+    ]
+    const file = join(PROJECT, 'docs/capabilities.md')
+    await expect(`${page.join('\n\n')}\n`).toMatchFileSnapshot(file)
   })
 
   test('docs/metrics.md', async () => {

@@ -3,8 +3,11 @@
  * which dynamic modules a generation loads. Pure; render.ts asks before it makes a text.
  */
 
+import type { PolicySpec } from '../../core/resources/policy.ts'
 import type { SiteSpec } from '../../core/resources/site.ts'
+import type { StreamSpec } from '../../core/resources/stream.ts'
 import type { UpstreamSpec } from '../../core/resources/upstream.ts'
+import type { ZoneSettingsSpec } from '../../core/resources/zone-settings.ts'
 import type { Problem } from '../../core/slice.ts'
 import type { Capabilities } from '../../ports.ts'
 import type { HostLayout } from './host-layout.ts'
@@ -25,7 +28,7 @@ export const LUA = 'http_lua'
 const NDK = 'ndk_http'
 const MODSECURITY = 'http_modsecurity'
 
-/** Every need of these resources, under what it is called in code. docs/capabilities.md lists them. */
+/** Every need, under what it is called in code. docs/capabilities.md lists them. */
 export const NEEDS = {
   listenerTls: { what: 'tls of a listener', module: 'http_ssl' },
   https: { what: 'scheme: https of a proxy', module: 'http_ssl' },
@@ -33,6 +36,7 @@ export const NEEDS = {
   grpc: { what: 'scheme: grpc or grpcs of a proxy', module: 'http_v2' },
   mtls: { what: 'mtls of a policy', module: 'http_ssl' },
   coreRuleSet: { what: 'coreRuleSet of a policy', module: MODSECURITY },
+  externalAuth: { what: 'externalAuth of a policy', module: 'http_auth_request' },
   realClient: { what: 'realClient of zone settings', module: 'http_realip' },
   stream: { what: 'the kind Stream', module: 'stream' },
   streamHosts: { what: 'hosts of a Stream', module: 'stream_ssl_preread' },
@@ -40,6 +44,11 @@ export const NEEDS = {
   random: { what: 'method: random of an upstream', version: '1.15.1' },
   keepalive: { what: 'keepalive.timeout and keepalive.requests of an upstream', version: '1.15.3' },
 } as const satisfies Record<string, Need>
+
+/** Every module that resources may need, or use where it is: what nodes tell each other of theirs. */
+export const NEEDED_MODULES: readonly string[] = [
+  ...new Set([...Object.values(NEEDS).flatMap((need: Need) => need.module ?? []), BROTLI, LUA]),
+].toSorted()
 
 export function upstreamNeeds({ method, keepalive }: UpstreamSpec): Need[] {
   return [...(method === 'random' ? [NEEDS.random] : []), ...(keepalive === undefined ? [] : [NEEDS.keepalive])]
@@ -55,6 +64,40 @@ const SCHEME_NEEDS: Readonly<Record<string, readonly Need[]>> = {
   https: [NEEDS.https],
   grpc: [NEEDS.grpc],
   grpcs: [NEEDS.grpcs, NEEDS.grpc],
+}
+
+export function streamNeeds({ hosts, listeners }: StreamSpec): Need[] {
+  const hasHosts = (hosts ?? []).length > 0
+  const isProxied = hasHosts || Object.values(listeners).some(({ proxyProtocol }) => proxyProtocol)
+  return [NEEDS.stream, ...(hasHosts ? [NEEDS.streamHosts] : []), ...(isProxied ? [NEEDS.streamProxyProtocol] : [])]
+}
+
+export function settingsNeeds({ realClient }: ZoneSettingsSpec): Need[] {
+  return realClient === undefined ? [] : [NEEDS.realClient]
+}
+
+export function policyNeeds(spec: PolicySpec): Need[] {
+  if (spec.type === 'mtls') return [NEEDS.mtls]
+  if (spec.type === 'externalAuth') return [NEEDS.externalAuth]
+  return spec.type === 'waf' && spec.waf.coreRuleSet !== undefined ? [NEEDS.coreRuleSet] : []
+}
+
+/** What a resource needs of any host's nginx. @param kind as in paths; the spec is of it */
+export function needsOf(kind: string, spec: unknown): readonly Need[] {
+  switch (kind) {
+    case 'site':
+      return siteNeeds(spec as SiteSpec)
+    case 'upstream':
+      return upstreamNeeds(spec as UpstreamSpec)
+    case 'stream':
+      return streamNeeds(spec as StreamSpec)
+    case 'policy':
+      return policyNeeds(spec as PolicySpec)
+    case 'zonesettings':
+      return settingsNeeds(spec as ZoneSettingsSpec)
+    default:
+      return []
+  }
 }
 
 /** Modules that the text of a site uses where they are, and does without where they are not. */

@@ -11,7 +11,6 @@ import type { SliceResource } from '../../core/slice.ts'
 import type { HostLayout } from './host-layout.ts'
 import { streamSocket } from './host-layout.ts'
 import { block, directive, toText, when } from './lines.ts'
-import { NEEDS, type Need } from './needs.ts'
 import { DOLLAR_VARIABLE, literal, plain } from './quote.ts'
 import { serverLine, serversOf, upstreamBlockName, type ObservedHealth } from './render-upstream.ts'
 import { keyOf, type Stream, type StreamPlace } from './stream-claims.ts'
@@ -21,12 +20,6 @@ export const STREAM = 'stream'
 
 /** The client, where a hashKey is. The others mean nothing before HTTP. */
 const HASH_VARIABLES: ReadonlySet<string> = new Set(['remote_addr', 'remote_port', 'server_addr', 'server_port'])
-
-export function streamNeeds({ hosts, listeners }: Stream['spec']): Need[] {
-  const hasHosts = (hosts ?? []).length > 0
-  const isProxied = hasHosts || Object.values(listeners).some(({ proxyProtocol }) => proxyProtocol)
-  return [NEEDS.stream, ...(hasHosts ? [NEEDS.streamHosts] : []), ...(isProxied ? [NEEDS.streamProxyProtocol] : [])]
-}
 
 /** Why the upstream cannot serve a stream; undefined where it can. */
 export function streamObstacle({ method, hashKey }: UpstreamSpec): string | undefined {

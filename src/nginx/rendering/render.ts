@@ -33,12 +33,22 @@ import { sortedEntries, toText, when } from './lines.ts'
 import { asksLive, siteEntries, upstreamEntry, usesLane, type LiveState } from './live.ts'
 import { mainConf } from './main-conf.ts'
 import { unitOf, type Outcome } from './outcome.ts'
-import { firstUnmet, LUA, modulePaths, NEEDS, siteModules, siteNeeds, unsupported, upstreamNeeds } from './needs.ts'
+import {
+  firstUnmet,
+  LUA,
+  modulePaths,
+  siteModules,
+  settingsNeeds,
+  siteNeeds,
+  streamNeeds,
+  unsupported,
+  upstreamNeeds,
+} from './needs.ts'
 import { missing, nearest } from './references.ts'
 import { settlePolicies, type SettledPolicies } from './render-policy.ts'
 import { Recall } from './recall.ts'
 import { renderSite, snippetLines } from './render-site.ts'
-import { renderStream, STREAM, streamBlock, streamNeeds, streamObstacle } from './render-stream.ts'
+import { renderStream, STREAM, streamBlock, streamObstacle } from './render-stream.ts'
 import {
   ADDRESSES_MAX,
   consistentWeight,
@@ -115,7 +125,7 @@ export function render(input: RenderInput): Rendering {
   }
   for (const settings of slice.resources.filter(isZoneSettings)) {
     if (settings.spec.privileged?.httpSnippets !== undefined) add(settingsUnit(settings))
-    const unmet = settings.spec.realClient && firstUnmet([NEEDS.realClient], input.capabilities)
+    const unmet = firstUnmet(settingsNeeds(settings.spec), input.capabilities)
     if (unmet !== undefined) problems.push(unsupported(settings.path, unmet, input.capabilities))
   }
   // An upstream with a problem of its own is there all the same: its last good unit may serve.
