@@ -61,7 +61,11 @@ describe('TLS and gRPC to upstreams, on real nginx', () => {
     ;({ host, remove } = nginxDirectory(ports.http))
     const portOf = (server: { address(): unknown }) => (server.address() as AddressInfo).port
     const text = yaml(ports, [secure, calls.plain, calls.secure].map(portOf) as [number, number, number])
-    const { generation, problems } = renderYaml(text, { host, secrets: secretsOf({ own, proxy: proxyPair }) })
+    const { generation, problems } = renderYaml(text, {
+      host,
+      secrets: secretsOf({ own, proxy: proxyPair }),
+      openCircuits: new Set(['default/*/upstream/tripped']),
+    })
     const { words } = await testGeneration(host, generation)
     if (problems.length > 0 || words !== '') throw new Error(problems[0]?.message ?? words)
     nginx = await serve(host, generation)
@@ -101,6 +105,13 @@ describe('TLS and gRPC to upstreams, on real nginx', () => {
     // Right after, over what might be the same session.
     expect((await told('/verified/')).client).toBe('')
     expect((await told('/unverified/')).client).toBe('')
+  })
+
+  test('an open circuit answers 503 in the place of gRPC, and of TLS that is verified', async () => {
+    for (const path of ['/tripped.Echo/Say', '/tripped/']) {
+      const { status, headers } = await get(path)
+      expect([path, status, headers['x-nxmesh-circuit']]).toEqual([path, 503, 'open'])
+    }
   })
 
   test('websockets pass through TLS on both sides', async () => {
@@ -188,6 +199,7 @@ function yaml(
     upstream('secure', secure),
     upstream('plain', plain),
     upstream('calls', calls),
+    upstream('tripped', calls),
     document('Site', 'site', {
       hosts: ['site.example'],
       listeners: {
@@ -211,6 +223,16 @@ function yaml(
           path: '/secure.Echo/',
           proxy: { upstream: 'calls', scheme: 'grpcs', tls: { ca: 'ours', serverName } },
           ...echo,
+        },
+        tripped: {
+          path: '/tripped.Echo/',
+          proxy: { upstream: 'tripped', scheme: 'grpcs', tls: { ca: 'ours', serverName } },
+          timeouts: { read: '9s' },
+          ...echo,
+        },
+        trippedPlain: {
+          path: '/tripped/',
+          proxy: { upstream: 'tripped', scheme: 'https', tls: { ca: 'ours', serverName } },
         },
       },
     }),
