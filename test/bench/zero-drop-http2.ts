@@ -67,21 +67,15 @@ export class Http2Client {
   #connect(): ClientHttp2Session {
     const { port, ca } = this.#options
     const session = connect(`https://127.0.0.1:${port}`, { ca, servername: SITE_HOST })
-    let hasGoaway = false
-    const leave = (): void => {
-      if (this.#session === session) this.#session = undefined
+    const leave = (reason: string | undefined): void => {
+      if (this.#session !== session) return
+      this.#session = undefined
+      if (this.#isIdle && reason !== undefined) this.#options.tally.failed('unannounced', reason, false)
     }
     session.on('connect', () => this.#options.tally.connected())
-    session.on('goaway', () => {
-      hasGoaway = true
-      leave()
-    })
-    session.on('error', leave)
-    session.on('close', () => {
-      if (this.#session !== session) return
-      leave()
-      if (this.#isIdle && !hasGoaway) this.#options.tally.failed('unannounced', 'session closed without GOAWAY', false)
-    })
+    session.on('goaway', () => leave(undefined))
+    session.on('error', ({ message }) => leave(message))
+    session.on('close', () => leave('session closed without GOAWAY'))
     return session
   }
 

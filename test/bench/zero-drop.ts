@@ -123,7 +123,9 @@ async function measure({ protocol, lua }: Variant, options: ZeroDropOptions, wan
       applies.push({ totalMs, drainMs: phases['drain'] ?? 0 })
       await sleep(options.pauseMs)
       if (applies.length % 10 !== 0 && applies.length < options.applies) continue
-      reports.push(await load.take())
+      const report = await load.take()
+      reports.push(report)
+      for (const example of report.examples) progress(`${variant}: ${example}`)
       requests = summary(reports).requests
       progress(`${variant}: ${applies.length} applies, ${requests} requests, ${summary(reports).failed} failed`)
     }
