@@ -1,6 +1,6 @@
 /**
  * What the clients of the zero-drop benchmark ask, and what must come back: fixed answers, echoes of bodies and of paths with
- * escapes. One in four is a POST, one in 256 of them a long one. Pure but for a counter.
+ * escapes. One in four is a POST, one in 256 a long one. Pure but for a counter.
  */
 
 export interface Exchange {
