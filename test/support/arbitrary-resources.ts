@@ -383,6 +383,20 @@ const policySpec = fc.oneof(
     ),
   }),
   fc.record({
+    jwt: optional(
+      {
+        cookie: fc.constantFrom('token', 'Ab_1'),
+        keys: fc.dictionary(key, fc.record({ alg: fc.constant('HS256'), secret: name }), { minKeys: 1, maxKeys: 2 }),
+        issuers: single('https://idp.example', 'a"b'),
+        audiences: single('shop', "x'"),
+        requireExp: fc.boolean(),
+        leewaySeconds: fc.nat(600),
+        headers: fc.dictionary(fc.constantFrom('X-User', 'x-a'), fc.constantFrom('sub', 'a"]]b'), { maxKeys: 2 }),
+      },
+      ['keys'],
+    ),
+  }),
+  fc.record({
     cache: optional({
       zoneSize: fc.constantFrom('64k', '1m'),
       maxSize: fc.constantFrom('1m', '9g'),

@@ -9,7 +9,8 @@ import type { ResourceState } from '../../src/core/document.ts'
 import { DOCUMENT_SCHEMAS, fieldsOf, parseDocument, pathOf } from '../../src/core/resources/index.ts'
 import type { HostLayout } from '../../src/nginx/rendering/host-layout.ts'
 import { makeCertificate, secretsOf } from './certificates.ts'
-import { EVERYWHERE, LAYOUT, renderStates, stateOf } from './resources.ts'
+import { LIVE_HTTP_LINES } from '../../src/nginx/rendering/live-program.ts'
+import { EVERYWHERE, LAYOUT, renderStates, stateOf, withModules } from './resources.ts'
 
 type Schema = z.core.$ZodType
 type Path = readonly string[]
@@ -185,6 +186,31 @@ spec:
   externalAuth: { upstream: app, path: /judge, timeout: 9s, headers: [X-Judged], signin: 'https://signin.example/?rd=$host' }
 ---
 apiVersion: nxmesh/v1
+kind: Secret
+metadata: { name: signing, workspace: default, zone: '*' }
+spec: { sealed: ['00000000000000000000000000000000', 'AA'] }
+---
+apiVersion: nxmesh/v1
+kind: Policy
+metadata: { name: tokens, workspace: default, zone: '*', labels: { l: v } }
+spec:
+  type: jwt
+  jwt:
+    cookie: token
+    issuers: ['https://issuer.example']
+    audiences: [audience]
+    headers: { X-Claim: claim }
+    keys:
+      shared: { alg: HS256, secret: signing }
+      curve:
+        alg: ES256
+        publicKey: |
+          -----BEGIN PUBLIC KEY-----
+          MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAE+nUvct6OE9bAP7RZZwhq2brtoWEr
+          ebZWm4ua3zlJwV88kY9GBvI8BInxv3vswVZaKAi9MTV6xQMoDcO3r+4oMQ==
+          -----END PUBLIC KEY-----
+---
+apiVersion: nxmesh/v1
 kind: Policy
 metadata: { name: kept, workspace: default, zone: '*', labels: { l: v } }
 spec:
@@ -224,7 +250,7 @@ spec:
   timeouts: { connect: 8s, read: 8s, send: 8s }
   maxBodySize: 8m
   accessLog: false
-  policies: [office, rates, connections, pages, people, passwords, kept, judged, rules]
+  policies: [office, rates, connections, pages, people, passwords, kept, tokens, judged, rules]
   compression: { types: [text/css], minLength: 9 }
   maintenance: { enabled: true, retryAfter: 9, body: down, contentType: text/plain, allow: ['10.0.0.0/8'] }
   privileged: { serverSnippet: 'allow all;', routeSnippets: { proxy: 'allow all;' } }
@@ -377,9 +403,21 @@ export const USERS = 'grace:$apr1$saltsalt$xxxxxxxxxxxxxxxxxxxxxx\n'
 function renderAll(states: readonly ResourceState[], host: HostLayout = LAYOUT) {
   const node = { ...EVERYWHERE, labels: { disk: 'ssd' } }
   const addresses = new Map([['app.internal', ['10.0.0.9']]])
-  const secrets = new Map([...secretsOf({ tls: FULL_PAIR }), ['default/*/secret/staff', USERS]])
-  const { units, problems, generation } = renderStates(states, { node, addresses, host, secrets })
-  return { problems, generation, text: [generation.main, ...units.map((unit) => unit.text)].join('\n') }
+  const secrets = new Map([
+    ...secretsOf({ tls: FULL_PAIR }),
+    ['default/*/secret/staff', USERS],
+    ['default/*/secret/signing', USERS],
+  ])
+  const { units, problems, generation } = renderStates(states, {
+    node,
+    addresses,
+    host: { ...host, liveLane: false },
+    secrets,
+    capabilities: withModules('http_lua', 'ndk_http'),
+  })
+  // A Lua program has quotes of its own.
+  const main = LIVE_HTTP_LINES.reduce((text, line) => text.replace(line, ''), generation.main)
+  return { problems, generation, text: [main, ...units.map((unit) => unit.text)].join('\n') }
 }
 
 /** The rendering of the documents as they are. */

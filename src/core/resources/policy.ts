@@ -8,6 +8,7 @@ import { labels, reference } from './fields.ts'
 import { isTree, type Kind, type Tree, type TreePath } from './kind.ts'
 import { access } from './policies/access.ts'
 import { basicAuth } from './policies/basic-auth.ts'
+import { jwt } from './policies/jwt.ts'
 import { externalAuth } from './policies/external-auth.ts'
 import { cache } from './policies/cache.ts'
 import { cors } from './policies/cors.ts'
@@ -16,7 +17,7 @@ import { mtls } from './policies/mtls.ts'
 import type { PolicyType } from './policies/policy-type.ts'
 import { waf } from './policies/waf.ts'
 
-const TYPES = { access, waf, rateLimit, connectionLimit, cors, mtls, basicAuth, externalAuth, cache } as const
+const TYPES = { access, waf, rateLimit, connectionLimit, cors, mtls, basicAuth, externalAuth, jwt, cache } as const
 export type PolicyTypeName = keyof typeof TYPES
 const TYPE_NAMES = Object.keys(TYPES) as readonly PolicyTypeName[]
 
@@ -30,6 +31,7 @@ const anyType = {
   mtls: ignored,
   basicAuth: ignored,
   externalAuth: ignored,
+  jwt: ignored,
   cache: ignored,
   waf: ignored,
 }
@@ -42,6 +44,7 @@ const schema = z.discriminatedUnion('type', [
   z.strictObject({ ...anyType, type: z.literal('mtls'), mtls: mtls.schema }),
   z.strictObject({ ...anyType, type: z.literal('basicAuth'), basicAuth: basicAuth.schema }),
   z.strictObject({ ...anyType, type: z.literal('externalAuth'), externalAuth: externalAuth.schema }),
+  z.strictObject({ ...anyType, type: z.literal('jwt'), jwt: jwt.schema }),
   z.strictObject({ ...anyType, type: z.literal('cache'), cache: cache.schema }),
   z.strictObject({ ...anyType, type: z.literal('waf'), waf: waf.schema }),
 ])

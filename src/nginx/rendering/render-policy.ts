@@ -19,6 +19,7 @@ import { renderCors } from './policies/cors.ts'
 import { renderWaf } from './policies/waf.ts'
 import { renderConnectionLimit, renderRateLimit } from './policies/limits.ts'
 import { renderMtls } from './policies/mtls.ts'
+import { renderJwt } from './policies/jwt.ts'
 import { renderExternalAuth } from './policies/external-auth.ts'
 import { renderCache } from './policies/cache.ts'
 import type { PolicyContext, PolicyFault, PolicyText } from './policies/policy-text.ts'
@@ -45,12 +46,15 @@ const ORDER: readonly PolicyTypeName[] = [
   'rateLimit',
   'connectionLimit',
   'basicAuth',
+  'jwt',
   'externalAuth',
   'cache',
 ]
 
 function renderType(spec: PolicySpec, context: PolicyContext): PolicyText | PolicyFault {
   switch (spec.type) {
+    case 'jwt':
+      return renderJwt(spec.jwt, context)
     case 'externalAuth':
       return renderExternalAuth(spec.externalAuth, context)
     case 'cache':

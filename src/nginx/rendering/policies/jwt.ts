@@ -1,0 +1,70 @@
+/**
+ * nginx text of the policy type `jwt`: a Lua program with its keys in a file that workers alone can read, which runs
+ * before anything of a guarded location is answered. Pure.
+ */
+
+import { sha256 } from '../../../core/canonical.ts'
+import { readPublicKey, type JwtSpec } from '../../../core/resources/policies/jwt.ts'
+import { LUA } from '../needs.ts'
+import { literal } from '../quote.ts'
+import { filePath, unitFile } from '../unit-files.ts'
+import { JWT_PROGRAM } from './jwt-program.ts'
+import type { PolicyContext, PolicyFault, PolicyText } from './policy-text.ts'
+
+const SECRET_BYTES_MIN = 32
+const MODULES = ['http_ssl', LUA]
+
+export function renderJwt(
+  spec: JwtSpec,
+  { path, host, capabilities, secret }: PolicyContext,
+): PolicyText | PolicyFault {
+  const absent = MODULES.find((module) => !capabilities.modules.includes(module))
+  if (absent !== undefined) {
+    const message = `jwt needs nginx with its module ${absent}; this host has ${capabilities.version}`
+    return { code: 'unsupported', message, hint: `install the module ${absent} on this host` }
+  }
+  const keys: Record<string, { alg: string; bytes: string }> = {}
+  for (const [id, key] of Object.entries(spec.keys).toSorted(([a], [b]) => (a < b ? -1 : 1))) {
+    const bytes = key.secret === undefined ? spkiOf(key.publicKey ?? '') : secretBytes(key.secret, secret(key.secret))
+    if (!Buffer.isBuffer(bytes)) return bytes
+    keys[id] = { alg: key.alg, bytes: bytes.toString('base64') }
+  }
+  const settings = {
+    keys,
+    headers: spec.headers ?? {},
+    requireExp: spec.requireExp,
+    leeway: spec.leewaySeconds,
+    ...(spec.cookie === undefined ? {} : { cookie: spec.cookie.toLowerCase() }),
+    ...(spec.issuers === undefined ? {} : { issuers: spec.issuers.toSorted() }),
+    ...(spec.audiences === undefined ? {} : { audiences: spec.audiences.toSorted() }),
+  }
+  const packed = Buffer.from(JSON.stringify(settings)).toString('base64')
+  const name = `nxmesh_jwt_${sha256(JWT_PROGRAM + packed).slice(0, 32)}`
+  // Made once in each worker: the file is run at every request.
+  const program = `local judge = package.loaded["${name}"]
+if not judge then
+  judge = (function()${JWT_PROGRAM}end)()("${packed}")
+  package.loaded["${name}"] = judge
+end
+return judge()
+`
+  const file = unitFile(program, 'lua', 'workers')
+  return {
+    guards: [`set $nxmesh_credentials ${literal(path)};`, `access_by_lua_file ${filePath(host, file)};`],
+    files: [file],
+    modules: [LUA],
+  }
+}
+
+function spkiOf(publicKey: string): Buffer | PolicyFault {
+  const bytes = readPublicKey(publicKey)?.export({ format: 'der', type: 'spki' })
+  return bytes ?? { code: 'unsupported', message: 'a key is none', hint: 'write it as PEM, or as one JWK' }
+}
+
+function secretBytes(name: string, text: string | PolicyFault): Buffer | PolicyFault {
+  if (typeof text !== 'string') return text
+  const bytes = Buffer.from(text.replace(/\r?\n$/, ''))
+  if (bytes.length >= SECRET_BYTES_MIN) return bytes
+  const message = `its secret ${name} has ${bytes.length} bytes; HS256 wants at least ${SECRET_BYTES_MIN}`
+  return { code: 'unsupported', message, hint: 'seal a longer one: openssl rand -hex 32' }
+}
