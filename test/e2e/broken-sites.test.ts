@@ -254,7 +254,7 @@ async function settle(units: readonly Unit[]): Promise<{ isolated: readonly Isol
         ? result.isolated
         : undefined
     },
-    { what: () => `all to settle: ${outcomes.join(', ')}`, timeoutMs: 60_000, everyMs: 100 },
+    { what: () => `all to settle: ${outcomes.join(', ')}`, timeoutMs: 100_000, everyMs: 100 },
   )
   return { isolated, outcomes }
 }
