@@ -24,7 +24,7 @@ const USAGE = `Benchmarks of NxMesh
   npm run -s bench -- endpoints   [--upstreams 1,1000] [--rounds 200] [--workers 2] [--load-seconds 5] [--connections 64]
   npm run -s bench -- trust       [--edits 10000] [--resources 1000] [--authors 3] [--voided 250] [--grants 1000]
   npm run -s bench -- zero-drop   [--requests 1000000] [--applies 100] [--reloads 20] [--workers 2] [--groups 16x0,64x20,64x200]
-                                  [--websockets 8] [--protocols http1,http2] [--lua off,on] [--drain-ms 500]
+                                  [--websockets 8] [--protocols http1,http2] [--lua off,on] [--drain-ms 500] [--long-every 256]
   npm run -s bench -- websockets  [--applies 200] [--opened 10] [--long-lived 10] [--sites 200] [--workers 2] [--max-draining 8]
                                   [--shutdown-seconds 5]
 
@@ -99,6 +99,7 @@ const BENCHES: Readonly<Record<string, (options: Options) => Promise<BenchResult
       protocols: chosen(options, 'protocols', ['http1', 'http2']),
       lua: chosen(options, 'lua', ['off', 'on']).map((name) => name === 'on'),
       groups: groups(options),
+      longEvery: integer(options, 'long-every', 256),
       drainMs: options['drain-ms'] === undefined ? undefined : integer(options, 'drain-ms', 0),
       websockets: integer(options, 'websockets', 8),
     }),
@@ -189,6 +190,7 @@ async function main(): Promise<void> {
       applies: text,
       reloads: text,
       groups: text,
+      'long-every': text,
       'drain-ms': text,
       opened: text,
       'long-lived': text,

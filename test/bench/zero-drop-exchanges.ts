@@ -1,6 +1,6 @@
 /**
  * What the clients of the zero-drop benchmark ask, and what must come back: fixed answers, echoes of bodies and of paths with
- * escapes. One in four is a POST, one in 256 a long one. Pure but for a counter.
+ * escapes. One in four is a POST, some of them long. Pure but for a counter.
  */
 
 export interface Exchange {
@@ -18,18 +18,17 @@ export const FIXED_ANSWER = 'here\n'
 
 const NONE = Buffer.alloc(0)
 const FIXED = Buffer.from(FIXED_ANSWER)
-const EVERY_LONG = 256
 const LONG_BYTES = 100_000
 const FILLING = 'What goes in comes out again. '.repeat(LONG_BYTES / 30 + 1)
 
 let count = 0
 
-/** The next one; no two echoes are alike. */
-export function nextExchange(): Exchange {
+/** The next one; no two echoes are alike. @param longEvery one of so many is long; a multiple of 4, or 0 for none */
+export function nextExchange(longEvery: number): Exchange {
   count += 1
   const tag = `${process.pid}-${count}`
   if (count % 4 === 0) {
-    const length = count % EVERY_LONG === 0 ? LONG_BYTES : (count * 7) % 2000
+    const length = longEvery > 0 && count % longEvery === 0 ? LONG_BYTES : (count * 7) % 2000
     const body = Buffer.from(`${tag} ${FILLING.slice(0, length)}`)
     return { method: 'POST', path: '/echo/body', body, due: body }
   }

@@ -14,6 +14,8 @@ export interface Http1Options {
   readonly pauseMs: number
   /** Looks at the first Connection header alone, as some clients do. */
   readonly readsFirstOnly: boolean
+  /** As nextExchange() takes it. */
+  readonly longEvery: number
   readonly tally: Tally
 }
 
@@ -67,7 +69,7 @@ export class Http1Client {
 
   #send(): void {
     if (this.#isStopping) return this.#end()
-    const exchange = nextExchange()
+    const exchange = nextExchange(this.#options.longEvery)
     this.#exchange = exchange
     this.#received = Buffer.alloc(0)
     this.#head = undefined

@@ -14,6 +14,8 @@ export interface Http2Options {
   readonly ca: string
   /** Rest between an answer and the next request. */
   readonly pauseMs: number
+  /** As nextExchange() takes it. */
+  readonly longEvery: number
   readonly tally: Tally
 }
 
@@ -33,7 +35,7 @@ export class Http2Client {
   }
 
   start(): void {
-    this.#send(nextExchange(), performance.now())
+    this.#send(nextExchange(this.#options.longEvery), performance.now())
   }
 
   /** Resolves when the request under way is answered. */
@@ -125,7 +127,8 @@ export class Http2Client {
   #next(pauseMs: number): void {
     this.#isIdle = true
     if (this.#isStopping) return this.#end()
-    const send = (): void => (this.#isStopping ? this.#end() : this.#send(nextExchange(), performance.now()))
+    const send = (): void =>
+      this.#isStopping ? this.#end() : this.#send(nextExchange(this.#options.longEvery), performance.now())
     // Not at once: what the server has said behind the answer is to be read first, as it stands before the next request.
     if (pauseMs === 0) setImmediate(send)
     else this.#timer = setTimeout(send, pauseMs)

@@ -14,6 +14,8 @@ export interface LoadPlan {
   /** Whom the site's certificate is issued by; HTTP/2 goes over TLS. PEM. */
   readonly ca: string
   readonly groups: readonly Group[]
+  /** One request of so many has a long body; 0: none. */
+  readonly longEvery: number
   readonly websockets: {
     readonly count: number
     readonly port: number
@@ -40,7 +42,7 @@ function main(plan: LoadPlan): void {
   const clients = plan.groups.flatMap(({ name, count, pauseMs }) =>
     Array.from({ length: count }, (_, index) => {
       const tally = tallies.get(name) as Tally
-      const options = { port: plan.port, pauseMs, tally }
+      const options = { port: plan.port, pauseMs, longEvery: plan.longEvery, tally }
       if (plan.protocol === 'http2') return new Http2Client({ ...options, ca: plan.ca })
       return new Http1Client({ ...options, readsFirstOnly: index % 2 === 1 })
     }),

@@ -31,6 +31,8 @@ export interface ZeroDropOptions {
   readonly protocols: readonly LoadPlan['protocol'][]
   readonly lua: readonly boolean[]
   readonly groups: readonly Group[]
+  /** One request of so many has a body of 100 kB; 0: none. */
+  readonly longEvery: number
   readonly websockets: number
 }
 
@@ -69,7 +71,7 @@ export async function zeroDrop(options: ZeroDropOptions): Promise<BenchResult> {
     ],
     notes: [
       'failed counts each request without its right answer, and each connection closed while idle without a word before (Connection: close, GOAWAY). Nothing is tried again, but HTTP/2 streams that the server refused as untouched; these are counted as refused.',
-      'Half of the HTTP/1.1 clients read the first Connection header alone; two of them in one answer fail in any case. One request in four is a POST whose echo is compared, one in 256 has 100 kB.',
+      'Half of the HTTP/1.1 clients read the first Connection header alone; two of them in one answer fail in any case. One request in four is a POST whose echo is compared, one in longEvery has 100 kB.',
       'control: the same clients and the same nginx, plain `nginx -s reload`s. What they felt is failed, or refused over HTTP/2.',
       'Websockets are opened for some seconds each and counted apart: lost ones were ended by the server.',
     ],
@@ -107,6 +109,7 @@ async function measure({ protocol, lua }: Variant, options: ZeroDropOptions, wan
     port: protocol === 'http2' ? http2Port : port,
     ca: certificate.certificate,
     groups: options.groups,
+    longEvery: options.longEvery,
     websockets: { count: options.websockets, port, pauseMs: SOCKET_PAUSE_MS, lifeMs: SOCKET_LIFE_MS },
   })
   try {

@@ -128,17 +128,26 @@ test('trust says what admission, a revocation and grants cost', async () => {
   expect(aims.map(({ name }) => name)).toEqual(['admission_per_edit_cpu_ms', 'revocation_cpu_ms'])
 })
 
-test('zero-drop loses nothing through applies, and sees what plain reloads lose', async () => {
-  const args = ['--requests', '2000', '--applies', '5', '--reloads', '5', '--groups', '8x0,16x20,16x200']
-  const { rows, aims } = await result('zero-drop', ...args, '--websockets', '2', '--lua', 'off')
-  expect(rows.map(({ variant }) => variant)).toEqual(['http1', 'http2'])
-  for (const row of rows) {
-    expect(row, JSON.stringify(row)).toMatchObject({ failed: 0, failures: {}, websockets: { lost: 0, wrong: 0 } })
-    expect(row).toMatchObject({ perSecond: expect.any(Number), latencyMs: expect.any(Object), applyMs: FIGURES })
-  }
-  // HTTP/2 says which streams it has not touched, so that they can be sent again.
-  expect(rows[0]).toMatchObject({ control: { failed: expect.toSatisfy((count) => count > 0) } })
-  expect(rows[1]).toMatchObject({ control: { failed: 0, refused: expect.toSatisfy((count) => count > 0) } })
+const ZERO_DROP = ['--requests', '2000', '--applies', '5', '--reloads', '5', '--groups', '8x0,16x20,16x200'] as const
+
+// Before nginx 1.27.1 an old worker may cut long answers of HTTP/2 short, on a busy machine: docs/nginx.md, Reloads.
+test.each([
+  ['http1', '256', { failed: expect.toSatisfy((count) => count > 0) }],
+  // It says which streams it has not touched, so that they can be sent again.
+  ['http2', '0', { failed: 0, refused: expect.toSatisfy((count) => count > 0) }],
+])('zero-drop over %s loses nothing through applies, and sees what plain reloads do', async (name, long, control) => {
+  const args = [...ZERO_DROP, '--protocols', name, '--long-every', long, '--websockets', '2', '--lua', 'off']
+  const { rows, aims } = await result('zero-drop', ...args)
+  expect(rows.map(({ variant }) => variant)).toEqual([name])
+  expect(rows[0], JSON.stringify(rows)).toMatchObject({
+    failed: 0,
+    failures: {},
+    websockets: { lost: 0, wrong: 0 },
+    perSecond: expect.any(Number),
+    latencyMs: expect.any(Object),
+    applyMs: FIGURES,
+    control,
+  })
   expect(aims.filter((one) => !('met' in one && one.met))).toEqual([])
 })
 
