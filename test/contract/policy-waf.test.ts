@@ -135,6 +135,13 @@ describe('the Core Rule Set, on real nginx with ModSecurity', () => {
     expect(await host.get('guarded', '/leak')).toMatchObject({ status: 200 })
   })
 
+  test('a route may be more patient than its site, or ask nothing', async () => {
+    expect(await host.get('mixed', `/?${SCRIPT}`)).toMatchObject({ status: 403 })
+    expect(await host.get('mixed', `/patient?${SCRIPT}`)).toMatchObject({ status: 200 })
+    expect(await host.get('mixed', `/off?${SCRIPT}`)).toMatchObject({ status: 200 })
+    expect(await host.get('mixed', `/without?${SCRIPT}`)).toMatchObject({ status: 200 })
+  })
+
   test('a site with off is not asked', async () => {
     expect(await host.get('off', `/?${SCRIPT}`)).toMatchObject({ status: 404 })
   })
@@ -232,6 +239,15 @@ ${policy(
 )}
 ${site('guarded', 'guarded', `{ ${everything(root)} }`)}
 ${site('watched', 'watched', HERE)}
+${site(
+  'mixed',
+  'guarded',
+  `{
+    patient: { path: /patient, return: { status: 200 }, policies: [patient] },
+    off: { path: /off, return: { status: 200 }, policies: ['off'] },
+    without: { path: /without, return: { status: 200 }, withoutPolicies: [guarded] },
+  }`,
+)}
 ${site('paranoid', 'paranoid')}
 ${site('patient', 'patient')}
 ${site('off', 'off')}
