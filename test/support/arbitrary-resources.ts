@@ -314,7 +314,7 @@ const settingsSpec = optional({
   }),
   defaults: optional({ maxBodySize: size, timeouts }),
   privileged: optional({
-    httpSnippets: fc.dictionary(name, fc.constantFrom('map_hash_bucket_size 128;', 'geo $own { default 1; }\n# end'), {
+    httpSnippets: fc.dictionary(name, fc.constantFrom('map $host $own_host { default 1; }', 'geo $own { default 1; }\n# end'), {
       maxKeys: 2,
     }),
   }),
