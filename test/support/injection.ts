@@ -51,7 +51,7 @@ kind: Stream
 metadata: { name: all, workspace: default, zone: '*', labels: { l: v } }
 spec:
   nodeSelector: { disk: ssd }
-  listeners: { tls: { port: 8443, address: 10.0.0.1, protocol: tcp } }
+  listeners: { tls: { port: 8443, address: 127.0.0.1, protocol: tcp } }
   hosts: [a.example, '*.b.example', '*']
   upstream: plain
   timeouts: { connect: 2s, idle: 9m }
