@@ -314,9 +314,13 @@ const settingsSpec = optional({
   }),
   defaults: optional({ maxBodySize: size, timeouts }),
   privileged: optional({
-    httpSnippets: fc.dictionary(name, fc.constantFrom('map $host $own_host { default 1; }', 'geo $own { default 1; }\n# end'), {
-      maxKeys: 2,
-    }),
+    httpSnippets: fc.dictionary(
+      name,
+      fc.constantFrom('map $host $own_host { default 1; }', 'geo $own { default 1; }\n# end'),
+      {
+        maxKeys: 2,
+      },
+    ),
   }),
 })
 

@@ -375,12 +375,18 @@ export function knownPatterns(): string[] {
   return [...PATTERNS].flatMap(([kind, patterns]) => patterns.map((pattern) => `${kind}.${pattern}`))
 }
 
-/** Each string of the full documents with each hostile text in its place, and at its end. */
-export function* attempts(): Generator<Attempt> {
+/**
+ * Each string of the full documents with each hostile text in its place, and at its end; one in `every`, beginning with
+ * another one for each seed. All of them take minutes, and the fuzzer tries more.
+ */
+export function* attempts({ every = 1, seed = 0 } = {}): Generator<Attempt> {
+  let turn = seed % every
   for (const [index, document] of FULL.entries()) {
     for (const place of placesIn(document)) {
       for (const hostile of HOSTILE) {
         for (const text of [hostile, `${place.text}${hostile}`]) {
+          turn = (turn + 1) % every
+          if (turn !== 0) continue
           const changed = structuredClone(document)
           place.put(changed, text)
           const title = `${place.path.join('.')} = ${JSON.stringify(text.slice(0, 60))}`

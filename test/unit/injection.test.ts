@@ -12,20 +12,27 @@ test('the full documents use every string field that the schemas have', () => {
   expect(full.problems).toEqual([])
 })
 
-test('no text in any field adds, removes or reshapes a directive', { timeout: 60_000 }, () => {
-  const counts = { refused: 0, rendered: 0, reported: 0 }
-  const broken: string[] = []
-  for (const attempt of attempts()) {
-    const outcome = judge(attempt)
-    if (outcome === 'broken') broken.push(attempt.title)
-    else counts[outcome]++
-  }
-  expect(broken).toEqual([])
-  // The test means nothing when everything, or nothing, is refused.
-  expect(counts.refused).toBeGreaterThan(1000)
-  expect(counts.rendered).toBeGreaterThan(500)
-  expect(counts.reported).toBeGreaterThan(0)
-})
+// Odd, so that over the seeds every text meets every place.
+const SAMPLE = { every: 17, seed: Number(process.env['NXMESH_SEED'] ?? Date.now() % 1_000_000) }
+
+test(
+  `no text adds, removes or reshapes a directive: seed ${SAMPLE.seed} (NXMESH_SEED replays)`,
+  { timeout: 60_000 },
+  () => {
+    const counts = { refused: 0, rendered: 0, reported: 0 }
+    const broken: string[] = []
+    for (const attempt of attempts(SAMPLE)) {
+      const outcome = judge(attempt)
+      if (outcome === 'broken') broken.push(attempt.title)
+      else counts[outcome]++
+    }
+    expect(broken).toEqual([])
+    // The test means nothing when everything, or nothing, is refused.
+    expect(counts.refused).toBeGreaterThan(300)
+    expect(counts.rendered).toBeGreaterThan(200)
+    expect(counts.reported).toBeGreaterThan(0)
+  },
+)
 
 function judge(attempt: Attempt): 'refused' | 'reported' | 'rendered' | 'broken' {
   let rendered: ReturnType<typeof renderAttempt>
