@@ -107,6 +107,20 @@ describe('what cannot be meant is refused', () => {
   })
 })
 
+test('a site with hsts goes on removing the headers that it removes', () => {
+  const spec = {
+    hosts: ['a.example'],
+    hsts: {},
+    listeners: over({ certificate: 'a' }),
+    responseHeaders: { remove: ['X-Inner'] },
+    routes: { r: { path: '/', proxy: { upstream: 'app' } } },
+  }
+  const upstream = document('Upstream', 'app', { endpoints: { '10.0.0.1:80': {} } })
+  const documents = [site('s', spec), certificateYaml('a', leaf), secretYaml('a'), JSON.stringify(upstream)]
+  const { units } = renderYaml(documents.join('\n---\n'), { secrets: secretsOf({ a: leaf }) })
+  expect(units.find(({ kind }) => kind === 'site')?.text).toContain('proxy_hide_header X-Inner;')
+})
+
 describe('references', () => {
   const served = site('s', { hosts: ['a.example'], listeners: over({ certificate: 'a' }) })
   const problemOf = (documents: readonly string[], keys: Parameters<typeof secretsOf>[0] = {}) => {

@@ -148,7 +148,7 @@ function withHsts(spec: SiteSpec): SiteSpec {
   if (hsts === undefined) return spec
   // What the site itself says of this header counts.
   const set = { 'Strict-Transport-Security': hstsValue(hsts), ...responseHeaders?.set }
-  return { ...spec, responseHeaders: { set } }
+  return { ...spec, responseHeaders: { ...responseHeaders, set } }
 }
 
 function isGrpcRoute(route: Route): boolean {
