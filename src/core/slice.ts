@@ -6,7 +6,7 @@
 import { sha256 } from './canonical.ts'
 import type { ResourceState } from './document.ts'
 import { Memo } from './memo.ts'
-import { escapeSegment, hostCovers, parseResourcePath, zoneCovers, type ResourceName } from './names.ts'
+import { escapeSegment, hostCovers, parseResourcePath, resourcePath, zoneCovers, type ResourceName } from './names.ts'
 import { overQuota, type GrantOf } from './quota.ts'
 import { KINDS, readFields, type ReadFields } from './resources/index.ts'
 import type { PolicySpec } from './resources/policy.ts'
@@ -16,7 +16,8 @@ import type { SiteSpec } from './resources/site.ts'
 import type { StreamSpec } from './resources/stream.ts'
 import type { UpstreamSpec } from './resources/upstream.ts'
 import type { FieldFault } from './resources/validate.ts'
-import { mergeSettings, type NodeSettings, type ZoneSettingsSpec } from './resources/zone-settings.ts'
+import { withDefaults, type SiteDefaults } from './resources/site-defaults.ts'
+import { mergeSettings, nodeFieldsOf, type NodeSettings, type ZoneSettingsSpec } from './resources/zone-settings.ts'
 
 export interface SliceResource<S = unknown> {
   readonly path: string
@@ -75,24 +76,30 @@ export interface SliceNode {
   readonly labels: Readonly<Record<string, string>>
 }
 
-/** The workspace whose zone settings count: they concern a whole node, not one tenant. */
+/** The workspace whose zone settings count for whole nodes; those of others are for their own sites. */
 export const SETTINGS_WORKSPACE = 'default'
 
 const remembered = new Memo<ReadFields | FieldFault>()
+const rememberedSites = new Memo<Pick<SliceResource<SiteSpec>, 'spec' | 'hash'>>()
 
 /** @param resources all that exist, in every zone: a quota counts them together */
 export function slice(resources: readonly ResourceState[], node: SliceNode, grantOf: GrantOf): Slice {
   remembered.turn()
+  rememberedSites.turn()
   const excess = overQuota(resources, grantOf)
   const applying = [...resources].filter((state) => applies(state, node)).toSorted((a, b) => (a.path < b.path ? -1 : 1))
   const sliced: SliceResource[] = []
   const problems: Problem[] = []
-  for (const state of applying) {
+  const read = applying.map((state) => {
     const over = excess.get(state.path)
-    const result = over === undefined ? interpret(state) : quotaProblem(state.path, over)
+    return { state, result: over === undefined ? interpret(state) : quotaProblem(state.path, over) }
+  })
+  const defaults = new ZoneDefaults(read, node.labels)
+  for (const { state, result: raw } of read) {
+    const result = 'code' in raw || !isSite(raw) ? raw : defaults.under(raw)
     if ('code' in result) problems.push(result)
     else if (isSelected(result.spec, node.labels)) {
-      const { resource, denied } = claimsHosts(result) ? withGrantedHosts(result, state, grantOf) : { resource: result }
+      const { resource, denied } = claimsHosts(result) ? withGrantedHosts(result, state, grantOf) : ownPart(result)
       if (resource !== undefined) sliced.push(resource)
       if (denied !== undefined) problems.push(denied)
     }
@@ -149,9 +156,6 @@ function interpret(state: ResourceState): SliceResource | Problem {
   if (kind.onlyName !== undefined && name.name !== kind.onlyName) {
     return { path, code: 'schema', message: `metadata.name must be ${kind.onlyName}` }
   }
-  if (kind.path === 'zonesettings' && name.workspace !== SETTINGS_WORKSPACE) {
-    return { path, code: 'unsupported', message: `zone settings count only in the workspace ${SETTINGS_WORKSPACE}` }
-  }
   const read = remembered.get(hash, () => readFields(kind, state.fields))
   if ('field' in read) {
     return {
@@ -165,12 +169,106 @@ function interpret(state: ResourceState): SliceResource | Problem {
   return { path, name, kind: kind.kind, labels: read.labels, spec: read.spec, created: { at, edit }, hash }
 }
 
+/** Zone settings of a tenant without what concerns whole nodes. */
+function ownPart(resource: SliceResource): Part {
+  if (!isZoneSettings(resource) || resource.name.workspace === SETTINGS_WORKSPACE) return { resource }
+  const { path, spec } = resource
+  const fields = nodeFieldsOf(spec)
+  if (fields.length === 0) return { resource }
+  const verb = fields.length === 1 ? 'counts' : 'count'
+  const message = `${fields.join(', ')} of zone settings ${verb} only in the workspace ${SETTINGS_WORKSPACE}`
+  const hint = 'it concerns whole nodes, not the sites of one workspace: leave it out here'
+  const { nodeSelector, defaults } = spec
+  return {
+    resource: { ...resource, spec: { nodeSelector, defaults } },
+    denied: { path, code: 'unsupported', message, hint },
+  }
+}
+
+interface Read {
+  readonly state: ResourceState
+  readonly result: SliceResource | Problem
+}
+
+/** What zone settings give the sites of their zones. */
+class ZoneDefaults {
+  /** Outermost first. */
+  readonly #settings: readonly SliceResource<ZoneSettingsSpec>[]
+  /** Those that mean nothing, and name policies. */
+  readonly #broken: readonly ResourceName[]
+  readonly #levels = new Map<string, { readonly key: string; readonly levels: readonly SiteDefaults[] }>()
+
+  constructor(read: readonly Read[], labels: Readonly<Record<string, string>>) {
+    const results = read.flatMap(({ result }) => ('code' in result ? [] : result))
+    const selected = results.filter(isZoneSettings).filter(({ spec }) => isSelected(spec, labels))
+    this.#settings = selected.toSorted((a, b) => zoneDepth(a.name.zone) - zoneDepth(b.name.zone))
+    this.#broken = read.flatMap(({ state, result }) =>
+      'code' in result && losesPolicies(state, result) ? (nameOf(state) ?? []) : [],
+    )
+  }
+
+  /** A site over the defaults of its zones; those of its own workspace count more. Its hash changes with them. */
+  under(site: SliceResource<SiteSpec>): SliceResource<SiteSpec> | Problem {
+    const { path, name } = site
+    const broken = this.#broken.find((each) => each.workspace === name.workspace && zoneCovers(each.zone, name.zone))
+    if (broken !== undefined) {
+      const message = `the zone settings ${resourcePath(broken)} have a problem of their own, and name policies for it`
+      return { path, code: 'reference', message, hint: 'mend the zone settings' }
+    }
+    const { key, levels } = this.#levelsOf(name)
+    if (levels.length === 0) return site
+    const own = rememberedSites.get(`${site.hash}\n${key}`, () => ({
+      spec: withDefaults(site.spec, levels),
+      hash: sha256(`${site.hash}\n${key}`),
+    }))
+    return { ...site, ...own }
+  }
+
+  #levelsOf({ workspace, zone }: ResourceName) {
+    const place = `${workspace}/${zone}`
+    const known = this.#levels.get(place)
+    if (known !== undefined) return known
+    const reaching = this.#settings.filter(({ name }) => zoneCovers(name.zone, zone))
+    const shared = reaching.filter(({ name }) => name.workspace === SETTINGS_WORKSPACE)
+    const own = reaching.filter(({ name }) => name.workspace === workspace)
+    const isShared = workspace === SETTINGS_WORKSPACE
+    // Of that workspace two fields reach every site by http, on nodes of the zone.
+    const http = { maxBodySize: undefined, timeouts: undefined }
+    const abroad = { errorPages: undefined, policies: undefined }
+    const all = [
+      ...(isShared ? [] : shared.map(({ spec }) => ({ ...spec.defaults, ...http, ...abroad }))),
+      ...own.map(({ spec }) => ({ ...spec.defaults, ...(isShared ? http : {}) })),
+    ]
+    const levels = all.filter((level) => Object.values(level).some((value) => value !== undefined))
+    const found = { key: sha256(JSON.stringify(levels)), levels }
+    this.#levels.set(place, found)
+    return found
+  }
+}
+
+/** Whether sites would lose their protection by leaving out what is wrong; what a quota leaves out never gave any. */
+function losesPolicies({ path, fields }: ResourceState, { code }: Problem): boolean {
+  const name = parseResourcePath(path)
+  const isSettings = name?.kind === 'zonesettings' && name.name === KINDS.get(name.kind)?.onlyName
+  return isSettings && code === 'schema' && [...fields.keys()].some((field) => field.startsWith('defaults/policies'))
+}
+
+/** What of a resource is in force, and why the rest is not. */
+interface Part {
+  readonly resource?: SliceResource
+  readonly denied?: Problem
+}
+
 function quotaProblem(path: string, message: string): Problem {
   return { path, code: 'quota', message, hint: 'delete others by that grant, or ask for a grant with a larger quota' }
 }
 
 /** The site without the hosts that those who wrote them may not claim: so nobody takes a host by claiming to be older. */
-function withGrantedHosts<Spec extends Claiming>(site: SliceResource<Spec>, state: ResourceState, grantOf: GrantOf) {
+function withGrantedHosts<Spec extends Claiming>(
+  site: SliceResource<Spec>,
+  state: ResourceState,
+  grantOf: GrantOf,
+): Part {
   const { hosts = [] } = site.spec
   // A stream without hosts has whole ports, whoever's names are asked for there.
   if (hosts.length === 0 && isStream(site)) {
@@ -252,7 +350,8 @@ export function isZoneSettings(resource: SliceResource): resource is SliceResour
 
 /** The zone settings in force: field by field from the zone with the most parts; between equals the later name. */
 export function settingsOf({ resources }: Slice): NodeSettings {
-  const found = resources.filter(isZoneSettings).toSorted((a, b) => {
+  const shared = resources.filter(isZoneSettings).filter(({ name }) => name.workspace === SETTINGS_WORKSPACE)
+  const found = shared.toSorted((a, b) => {
     return zoneDepth(a.name.zone) - zoneDepth(b.name.zone) || (a.name.zone < b.name.zone ? -1 : 1)
   })
   return mergeSettings(found.map((resource) => resource.spec))

@@ -46,6 +46,11 @@ const page = fc.oneof(
   optional({ file: fc.constantFrom('/srv/404.html', '/srv/ä $x.html', '/p'), status }, ['file']),
   optional({ upstream: name, path: fc.constantFrom('/', '/sorry?a=%20b'), status }, ['upstream']),
 )
+const compression = optional({
+  enabled: fc.boolean(),
+  types: fc.uniqueArray(fc.constantFrom('text/css', 'text/html', 'application/x.y+json'), { maxLength: 3 }),
+  minLength: fc.nat(9999),
+})
 const errorPages = optional({
   intercept: fc.boolean(),
   pages: fc.dictionary(fc.constantFrom('404', '502,503', '500', '4xx', '5xx', '418'), page, { maxKeys: 4 }),
@@ -175,11 +180,7 @@ const siteSpec = optional(
     accessLog: fc.boolean(),
     policies: fc.uniqueArray(name, { maxLength: 1 }),
     keepalive: optional({ timeout: duration, requests: fc.integer({ min: 1, max: 99 }) }),
-    compression: optional({
-      enabled: fc.boolean(),
-      types: fc.uniqueArray(fc.constantFrom('text/css', 'text/html', 'application/x.y+json'), { maxLength: 3 }),
-      minLength: fc.nat(9999),
-    }),
+    compression,
     maintenance: optional({
       enabled: fc.boolean(),
       retryAfter: fc.integer({ min: 1, max: 999 }),
@@ -312,7 +313,16 @@ const settingsSpec = optional({
     header: fc.constantFrom('X-Real-IP', 'CF-Connecting-IP'),
     recursive: fc.boolean(),
   }),
-  defaults: optional({ maxBodySize: size, timeouts }),
+  defaults: optional({
+    maxBodySize: size,
+    timeouts,
+    compression,
+    requestHeaders,
+    responseHeaders,
+    hsts: optional({ maxAge: fc.nat(999), includeSubdomains: fc.boolean() }),
+    errorPages,
+    policies: fc.uniqueArray(name, { maxLength: 1 }),
+  }),
   privileged: optional({
     httpSnippets: fc.dictionary(
       name,

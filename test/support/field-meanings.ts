@@ -347,7 +347,9 @@ const zoneSettings: Record<string, Field> = {
   'spec.workerShutdownTimeout': plain('worker_shutdown_timeout'),
   'spec.privileged.httpSnippets.{key}': nowhere,
   'spec.privileged.httpSnippets.*': nowhere,
-  ...below('spec.defaults.', limits),
+  ...below('spec.defaults.', common),
+  'spec.defaults.compression.types.[]': plain('gzip_types', 'brotli_types'),
+  'spec.defaults.policies.[]': nowhere,
 }
 const FIELDS: Readonly<Record<string, Field>> = Object.assign(
   {},

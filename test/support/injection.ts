@@ -94,7 +94,16 @@ spec:
   reload: { confirmShrink: '0123456789abcdef' }
   realClient: { trust: [10.0.0.0/8], header: X-Real-IP }
   workerShutdownTimeout: 9s
-  defaults: { maxBodySize: 9m, timeouts: { connect: 9s, read: 9s, send: 9s } }
+  defaults:
+    maxBodySize: 9m
+    timeouts: { connect: 9s, read: 9s, send: 9s }
+    compression: { types: [text/plain], minLength: 9 }
+    requestHeaders: { set: { X-Zone: 'in $host' }, remove: [X-Lost] }
+    responseHeaders: { set: { X-Zone: out }, remove: [X-Core] }
+    hsts: { maxAge: 9 }
+    errorPages:
+      pages: { '421': { body: not there, contentType: text/plain }, '422': { file: /srv/www/422.html }, '423': { upstream: app, path: /locked } }
+    policies: [office]
   privileged: { httpSnippets: { own: 'allow all;' } }
 ---
 apiVersion: nxmesh/v1

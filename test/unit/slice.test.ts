@@ -100,11 +100,11 @@ test('a kind of a newer version, settings of another name or workspace: each a p
     ...statesOf(settings('*', 'reload: { quietMs: 1 }', 'shop')),
   ]
   const result = sliceOf(states, NODE)
-  expect(result.resources).toEqual([])
-  expect(result.problems.map(({ path, code }) => [path, code])).toEqual([
-    ['default/*/wormhole/a', 'unsupported'],
-    ['default/*/zonesettings/other', 'schema'],
-    ['shop/*/zonesettings/settings', 'unsupported'],
+  expect(result.resources.map(({ path, spec }) => [path, spec])).toEqual([['shop/*/zonesettings/settings', {}]])
+  expect(result.problems.map(({ path, code, message }) => [path, code, message])).toEqual([
+    ['default/*/wormhole/a', 'unsupported', 'this version does not know the kind wormhole'],
+    ['default/*/zonesettings/other', 'schema', 'metadata.name must be settings'],
+    ['shop/*/zonesettings/settings', 'unsupported', 'reload of zone settings counts only in the workspace default'],
   ])
 })
 
@@ -170,6 +170,120 @@ describe('zone settings', () => {
       maxBodySize: '2m',
       readTimeout: '9s',
     })
+  })
+})
+
+describe('defaults of zone settings', () => {
+  const secure = 'listeners: { tls: { port: 443, tls: { certificate: c } } }'
+  const own = (name: string, spec: string, zone = 'eu.west', workspace = 'shop') =>
+    `${site(name, { zone, workspace })}  ${spec}\n`
+  const specsOf = (...documents: string[]) => {
+    const { resources, problems } = sliceOf(statesOf(documents.join('---')), NODE)
+    expect(problems).toEqual([])
+    return resources.filter(isSite)
+  }
+  const specOf = (...documents: string[]) => specsOf(...documents)[0]?.spec
+
+  test('the site counts more than its zone, that more than the zone around, its workspace more than default', () => {
+    const spec = specOf(
+      own('a', 'timeouts: { connect: 1s }'),
+      settings('eu.west', 'defaults: { timeouts: { connect: 2s, read: 2s } }', 'shop'),
+      settings('*', 'defaults: { timeouts: { connect: 3s, read: 3s, send: 3s }, maxBodySize: 3m }', 'shop'),
+      settings(
+        'eu',
+        'defaults: { maxBodySize: 4m, compression: { minLength: 4 }, responseHeaders: { set: { A: b } } }',
+      ),
+    )
+    expect(spec).toMatchObject({
+      timeouts: { connect: '1s', read: '2s', send: '3s' },
+      maxBodySize: '3m',
+      compression: { minLength: 4 },
+      responseHeaders: { set: { A: 'b' } },
+    })
+  })
+  test('reach the sites of their zone and of zones in it, and no other workspace', () => {
+    const sites = specsOf(
+      own('a', '', 'eu.west'),
+      own('b', '', '*'),
+      own('c', '', 'eu.west', 'other'),
+      settings('eu', 'defaults: { maxBodySize: 1m }', 'shop'),
+    )
+    expect(sites.map(({ path, spec }) => [path, spec.maxBodySize])).toEqual([
+      ['other/eu.west/site/c', undefined],
+      ['shop/*/site/b', undefined],
+      ['shop/eu.west/site/a', '1m'],
+    ])
+  })
+  test('of the workspace default name no resources for other workspaces, and leave two limits to http', () => {
+    const common = settings(
+      '*',
+      `defaults: { policies: [p], errorPages: { pages: { '404': { body: b } } }, maxBodySize: 1m, hsts: {} }`,
+    )
+    const [ours, theirs] = specsOf(own('a', secure, '*', 'default'), own('a', secure), common)
+    expect(ours?.spec).toMatchObject({ inherited: { policies: [['p']], errorPages: [{}] }, hsts: { preload: false } })
+    expect(theirs?.spec).toMatchObject({ inherited: { policies: [], errorPages: [] }, hsts: { preload: false } })
+    expect([ours?.spec.maxBodySize, theirs?.spec.maxBodySize]).toEqual([undefined, undefined])
+  })
+  test('merge headers by name, whatever its case: what one level removes or sets, it does', () => {
+    const spec = specOf(
+      own('a', 'responseHeaders: { set: { x-one: site }, remove: [X-Two] }'),
+      settings(
+        '*',
+        'defaults: { responseHeaders: { set: { X-One: z, X-Two: z, X-Three: z }, remove: [Via] } }',
+        'shop',
+      ),
+    )
+    expect(spec?.responseHeaders).toEqual({ set: { 'X-Three': 'z', 'x-one': 'site' }, remove: ['Via', 'X-Two'] })
+  })
+  test('hsts is for sites with TLS alone', () => {
+    const common = settings('*', 'defaults: { hsts: { maxAge: 5 } }', 'shop')
+    expect(specOf(own('a', ''), common)?.hsts).toBeUndefined()
+    expect(specOf(own('a', secure), common)?.hsts).toMatchObject({ maxAge: 5 })
+    expect(specOf(own('a', `${secure}\n  hsts: { maxAge: 6 }`), common)?.hsts).toMatchObject({ maxAge: 6 })
+  })
+  test('change the hash of the sites that they reach, and of no other', () => {
+    const hashes = (spec: string) =>
+      specsOf(own('a', ''), own('b', '', '*'), settings('eu', spec, 'shop')).map(({ hash }) => hash)
+    const [none, one, two] = ['', 'defaults: { maxBodySize: 1m }', 'defaults: { maxBodySize: 2m }'].map(hashes)
+    expect(new Set([none?.[1], one?.[1], two?.[1]]).size).toBe(3)
+    expect(new Set([none?.[0], one?.[0], two?.[0]]).size).toBe(1)
+    expect(hashes('defaults: { maxBodySize: 1m }')).toEqual(one)
+  })
+  test('count on the nodes that the settings select', () => {
+    const on = (disk: string) => settings('*', `nodeSelector: { disk: ${disk} }, defaults: { maxBodySize: 1m }`, 'shop')
+    expect(specOf(own('a', ''), on('ssd'))?.maxBodySize).toBe('1m')
+    expect(specOf(own('a', ''), on('hdd'))?.maxBodySize).toBeUndefined()
+  })
+  test('what concerns whole nodes is nothing for a tenant, and its defaults count all the same', () => {
+    const more = `realClient: { trust: [10.0.0.0/8] }, privileged: { httpSnippets: { own: 'allow all;' } }, workerShutdownTimeout: 1s`
+    const states = statesOf(
+      [own('a', ''), settings('*', `reload: { drainMs: 7 }, ${more}, defaults: { maxBodySize: 1m }`, 'shop')].join(
+        '---',
+      ),
+    )
+    const result = sliceOf(states, NODE)
+    expect(settingsOf(result)).toEqual(settingsOf(sliceOf([], NODE)))
+    expect(result.resources.find(isSite)?.spec.maxBodySize).toBe('1m')
+    expect(JSON.stringify(result.resources)).not.toContain('allow all')
+    const what = 'reload, workerShutdownTimeout, realClient, privileged of zone settings count'
+    expect(result.problems.map(({ path, message }) => [path, message])).toEqual([
+      ['shop/*/zonesettings/settings', `${what} only in the workspace default`],
+    ])
+  })
+  test('settings that mean nothing stop the sites for which they name policies, and only those', () => {
+    const broken = (...fields: string[]) =>
+      stateOf('shop/eu/zonesettings/settings', new Map(fields.map((field) => [field, true])))
+    const sites = statesOf([own('a', ''), own('b', '', '*'), own('c', '', 'eu', 'other')].join('---'))
+    const problemsOf = (settingsState: ResourceState) => sliceOf([...sites, settingsState], NODE).problems
+    expect(problemsOf(broken('nonsense')).map(({ path }) => path)).toEqual(['shop/eu/zonesettings/settings'])
+    const [problem, ...rest] = problemsOf(broken('nonsense', 'defaults/policies/waf'))
+    expect(problem).toEqual({
+      path: 'shop/eu.west/site/a',
+      code: 'reference',
+      message: 'the zone settings shop/eu/zonesettings/settings have a problem of their own, and name policies for it',
+      hint: 'mend the zone settings',
+    })
+    expect(rest.map(({ path }) => path)).toEqual(['shop/eu/zonesettings/settings'])
   })
 })
 

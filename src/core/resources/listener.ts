@@ -34,12 +34,18 @@ export const listener = z.strictObject({
 export type SiteListener = z.output<typeof listener>
 
 /** Tells browsers to come over https alone; sent over TLS alone. */
-export const hsts = z.strictObject({
-  /** Seconds. */
-  maxAge: integer(0, 63_072_000).default(31_536_000),
-  includeSubdomains: z.boolean().default(false),
-  preload: z.boolean().default(false),
-})
+export const hsts = z
+  .strictObject({
+    /** Seconds. */
+    maxAge: integer(0, 63_072_000).default(31_536_000),
+    includeSubdomains: z.boolean().default(false),
+    preload: z.boolean().default(false),
+  })
+  .superRefine(({ maxAge, includeSubdomains, preload }, context) => {
+    if (!preload || (includeSubdomains && maxAge >= 31_536_000)) return
+    const message = 'is only taken with includeSubdomains: true and a maxAge of at least 31536000'
+    context.addIssue({ code: 'custom', message, path: ['preload'] })
+  })
 export type Hsts = z.output<typeof hsts>
 
 interface Listening {
@@ -57,10 +63,6 @@ export function listeningFaults({ listeners, redirectToHttps, hsts: told }: List
     faults.push({ path: ['redirectToHttps'], fault: { message: 'has no https to lead to', hint } })
   if (told !== undefined && !hasTls)
     faults.push({ path: ['hsts'], fault: { message: 'needs a listener with TLS', hint } })
-  if (told?.preload === true && (!told.includeSubdomains || told.maxAge < 31_536_000)) {
-    const message = 'is only taken with includeSubdomains: true and a maxAge of at least 31536000'
-    faults.push({ path: ['hsts', 'preload'], fault: { message } })
-  }
   const taken = new Map<string, string>()
   for (const [id, { address = '0.0.0.0', port, tls: own }] of Object.entries(listeners).toSorted(([a], [b]) =>
     a < b ? -1 : 1,

@@ -7,6 +7,7 @@
 
 import { z } from 'zod'
 import { contentType, fixedBody } from './body.ts'
+import { compression } from './compression.ts'
 import { conditions, conditionsOf } from './conditions.ts'
 import { errorPages } from './error-pages.ts'
 import { proxy, proxyFaults } from './proxy.ts'
@@ -28,6 +29,7 @@ import {
   type Fault,
 } from './fields.ts'
 import { policyNames } from './policy.ts'
+import type { Inherited } from './site-defaults.ts'
 import { hsts, listener, listeningFaults, type SiteListener } from './listener.ts'
 import { isGrpc } from './upstream-tls.ts'
 import { isTree, type Kind, type Tree } from './kind.ts'
@@ -51,25 +53,6 @@ const staticFiles = z.strictObject({
   /** Answers with root/index where no file is found: for applications that route in the browser. */
   spa: z.boolean().default(false),
 })
-
-const mediaType = text(
-  (value) => {
-    if (/^[a-z0-9][a-z0-9.+-]*\/[a-z0-9][a-z0-9.+-]*$/.test(value)) return undefined
-    return { message: 'is not a media type', hint: 'write it like text/css, without parameters' }
-  },
-  { maxBytes: 128 },
-)
-const COMPRESSED_TYPES = [
-  'application/javascript',
-  'application/json',
-  'application/manifest+json',
-  'application/xml',
-  'image/svg+xml',
-  'text/css',
-  'text/javascript',
-  'text/plain',
-  'text/xml',
-]
 
 const fixedReturn = z.strictObject({
   status: integer(200, 599).refine((status) => status < 300 || status > 399, {
@@ -197,14 +180,6 @@ function sharedPathFaults(routes: Readonly<Record<string, Route>>) {
   return faults
 }
 
-const compression = z.strictObject({
-  enabled: z.boolean().default(true),
-  /** Beside text/html, which nginx always compresses. */
-  types: z.array(mediaType).max(64).default(COMPRESSED_TYPES),
-  /** In bytes; what is shorter, as its Content-Length says, is sent as it is. */
-  minLength: integer(0, 1_000_000_000).default(1024),
-})
-
 const keepalive = z.strictObject({
   /** How long a client's connection stays open without a request. */
   timeout: duration.optional(),
@@ -285,7 +260,10 @@ const schema = z
     }
   })
 
-export type SiteSpec = z.output<typeof schema>
+export type SiteSpec = z.output<typeof schema> & {
+  /** Of zone settings; put there by the slice. */
+  readonly inherited?: Inherited | undefined
+}
 
 /** Tells the action of each route that has exactly one branch and does not say. */
 function inferActions(spec: Tree): Tree {

@@ -1,11 +1,13 @@
 /**
  * The kind ZoneSettings: how nodes of a zone pace their reloads, and defaults for its sites. One per zone, named
  * `settings`; a field that the nearest zone leaves out comes from the next one outward, at last from SETTINGS_DEFAULTS.
+ * What concerns a whole node counts in one workspace alone; every workspace has defaults for its own sites.
  */
 
 import { z } from 'zod'
-import { atMost, duration, integer, key, labels, matching, network, size, text, timeouts } from './fields.ts'
+import { atMost, duration, integer, key, labels, matching, network, text } from './fields.ts'
 import type { Kind } from './kind.ts'
+import { siteDefaults } from './site-defaults.ts'
 import { snippet } from './snippet.ts'
 
 const realClientHeader = text(
@@ -30,8 +32,8 @@ const schema = z.strictObject({
     .optional(),
   /** How long an old worker may finish its connections. */
   workerShutdownTimeout: duration.optional(),
-  /** What a site of the zone gets where it says nothing itself. */
-  defaults: z.strictObject({ maxBodySize: size.optional(), timeouts: timeouts.optional() }).optional(),
+  /** What a site of the zone and the zones in it gets where it says nothing itself. */
+  defaults: siteDefaults.optional(),
   /** Who the client is where requests and streams come through a proxy. */
   realClient: z
     .strictObject({
@@ -62,6 +64,14 @@ export interface NodeSettings {
   readonly readTimeout: string | undefined
   readonly sendTimeout: string | undefined
   readonly realClient: RealClient | undefined
+}
+
+/** The fields of those settings that concern a whole node. */
+export function nodeFieldsOf(spec: ZoneSettingsSpec): readonly string[] {
+  const forSites = ['nodeSelector', 'defaults']
+  return Object.entries(spec).flatMap(([field, value]) =>
+    value === undefined || forSites.includes(field) ? [] : field,
+  )
 }
 
 export interface RealClient {
@@ -110,7 +120,13 @@ export const zoneSettingsKind = {
   path: 'zonesettings',
   plural: 'zonesettings',
   schema,
-  sets: [['realClient', 'trust']],
-  items: [],
+  sets: [
+    ['realClient', 'trust'],
+    ['defaults', 'compression', 'types'],
+    ['defaults', 'requestHeaders', 'remove'],
+    ['defaults', 'responseHeaders', 'remove'],
+    ['defaults', 'policies'],
+  ],
+  items: [['defaults', 'hsts']],
   onlyName: 'settings',
 } as const satisfies Kind<ZoneSettingsSpec>

@@ -27,8 +27,12 @@ export function pageFilesOf(spec: SiteSpec): readonly string[] {
   return allPages(spec).flatMap(({ file }) => file ?? [])
 }
 
-function allPages({ errorPages, routes }: SiteSpec): readonly ErrorPage[] {
-  const levels = [errorPages, ...Object.values(routes).map((route) => route.errorPages)]
+function allPages({ inherited, errorPages, routes }: SiteSpec): readonly ErrorPage[] {
+  const levels = [
+    ...(inherited?.errorPages ?? []),
+    errorPages,
+    ...Object.values(routes).map((route) => route.errorPages),
+  ]
   return levels.flatMap((level) => Object.values(level?.pages ?? {}))
 }
 
@@ -82,7 +86,8 @@ export class ErrorPages {
   }
 
   #inForce(route: Route | undefined): PagesInForce {
-    return pagesInForce([this.#spec.errorPages, route?.errorPages])
+    const { inherited, errorPages } = this.#spec
+    return pagesInForce([...(inherited?.errorPages ?? []), errorPages, route?.errorPages])
   }
 
   #errorLines(pages: PagesInForce['pages'], route: Route | undefined, id: string): readonly string[] {

@@ -89,7 +89,7 @@ export interface RenderedPolicy {
 /** The policies that a site names. */
 export interface SitePolicies {
   readonly named: ReadonlyMap<string, RenderedPolicy>
-  /** Names of those of the site itself. */
+  /** Names of those of the site itself, after those of the defaults of its zones. */
   readonly whole: readonly string[]
   /** Each once, by path. */
   readonly used: readonly RenderedPolicy[]
@@ -204,9 +204,17 @@ export function settlePolicies(sites: readonly Site[], known: Known, input: Poli
 }
 
 /** Names of all policies of a site and its routes, each once, sorted. */
-function namesIn({ policies = [], routes }: SiteSpec): readonly string[] {
-  const all = Object.values(routes).flatMap((route) => route.policies ?? [])
-  return [...new Set([...policies, ...all])].toSorted()
+function namesIn(spec: SiteSpec): readonly string[] {
+  return [...new Set(levelsOf(spec).flat())].toSorted()
+}
+
+/** The policies that stand at one place: of each zone's defaults, of the site, of each route. */
+function levelsOf(spec: SiteSpec): readonly (readonly string[])[] {
+  return [...wholeOf(spec), ...Object.values(spec.routes).map(({ policies = [] }) => policies)]
+}
+
+function wholeOf({ inherited, policies = [] }: SiteSpec): readonly (readonly string[])[] {
+  return [...(inherited?.policies ?? []), policies]
 }
 
 function pathOf(site: Site, name: string, known: Known): string | undefined {
@@ -223,21 +231,31 @@ function policiesOf(
   const named = new Map<string, RenderedPolicy>()
   for (const name of namesIn(spec)) {
     const found = find(pathOf(site, name, known) ?? '')
-    if (found === undefined) return missing(site, 'Policy', name)
+    if (found === undefined) {
+      const problem = missing(site, 'Policy', name)
+      const isOwn = levelsOf({ ...spec, inherited: undefined })
+        .flat()
+        .includes(name)
+      return isOwn ? problem : { ...problem, message: `${problem.message}, which the defaults of its zones name` }
+    }
     if ('code' in found) {
       const message = `its policy ${found.path} is not in force here: ${found.message}`
       return { path, code: 'reference', message, ...(found.hint === undefined ? {} : { hint: found.hint }) }
     }
     named.set(name, found)
   }
-  const whole = spec.policies ?? []
-  for (const names of [whole, ...Object.values(spec.routes).map(({ policies = [] }) => policies)]) {
+  for (const names of levelsOf(spec)) {
     const twins = twinsAmong(names, named)
     if (twins === undefined) continue
     const message = `names two policies of the type ${twins[0].type} at one place: ${twins.map((each) => each.path).join(' and ')}`
     return { path, code: 'reference', message, hint: 'name one of them, or put both into one policy' }
   }
-  return { named, whole, used: [...new Set(named.values())].toSorted((a, b) => (a.path < b.path ? -1 : 1)) }
+  // Of one type the last counts.
+  return {
+    named,
+    whole: wholeOf(spec).flat(),
+    used: [...new Set(named.values())].toSorted((a, b) => (a.path < b.path ? -1 : 1)),
+  }
 }
 
 function twinsAmong(
