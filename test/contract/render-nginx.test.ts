@@ -154,7 +154,11 @@ spec:
       // All sites in one generation, since each has a file of its own; they share host names, about which nginx warns.
       const objects = new Map([...full.generation.objects, ...sites])
       const includes = [...sites.keys()].map((digest) => `include ${host.directory}/objects/${digest}.conf;`)
-      const main = full.generation.main.replace(/include .*\n/, (line) => `${includes.join('\n')}\n${line}`)
+      // After the last include of http: what they name is in those before.
+      const main = full.generation.main.replace(/include .*\n(?![^]*include [^]*^stream )(?=[^]*^stream )/m, (line) => {
+        return `${line}${includes.join('\n')}\n`
+      })
+      expect(main).not.toBe(full.generation.main)
       const { words } = await testGeneration(host, { ...full.generation, main, objects })
       expect(words.split('\n').filter((line) => line !== '' && !line.includes('conflicting server name'))).toEqual([])
       expect(sites.size).toBeGreaterThan(20)

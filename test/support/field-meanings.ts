@@ -207,7 +207,8 @@ const site: Record<string, Field> = {
   'spec.policies.[]': nowhere,
   'spec.maintenance.allow.[]': plain(MAP_ENTRY),
   'spec.compression.types.[]': plain('gzip_types', 'brotli_types'),
-  'spec.routes.{key}': nowhere,
+  // Where answers are kept, by which of the site's routes they are.
+  'spec.routes.{key}': literal('set'),
   ...below('spec.routes.*.', route),
   // Snippets are compared as what nginx reads in them.
   'spec.privileged.serverSnippet': nowhere,
@@ -383,7 +384,7 @@ export function isMeant(meaning: Meaning, directive: string, argument: string): 
     const [path = ''] = argument.split('#', 1)
     return /^[\w./:*-]*$/.test(path) && expandedText(argument.slice(path.length + 1)) === meaning.afterPath
   }
-  if (meaning.within !== undefined) return argument.includes(meaning.within) && /^[\w./:[\]*-]*$/.test(argument)
+  if (meaning.within !== undefined) return argument.includes(meaning.within) && /^[\w./:[\]*?=%-]*$/.test(argument)
   if (meaning.suffix !== undefined) return expandedText(argument).endsWith(meaning.suffix)
   if (meaning.ending !== undefined)
     return argument.endsWith(meaning.ending) && /^http:\/\/[\w.*-]+$/.test(argument.slice(0, -meaning.ending.length))

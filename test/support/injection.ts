@@ -412,27 +412,39 @@ function stateOfDocument(document: unknown): ResourceState {
 }
 const FULL_STATES = FULL.map(stateOfDocument)
 
+/** What the full documents refer to: upstreams, policies, certificates and secrets. */
+export const FULL_REFERENCES = FULL_STATES.filter(({ path }) => /\/(?:upstream|policy|certificate|secret)\//.test(path))
+
 /** What a Secret of a `basicAuth` holds. */
 export const USERS = 'grace:$apr1$saltsalt$xxxxxxxxxxxxxxxxxxxxxx\n'
+
+/** What the secrets of the full documents say. */
+export const FULL_SECRETS: ReadonlyMap<string, string> = new Map([
+  ...secretsOf({ tls: FULL_PAIR }),
+  ['default/*/secret/staff', USERS],
+  ['default/*/secret/signing', USERS],
+])
+
+/** nginx.conf without the Lua of the node's own, which has quotes of another kind. */
+export function withoutPrograms(main: string): string {
+  return LIVE_HTTP_LINES.reduce((text, line) => text.replace(line, ''), main)
+}
 
 function renderAll(states: readonly ResourceState[], host: HostLayout = LAYOUT) {
   const node = { ...EVERYWHERE, labels: { disk: 'ssd' } }
   const addresses = new Map([['app.internal', ['10.0.0.9']]])
-  const secrets = new Map([
-    ...secretsOf({ tls: FULL_PAIR }),
-    ['default/*/secret/staff', USERS],
-    ['default/*/secret/signing', USERS],
-  ])
   const { units, problems, generation } = renderStates(states, {
     node,
     addresses,
     host: { ...host, liveLane: false },
-    secrets,
+    secrets: FULL_SECRETS,
     capabilities: withModules('http_lua', 'ndk_http'),
   })
-  // A Lua program has quotes of its own.
-  const main = LIVE_HTTP_LINES.reduce((text, line) => text.replace(line, ''), generation.main)
-  return { problems, generation, text: [main, ...units.map((unit) => unit.text)].join('\n') }
+  return {
+    problems,
+    generation,
+    text: [withoutPrograms(generation.main), ...units.map((unit) => unit.text)].join('\n'),
+  }
 }
 
 /** The rendering of the documents as they are. */

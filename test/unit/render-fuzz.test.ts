@@ -77,18 +77,24 @@ describe('the fuzzer finds', () => {
   const SNIPPET = 'src/core/resources/snippet.ts'
 
   test.each([
-    ['quotes that are not escaped', QUOTE, '["\\\\\\n\\t]', '[\\\\\\n\\t]'],
-    ['backslashes that are not escaped', QUOTE, '["\\\\\\n\\t]', '["\\n\\t]'],
-    ['line feeds that become something else', QUOTE, "return '\\\\n'", "return 'n'"],
-    ['a semicolon that passes bare', QUOTE, '[A-Za-z0-9_./', '[A-Za-z0-9_;./'],
-    ['a brace that passes bare', QUOTE, '[A-Za-z0-9_./', '[A-Za-z0-9_{./'],
-    ['a comment that begins a bare parameter', QUOTE, '[A-Za-z0-9_./', '[A-Za-z0-9_#./'],
-    ['a literal dollar sign that begins a variable', QUOTE, "text.replaceAll('$', `\\${${DOLLAR_VARIABLE}}`)", 'text'],
-    ['a value that is not quoted at all', SITE, '= ${plain(path)}', '= ${path}'],
-    ['a value that is quoted for another reading', SITE, '${literal(root)}', '${plain(root)}'],
-    ['nothing in what is intact', QUOTE, '', ''],
-    ['a snippet in which a space of another script ends a word', SNIPPET, '/^[ \\t\\r\\n#]/', '/^[\\s#]/'],
-  ])('%s', { timeout: 120_000 }, async (_, file, intact, broken) => {
+    ['quotes that are not escaped', 'return.body', QUOTE, '["\\\\\\n\\t]', '[\\\\\\n\\t]'],
+    ['backslashes that are not escaped', 'return.body', QUOTE, '["\\\\\\n\\t]', '["\\n\\t]'],
+    ['line feeds that become something else', 'ody', QUOTE, "return '\\\\n'", "return 'n'"],
+    ['a semicolon that passes bare', 'Site.*path$', QUOTE, '[A-Za-z0-9_./', '[A-Za-z0-9_;./'],
+    ['a brace that passes bare', 'Site.*path$', QUOTE, '[A-Za-z0-9_./', '[A-Za-z0-9_{./'],
+    ['a comment that begins a bare parameter', 'Site.*path$', QUOTE, '[A-Za-z0-9_./', '[A-Za-z0-9_#./'],
+    [
+      'a literal dollar sign that begins a variable',
+      'return.body',
+      QUOTE,
+      "text.replaceAll('$', `\\${${DOLLAR_VARIABLE}}`)",
+      'text',
+    ],
+    ['a value that is not quoted at all', 'path$', SITE, '= ${plain(path)}', '= ${path}'],
+    ['a value that is quoted for another reading', 'static.root', SITE, '${literal(root)}', '${plain(root)}'],
+    ['nothing in what is intact', 'Site', QUOTE, '', ''],
+    ['a snippet in which a space of another script ends a word', 'Snippet', SNIPPET, '/^[ \\t\\r\\n#]/', '/^[\\s#]/'],
+  ])('%s', { timeout: 120_000 }, async (_, fields, file, intact, broken) => {
     copy = mkdtempSync(join(tmpdir(), 'nxmesh-fuzz-'))
     for (const part of ['src', 'test/support', 'scripts', 'package.json'])
       cpSync(join(ROOT, part), join(copy, part), { recursive: true })
@@ -100,25 +106,16 @@ describe('the fuzzer finds', () => {
       path,
       text.replace(intact, () => broken),
     )
-    const { code, said } = await fuzz(copy)
+    const { code, said } = await fuzz(copy, fields)
     expect(code, said).toBe(intact === broken ? 0 : 1)
     if (code === 1) expect(said).toMatch(/replay: npm run fuzz -- --target render --seed \d+ --documents \d+/)
   })
 })
 
 /** Without nginx, which would find some of it too. */
-function fuzz(directory: string): Promise<{ code: unknown; said: string }> {
-  const args = [
-    'scripts/fuzz.ts',
-    '--target',
-    'render',
-    '--documents',
-    '2000',
-    '--seed',
-    '1',
-    '--no-nginx',
-    '--no-shrink',
-  ]
+function fuzz(directory: string, fields: string): Promise<{ code: unknown; said: string }> {
+  const amount = ['--documents', '600', '--seed', '1', '--fields', fields]
+  const args = ['scripts/fuzz.ts', '--target', 'render', ...amount, '--no-nginx', '--no-shrink']
   return new Promise((resolve) => {
     execFile(process.execPath, args, { cwd: directory, timeout: 100_000 }, (error, _stdout, said) => {
       resolve({ code: error?.code ?? 0, said })
