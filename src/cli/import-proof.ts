@@ -167,6 +167,8 @@ async function start(
     defaultHttpPort: 80,
     workerProcesses: 1,
     workerShutdownTimeoutSeconds: 1,
+    // Nobody would push.
+    liveLane: false,
     modules: [],
   }
   await write(layout, await process.capabilities())

@@ -24,7 +24,7 @@ describe('error pages, on real nginx', () => {
       request.on('end', () => {
         asked.push(`${method} ${url}`)
         if (url.startsWith('/pages/')) {
-          const about = `${method} ${url} ${headers['x-error-status']} ${headers['x-original-uri']}`
+          const about = `${method} ${url} ${String(headers['x-error-status'])} ${String(headers['x-original-uri'])}`
           const rest = [headers['content-length'], headers['if-none-match'], headers.range].join('')
           response.end(`page: ${about} [${rest}]`)
           return

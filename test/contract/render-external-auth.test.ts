@@ -28,7 +28,9 @@ describe('requests that an upstream judges, on real nginx', () => {
       request.on('data', (chunk: Buffer) => chunks.push(chunk))
       request.on('end', () => {
         const body = Buffer.concat(chunks).toString()
-        asked.push(`${method} ${url} ${headers['x-original-method']} ${headers['x-original-uri']} ${body}`)
+        asked.push(
+          `${method} ${url} ${String(headers['x-original-method'])} ${String(headers['x-original-uri'])} ${body}`,
+        )
         const status = { good: 200, none: 401, bad: 403, odd: 302, broken: 500 }[String(headers['x-token'] ?? 'none')]
         if (status === undefined) return request.socket.destroy()
         if (status === 401) response.setHeader('WWW-Authenticate', 'Bearer realm="there"')
@@ -41,7 +43,7 @@ describe('requests that an upstream judges, on real nginx', () => {
       request.on('end', () => {
         const { headers, method, url } = request
         reached.push(`${method} ${url}`)
-        response.end(`${headers['x-user']} ${headers['x-group']}`)
+        response.end(`${String(headers['x-user'])} ${String(headers['x-group'])}`)
       })
     })
     const ports = [await listen(judge), await listen(site), await freePort()] as const
