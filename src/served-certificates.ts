@@ -9,7 +9,7 @@ import { resourcePath } from './core/names.ts'
 import type { CertificateSpec } from './core/resources/certificate.ts'
 import { isCertificate, isSite, type Slice, type SliceResource } from './core/slice.ts'
 import type { Log } from './log.ts'
-import { nearest } from './nginx/rendering/references.ts'
+import { nearest } from './core/references.ts'
 
 /** Long enough for a person to do something, short enough for certificates that are renewed every few weeks. */
 const SOON_MS = 14 * 24 * 3600 * 1000

@@ -8,13 +8,17 @@ import type { ResourceState } from './document.ts'
 import { Memo } from './memo.ts'
 import { escapeSegment, hostCovers, parseResourcePath, resourcePath, zoneCovers, type ResourceName } from './names.ts'
 import { overQuota, type GrantOf } from './quota.ts'
-import { KINDS, readFields, type ReadFields } from './resources/index.ts'
+import { missing, nearest } from './references.ts'
+import { KINDS, readFields, readWith, type ReadFields } from './resources/index.ts'
+import type { Kind } from './resources/kind.ts'
 import type { PolicySpec } from './resources/policy.ts'
 import type { CertificateSpec } from './resources/certificate.ts'
 import type { SecretSpec } from './resources/secret.ts'
 import type { SiteSpec } from './resources/site.ts'
 import type { StreamSpec } from './resources/stream.ts'
 import type { UpstreamSpec } from './resources/upstream.ts'
+import type { TemplateSpec } from './resources/template.ts'
+import type { TemplateUse } from './resources/template-use.ts'
 import type { FieldFault } from './resources/validate.ts'
 import { withDefaults, type SiteDefaults } from './resources/site-defaults.ts'
 import { mergeSettings, nodeFieldsOf, type NodeSettings, type ZoneSettingsSpec } from './resources/zone-settings.ts'
@@ -80,20 +84,29 @@ export interface SliceNode {
 export const SETTINGS_WORKSPACE = 'default'
 
 const remembered = new Memo<ReadFields | FieldFault>()
+const rememberedUses = new Memo<{ readonly spec: unknown } | FieldFault>()
 const rememberedSites = new Memo<Pick<SliceResource<SiteSpec>, 'spec' | 'hash'>>()
 
 /** @param resources all that exist, in every zone: a quota counts them together */
 export function slice(resources: readonly ResourceState[], node: SliceNode, grantOf: GrantOf): Slice {
   remembered.turn()
+  rememberedUses.turn()
   rememberedSites.turn()
   const excess = overQuota(resources, grantOf)
   const applying = [...resources].filter((state) => applies(state, node)).toSorted((a, b) => (a.path < b.path ? -1 : 1))
   const sliced: SliceResource[] = []
   const problems: Problem[] = []
-  const read = applying.map((state) => {
+  const written = applying.map((state) => {
     const over = excess.get(state.path)
     return { state, result: over === undefined ? interpret(state) : quotaProblem(state.path, over) }
   })
+  const templates = new Map(
+    written.flatMap(({ state: { path }, result }) => (isTemplatePath(path) ? [[path, result]] : [])),
+  )
+  const read = written.map(({ state, result }) => ({
+    state,
+    result: 'code' in result ? result : withTemplate(result, state, templates),
+  }))
   const defaults = new ZoneDefaults(read, node.labels)
   for (const { state, result: raw } of read) {
     const result = 'code' in raw || !isSite(raw) ? raw : defaults.under(raw)
@@ -158,12 +171,7 @@ function interpret(state: ResourceState): SliceResource | Problem {
   }
   const read = remembered.get(hash, () => readFields(kind, state.fields))
   if ('field' in read) {
-    return {
-      path,
-      code: 'schema',
-      message: `${read.field} ${read.message}`,
-      ...(read.hint === undefined ? {} : { hint: read.hint }),
-    }
+    return schemaProblem(path, read)
   }
   const { at, edit } = state.created as { at: number; edit: string }
   return { path, name, kind: kind.kind, labels: read.labels, spec: read.spec, created: { at, edit }, hash }
@@ -251,6 +259,37 @@ function losesPolicies({ path, fields }: ResourceState, { code }: Problem): bool
   const name = parseResourcePath(path)
   const isSettings = name?.kind === 'zonesettings' && name.name === KINDS.get(name.kind)?.onlyName
   return isSettings && code === 'schema' && [...fields.keys()].some((field) => field.startsWith('defaults/policies'))
+}
+
+function schemaProblem(path: string, { field, message, hint }: FieldFault, prefix = ''): Problem {
+  return { path, code: 'schema', message: `${prefix}${field} ${message}`, ...(hint === undefined ? {} : { hint }) }
+}
+
+function isTemplatePath(path: string): boolean {
+  return parseResourcePath(path)?.kind === 'template'
+}
+
+/** The resource with what its template says where it says nothing itself. Its hash changes with the template. */
+function withTemplate(
+  resource: SliceResource,
+  state: ResourceState,
+  templates: ReadonlyMap<string, SliceResource | Problem>,
+): SliceResource | Problem {
+  const { path, spec, hash } = resource
+  const { template: use } = spec as { template?: TemplateUse }
+  if (use === undefined) return resource
+  const name = nearest(resource, 'template', use.name, templates)
+  if (name === undefined) return missing(resource, 'Template', use.name)
+  const template = templates.get(resourcePath(name)) as SliceResource | Problem
+  if ('code' in template) {
+    const message = `its template ${template.path} has a problem of its own: ${template.message}`
+    return { path, code: 'reference', message, hint: 'mend the template' }
+  }
+  const key = sha256(`${hash}\n${template.hash}`)
+  const kind = KINDS.get(resource.name.kind) as Kind
+  const read = rememberedUses.get(key, () => readWith(kind, state.fields, use, template.spec as TemplateSpec))
+  if ('field' in read) return schemaProblem(path, read, `with its template ${template.path}: `)
+  return { ...resource, spec: read.spec, hash: key }
 }
 
 /** What of a resource is in force, and why the rest is not. */

@@ -298,6 +298,17 @@ const upstreamSpec = optional({
   panicThresholdPercent: fc.nat(100),
 })
 
+const templateUse = optional(
+  { name, values: fc.constantFrom({ path: 'a' }, { size: 3 }, { size: '5m', path: true }) },
+  ['name'],
+)
+const madeSpec = fc.record({ hosts: fc.array(host, { minLength: 1, maxLength: 2 }), template: templateUse })
+
+const templateSpec = fc.record({
+  parameters: fc.constantFrom({ size: {} }, { size: { default: 4 } }, { size: { default: '4m' }, path: {} }),
+  site: fc.record({ accessLog: fc.boolean(), maxBodySize: fc.constantFrom('{{size}}', '{{size}}k', '7m') }),
+})
+
 const settingsSpec = optional({
   nodeSelector: labels,
   reload: optional({
@@ -523,6 +534,8 @@ export const resourceArbitrary: fc.Arbitrary<unknown> = fc.oneof(
   },
   { weight: 2, arbitrary: document('Upstream', upstreamSpec) },
   { weight: 1, arbitrary: document('Stream', streamSpec) },
+  { weight: 1, arbitrary: document('Template', templateSpec) },
+  { weight: 1, arbitrary: document('Site', madeSpec) },
   { weight: 1, arbitrary: document('Certificate', certificateSpec) },
   { weight: 2, arbitrary: document('Policy', policySpec) },
   {

@@ -191,6 +191,10 @@ const route: Record<string, Field> = {
 }
 const site: Record<string, Field> = {
   ...below('spec.', common),
+  'spec.template.name': nowhere,
+  'spec.template.values.{key}': nowhere,
+  // Of the one header that is made of it in the full documents.
+  'spec.template.values.*': template('add_header'),
   'spec.hosts.[]': plain('server_name'),
   'spec.listeners.{key}': nowhere,
   // In the one way of writing it, as in URLs.
@@ -217,6 +221,9 @@ const site: Record<string, Field> = {
 }
 const upstream: Record<string, Field> = {
   'spec.method': nowhere,
+  'spec.template.name': nowhere,
+  'spec.template.values.{key}': nowhere,
+  'spec.template.values.*': nowhere,
   'spec.hashKey': template('hash'),
   'spec.endpoints.{key}': (text) => [
     { directive: 'server', plain: text },
@@ -341,6 +348,10 @@ const stream: Record<string, Field> = {
   'spec.allow.[]': plain('allow'),
   'spec.deny.[]': plain('deny'),
 }
+const madeOf: Record<string, Field> = {
+  'spec.parameters.{key}': nowhere,
+  'spec.parameters.*.default': template('add_header'),
+}
 const zoneSettings: Record<string, Field> = {
   'spec.reload.confirmShrink': nowhere,
   'spec.realClient.trust.[]': plain('set_real_ip_from'),
@@ -361,6 +372,7 @@ const FIELDS: Readonly<Record<string, Field>> = Object.assign(
     Secret: secret,
     Policy: policy,
     Stream: stream,
+    Template: madeOf,
     ZoneSettings: zoneSettings,
   }).map(([kind, fields]) => below(`${kind}.`, { ...everywhere, ...fields })),
 ) as Record<string, Field>

@@ -34,6 +34,8 @@ export function stringFields(schema: Schema, path: Path = []): string[] {
     return Object.entries(def.shape).flatMap(([key, child]) => stringFields(child, [...path, key]))
   if (def.valueType !== undefined) return [[...path, '{key}'].join('.'), ...stringFields(def.valueType, [...path, '*'])]
   if (def.element !== undefined) return stringFields(def.element, [...path, '[]'])
+  // The part of a template: judged as that of the resource that it becomes, once it is one.
+  if (def.type === 'any') return []
   const isText =
     def.type === 'string' || def.type === 'enum' || (def.type === 'literal' && typeof def.values?.[0] === 'string')
   if (isText) return [path.join('.')]
@@ -74,6 +76,7 @@ spec:
   consistent: true
   endpoints: { '10.0.0.1:80': { weight: 2, down: true, maxFails: 2, failTimeout: 9s }, 'app.internal:80': {} }
   keepalive: { connections: 3, timeout: 9s, requests: 9 }
+  template: { name: app, values: { path: /made } }
   healthCheck:
     type: http
     scheme: https
@@ -85,6 +88,20 @@ spec:
     expect: { status: [200], body: ok }
   outlierDetection: { interval: 9s, baseEjection: 9s, maxEjection: 9s }
   circuitBreaker: { window: 9s, openFor: 9s }
+---
+apiVersion: nxmesh/v1
+kind: Template
+metadata: { name: web, workspace: default, zone: '*', labels: { l: v } }
+spec:
+  parameters: { told: { default: 'by default' } }
+  site: { responseHeaders: { set: { X-Made: '{{told}}' } } }
+---
+apiVersion: nxmesh/v1
+kind: Template
+metadata: { name: app, workspace: default, zone: '*', labels: { l: v } }
+spec:
+  parameters: { path: {} }
+  upstream: { healthCheck: { path: '{{path}}' } }
 ---
 apiVersion: nxmesh/v1
 kind: ZoneSettings
@@ -249,6 +266,7 @@ spec:
       address: 127.0.0.1
       tls: { certificate: tls, minVersion: TLSv1.3, clientCertificate: { ca: tls, mode: optional, depth: 2 } }
   hsts: { maxAge: 9, includeSubdomains: true }
+  template: { name: web, values: { told: by a template } }
   nodeSelector: { disk: ssd }
   requestHeaders: { set: { X-Site: 'in $host' }, remove: [X-Gone] }
   responseHeaders: { set: { X-Site: out }, remove: [X-Inner] }
@@ -481,10 +499,15 @@ function places(kind: string, value: unknown, path: Path): Place[] {
       },
     ]
   }
-  if (typeof value !== 'object' || value === null) return []
+  if (typeof value !== 'object' || value === null || isPart(kind, path)) return []
   const below = Object.entries(value).flatMap(([key, child]) => places(kind, child, [...path, key]))
   const keys = isMap(kind, path) ? Object.keys(value).map((key) => keyPlace(kind, [...path, key])) : []
   return [...keys, ...below]
+}
+
+/** Whether it is of a template: no schema says which strings stand in it. */
+function isPart(kind: string, [first, second = '', ...more]: Path): boolean {
+  return kind === 'Template' && first === 'spec' && ['site', 'upstream'].includes(second) && more.length === 0
 }
 
 function keyPlace(kind: string, path: Path): Place {

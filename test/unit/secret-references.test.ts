@@ -8,7 +8,7 @@ import { expect, test } from 'vitest'
 import { sha256 } from '../../src/core/canonical.ts'
 import { parseResourcePath, type ResourceName } from '../../src/core/names.ts'
 import { encryptionKey, seal } from '../../src/core/secrets.ts'
-import { secretText } from '../../src/nginx/rendering/references.ts'
+import { secretText } from '../../src/nginx/rendering/secret-text.ts'
 import { OpenedSecrets } from '../../src/opened-secrets.ts'
 import { sliceOf, stateOf } from '../support/resources.ts'
 

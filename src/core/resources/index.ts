@@ -15,6 +15,8 @@ import { secretKind } from './secret.ts'
 import { certificateKind } from './certificate.ts'
 import { siteKind } from './site.ts'
 import { streamKind } from './stream.ts'
+import { make, templateKind, type TemplateSpec } from './template.ts'
+import type { TemplateUse } from './template-use.ts'
 import { upstreamKind } from './upstream.ts'
 import { check, DEPTH_MAX, isTooDeep, type FieldFault } from './validate.ts'
 import { zoneSettingsKind } from './zone-settings.ts'
@@ -23,7 +25,7 @@ export const API_VERSION = 'nxmesh/v1'
 
 /** Every kind by its word in resource paths. */
 export const KINDS: ReadonlyMap<string, Kind> = new Map(
-  [siteKind, upstreamKind, streamKind, policyKind, certificateKind, secretKind, zoneSettingsKind].map(
+  [siteKind, upstreamKind, streamKind, policyKind, certificateKind, secretKind, templateKind, zoneSettingsKind].map(
     (kind): [string, Kind] => [kind.path, kind],
   ),
 )
@@ -165,6 +167,19 @@ export function readFields(kind: Kind, fields: ReadonlyMap<string, Value>): Read
   if (!labelMap.ok) return labelMap.fault
   const spec = check(kind.schema, content.spec, ['spec'])
   return spec.ok ? { labels: labelMap.value, spec: spec.value } : spec.fault
+}
+
+/** What they mean with what a template says where they say nothing, or why that means nothing. */
+export function readWith(
+  kind: Kind,
+  fields: ReadonlyMap<string, Value>,
+  use: TemplateUse,
+  template: TemplateSpec,
+): { readonly spec: unknown } | FieldFault {
+  const made = make(kind.path, unflatten(kind, fields).spec, use, template)
+  if ('field' in made) return { field: made.field, ...made.fault }
+  const checked = check(kind.schema, made.spec, ['spec'])
+  return checked.ok ? { spec: checked.value } : checked.fault
 }
 
 function invalid({ field, message, hint, value }: FieldFault): MeshError {

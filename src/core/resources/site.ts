@@ -34,6 +34,7 @@ import { hsts, listener, listeningFaults, type SiteListener } from './listener.t
 import { isGrpc } from './upstream-tls.ts'
 import { isTree, type Kind, type Tree } from './kind.ts'
 import { snippet } from './snippet.ts'
+import { templateUse } from './template-use.ts'
 
 const ACTIONS = ['proxy', 'static', 'redirect', 'return'] as const
 
@@ -220,6 +221,8 @@ const schema = z
     /** What comes over a listener without TLS is sent to one with it, by 308. */
     redirectToHttps: z.boolean().default(false),
     hsts: hsts.optional(),
+    /** What it is where it says nothing itself. It is valid without, too. */
+    template: templateUse.optional(),
     /** Only nodes with all of these labels serve it. */
     nodeSelector: labels.optional(),
     routes: atMost(500, key, route).default({}),

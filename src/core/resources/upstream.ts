@@ -17,6 +17,7 @@ import {
   wholeSeconds,
 } from './fields.ts'
 import type { Kind } from './kind.ts'
+import { templateUse } from './template-use.ts'
 
 /** Of one upstream. */
 const ENDPOINTS_MAX = 256
@@ -120,6 +121,8 @@ const WITHOUT_BACKUP: readonly string[] = ['ip_hash', 'hash', 'random']
 const schema = z
   .strictObject({
     nodeSelector: labels.optional(),
+    /** What it is where it says nothing itself. It is valid without, too. */
+    template: templateUse.optional(),
     method: z.enum(METHODS).default('round_robin'),
     /** What `method: hash` spreads by. */
     hashKey: template((value) => (value === '' ? { message: 'is empty' } : undefined)).default('$request_uri'),

@@ -92,9 +92,14 @@ export function below(
 
 // ---------------------------------------------------------------------------------------------- what no field may hold
 
-interface Strange {
+export interface Strange {
   readonly fault: Fault
   readonly path: Path
+}
+
+/** What of a part of a value no schema knows, or cannot be stored; what is missing is no fault here. */
+export function strangeIn(schema: Schema, value: unknown): Strange | undefined {
+  return findStrange(alternatives(schema), value, [])
 }
 
 /** Finds what cannot be stored or that no schema knows: unknown fields, nulls, fractions, lists of objects. */

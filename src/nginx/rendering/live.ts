@@ -14,7 +14,7 @@ import type { SliceResource } from '../../core/slice.ts'
 import type { Capabilities } from '../../ports.ts'
 import { circuitSocket, type HostLayout } from './host-layout.ts'
 import { isThere, LUA } from './needs.ts'
-import { nearest } from './references.ts'
+import { nearest } from '../../core/references.ts'
 import { blockNameAt, serversOf, upstreamBlockName, type ObservedHealth } from './render-upstream.ts'
 import type { Unit } from './unit.ts'
 

@@ -44,7 +44,7 @@ import {
   unsupported,
   upstreamNeeds,
 } from './needs.ts'
-import { missing, nearest } from './references.ts'
+import { missing, nearest } from '../../core/references.ts'
 import { settlePolicies, type SettledPolicies } from './render-policy.ts'
 import { Recall } from './recall.ts'
 import { renderSite, snippetLines } from './render-site.ts'

@@ -3,7 +3,7 @@
 import { resourcePath } from '../../core/names.ts'
 import type { UpstreamSpec } from '../../core/resources/upstream.ts'
 import { isStream, isUpstream, type Slice } from '../../core/slice.ts'
-import { nearest } from '../../nginx/rendering/references.ts'
+import { nearest } from '../../core/references.ts'
 import { serversOf, upstreamBlockName } from '../../nginx/rendering/render-upstream.ts'
 import type { Unit } from '../../nginx/rendering/unit.ts'
 
