@@ -17,7 +17,18 @@ type Path = readonly string[]
 export type Document = { kind: string; spec: unknown; [key: string]: unknown }
 
 /** `{key}` ends the pattern of a map's key; `*` stands for any key, `[]` for any item. */
-export function stringFields(schema: Schema, path: Path = []): string[] {
+export function stringFields(schema: Schema): string[] {
+  return leavesOf(schema, [])
+    .filter(({ isText }) => isText)
+    .map(({ pattern }) => pattern)
+}
+
+/** Patterns of all fields of a schema, of whatever type. */
+export function fieldPatterns(schema: Schema): string[] {
+  return [...new Set(leavesOf(schema, []).map(({ pattern }) => pattern))]
+}
+
+function leavesOf(schema: Schema, path: Path): { pattern: string; isText: boolean }[] {
   const def = schema._zod.def as {
     type: string
     innerType?: Schema
@@ -28,19 +39,23 @@ export function stringFields(schema: Schema, path: Path = []): string[] {
     element?: Schema
     values?: unknown[]
   }
-  if (def.innerType !== undefined) return stringFields(def.innerType, path)
-  if (def.options !== undefined) return [...new Set(def.options.flatMap((option) => stringFields(option, path)))]
+  if (def.innerType !== undefined) return leavesOf(def.innerType, path)
+  if (def.options !== undefined) return unique(def.options.flatMap((option) => leavesOf(option, path)))
   if (def.shape !== undefined)
-    return Object.entries(def.shape).flatMap(([key, child]) => stringFields(child, [...path, key]))
-  if (def.valueType !== undefined) return [[...path, '{key}'].join('.'), ...stringFields(def.valueType, [...path, '*'])]
-  if (def.element !== undefined) return stringFields(def.element, [...path, '[]'])
+    return Object.entries(def.shape).flatMap(([key, child]) => leavesOf(child, [...path, key]))
+  if (def.valueType !== undefined)
+    return [{ pattern: [...path, '{key}'].join('.'), isText: true }, ...leavesOf(def.valueType, [...path, '*'])]
+  if (def.element !== undefined) return leavesOf(def.element, [...path, '[]'])
   // The part of a template: judged as that of the resource that it becomes, once it is one.
   if (def.type === 'any') return []
   const isText =
     def.type === 'string' || def.type === 'enum' || (def.type === 'literal' && typeof def.values?.[0] === 'string')
-  if (isText) return [path.join('.')]
-  if (['number', 'boolean', 'literal'].includes(def.type)) return []
+  if (isText || ['number', 'boolean', 'literal'].includes(def.type)) return [{ pattern: path.join('.'), isText }]
   throw new Error(`${path.join('.')} is of type ${def.type}: say here which strings it holds`)
+}
+
+function unique<T extends { pattern: string }>(leaves: readonly T[]): T[] {
+  return [...new Map(leaves.map((leaf) => [leaf.pattern, leaf])).values()]
 }
 
 /** What the Certificate holds, and its Secret would. */

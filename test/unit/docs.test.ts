@@ -14,10 +14,12 @@ import { parseSources } from '../../src/cli/documents.ts'
 import { parsePolicy, POLICY_KIND } from '../../src/cli/workspace-policy.ts'
 import { describeConfig } from '../../src/config/config-schema.ts'
 import { loadConfig } from '../../src/config/config.ts'
+import { KINDS } from '../../src/core/resources/index.ts'
 import { createMetrics } from '../../src/metrics.ts'
 import { BROTLI, LUA, NEEDS, type Need } from '../../src/nginx/rendering/needs.ts'
 import { ROUTE_PATHS } from '../../src/api/routes.ts'
 import { meshctl } from '../support/cli.ts'
+import { fieldPatterns } from '../support/injection.ts'
 
 const PROJECT = dirname(dirname(dirname(fileURLToPath(import.meta.url))))
 const read = (file: string): string => readFileSync(join(PROJECT, file), 'utf8')
@@ -211,6 +213,59 @@ test('every threat of security.md is proven by tests that exist, and every test 
   )
   expect(threats.length).toBeGreaterThanOrEqual(15)
   expect(threats.filter((name) => !named.some(([, proof]) => proof === name))).toEqual([])
+})
+
+describe('nginx.md', () => {
+  const sections = read('docs/nginx.md').split(/^## /m).slice(1)
+  const rowsOf = (section: string): string[] =>
+    section.split('\n').filter((line) => /^\| (?!-|field |what )/.test(line))
+  const segmentsOf = (path: string): string[] => path.split('.').filter((part) => /^\w/.test(part))
+
+  test.each([...KINDS.values()].filter(({ kind }) => kind !== 'Secret'))('names every field of $kind', (kind) => {
+    const titles = new RegExp(
+      `^(?:${kind.kind.replace(/(?!^)[A-Z]/, (letter) => ` ${letter.toLowerCase()}`)}|Every kind|Reloads|Without)`,
+    )
+    const named = sections
+      .filter((section) => titles.test(section))
+      .flatMap((section) => rowsOf(section))
+      .flatMap((row) =>
+        [...(row.split('|')[1] ?? '').matchAll(/`([^`:]+)/g)].map(([, field = '']) => segmentsOf(field).join('.')),
+      )
+    const patterns = fieldPatterns(kind.schema)
+    // A key that people choose says nothing by itself.
+    const missing = patterns.filter((pattern) => {
+      if (pattern.endsWith('.{key}')) return false
+      const own = `.${segmentsOf(pattern).join('.')}.`
+      return !named.some((field) => own.includes(`.${field}.`))
+    })
+    expect(missing).toEqual([])
+  })
+
+  test('names tests that exist', () => {
+    const files = ['contract', 'e2e', 'unit'].flatMap((folder) =>
+      readdirSync(join(PROJECT, 'test', folder)).map((name) => join('test', folder, name)),
+    )
+    /** Quoted texts of a file, those with places for values as expressions. */
+    const titlesIn = (name: string): RegExp[] =>
+      files
+        .filter((file) => file.endsWith(`/${name}.test.ts`))
+        .flatMap((file) => [...read(file).matchAll(/(['"`])((?:\\.|(?!\1).)+)\1/g)])
+        .map(([, , text = '']) => {
+          const plain = text.replace(/\\(['"`])/g, '$1').replace(/[\\^$.*+?()[\]{}|]/g, '\\$&')
+          return new RegExp(`^${plain.replace(/%[sjd]|\\\$\\\{.*?\\\}|\\\$\w+/g, '.+')}$`)
+        })
+    const proofs = sections
+      .flatMap(rowsOf)
+      .flatMap((row) => [...row.matchAll(/`([\w-]+)` > ([^|]+?)(?=; (?:unit |e2e )?`| *\|)/g)])
+      .map(([, file = '', title = '']) => ({ file, title: title.replace(/ \(and .*/, '').replace(/^.* > /, '') }))
+    expect(proofs.length).toBeGreaterThan(100)
+    const isThere = ({ file, title }: (typeof proofs)[0]): boolean => {
+      const titles = titlesIn(file)
+      const isOne = (text: string): boolean => titles.some((pattern) => pattern.test(text))
+      return isOne(title) || title.split('; ').every(isOne)
+    }
+    expect(proofs.filter((proof) => !isThere(proof))).toEqual([])
+  })
 })
 
 test('every npm script that a page names exists, and the README has commands to look at', () => {
