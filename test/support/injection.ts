@@ -445,8 +445,10 @@ function stateOfDocument(document: unknown): ResourceState {
 }
 const FULL_STATES = FULL.map(stateOfDocument)
 
-/** What the full documents refer to: upstreams, policies, certificates and secrets. */
-export const FULL_REFERENCES = FULL_STATES.filter(({ path }) => /\/(?:upstream|policy|certificate|secret)\//.test(path))
+/** What the full documents refer to: upstreams, policies, certificates, secrets and templates. */
+export const FULL_REFERENCES = FULL_STATES.filter(({ path }) =>
+  /\/(?:upstream|policy|certificate|secret|template)\//.test(path),
+)
 
 /** What a Secret of a `basicAuth` holds. */
 export const USERS = 'grace:$apr1$saltsalt$xxxxxxxxxxxxxxxxxxxxxx\n'

@@ -221,7 +221,7 @@ const SAMPLES = new Map([...PLACES.values()].flat().map(({ pattern, text }) => [
 
 /** Of the same meaning as any other text there: it is like no other, so that it overrides nothing, and no default. */
 function harmlessTexts({ pattern, text }: Place, index: number): string[] {
-  if (/(?:address|(?:hosts|allow)\.\[\])$/.test(pattern)) return []
+  if (/(?:address|(?:hosts|allow)\.\[\]|template\.values\.\{key\})$/.test(pattern)) return []
   if (
     /(?:\{key\}|(?:remove|types|subjects)\.\[\]|path|exact|regex|cookie|header|upstream|certificate|ca|clientCertificate|secret)$/.test(
       pattern,
@@ -259,11 +259,11 @@ const ALLOWING = new Map<string, Value>([
 const SEALED = new Map<string, Value>([['sealed', ['0'.repeat(32), 'AA']]])
 
 /**
- * The resource's states: itself, what it names, and for a policy a site that names it. Policies that the full documents do
+ * The resource's states: itself, what it names, and a site for what shows in sites alone. Policies that the full documents do
  * not have are of the types that those have, each another one, since a site has one of each.
  */
 export function statesFor(resource: Resource) {
-  const { workspace, zone, name } = resource.metadata
+  const { workspace, zone } = resource.metadata
   const stateFor = (kind: string, other: string, fields: ReadonlyMap<string, Value> = new Map()) =>
     stateOf(resourcePath({ workspace, zone, kind, name: other }), fields)
   const places = placesIn({ ...resource })
@@ -282,7 +282,7 @@ export function statesFor(resource: Resource) {
     stateOf(pathOf(resource), fieldsOf(resource)),
     ...strange('upstream', upstreams).map((other) => stateFor('upstream', other)),
     ...strange('policy', policies).map((other, index) => stateFor('policy', other, unused[index]?.fields ?? ALLOWING)),
-    ...(resource.kind === 'Policy' ? [stateFor('site', GUARDED, guardedFields(name))] : []),
+    ...(needsSite(resource) ? [stateFor('site', GUARDED, guardedFields(resource))] : []),
     ...strange('certificate', certificates).map((other) => stateFor('certificate', other, CERTIFIED)),
     ...['key', ...strange('secret', secrets)].map((secret) => stateFor('secret', secret, SEALED)),
     ...FULL_REFERENCES,
@@ -297,15 +297,24 @@ function guardedPath({ metadata: { workspace, zone } }: Resource): string {
   return resourcePath({ workspace, zone, kind: 'site', name: GUARDED })
 }
 
-/** Of a site with such a policy in each sort of location. */
-function guardedFields(policy: string): Map<string, Value> {
+/** Whether it is text of nginx in a site alone. */
+function needsSite({ kind, spec }: Resource): boolean {
+  return kind === 'Policy' || kind === 'ZoneSettings' || (kind === 'Template' && spec['site'] !== undefined)
+}
+
+/** Of a site with such a policy, or made by such a template, in each sort of location. */
+function guardedFields({ kind, metadata: { name }, spec: told }: Resource): Map<string, Value> {
   const routes = {
     proxy: { path: '/proxy/', proxy: { upstream: 'app' } },
     files: { path: '/files/', static: { root: '/srv/files' } },
     fixed: { path: '/fixed', return: { status: 200, body: 'fixed' } },
-    own: { path: '/own', redirect: { to: '/fixed' }, policies: [policy] },
+    own: { path: '/own', redirect: { to: '/fixed' }, ...(kind === 'Policy' ? { policies: [name] } : {}) },
   }
-  const spec = { hosts: ['guarded.example'], policies: [policy], routes }
+  const required = Object.entries((told['parameters'] ?? {}) as Record<string, { default?: unknown }>)
+    .filter(([, parameter]) => parameter.default === undefined)
+    .map(([parameter]) => [parameter, '3'])
+  const named = { Policy: { policies: [name] }, Template: { template: { name, values: Object.fromEntries(required) } } }
+  const spec = { hosts: ['guarded.example'], ...named[kind as 'Policy' | 'Template'], routes }
   return fieldsOf(parseDocument({ apiVersion: 'nxmesh/v1', kind: 'Site', metadata: { name: GUARDED }, spec }))
 }
 
@@ -328,7 +337,7 @@ export function renderSelected(
 function renderDocument(resource: Resource): { text: string; problems: number } {
   const labels = (resource.spec['nodeSelector'] ?? {}) as Record<string, string>
   const { units, problems, generation } = renderSelected(statesFor(resource), { zone: resource.metadata.zone, labels })
-  const shown = [pathOf(resource), ...(resource.kind === 'Policy' ? [guardedPath(resource)] : [])]
+  const shown = [pathOf(resource), ...(needsSite(resource) ? [guardedPath(resource)] : [])]
   const own = units.filter(({ path }) => shown.includes(resourceOf(path))).map(({ text }) => text)
   const main = withoutPrograms(generation.main).replace(/^ *include .*\n/gm, '')
   // Which number a condition or a location has depends on what it says.
