@@ -1,14 +1,15 @@
 /**
- * When endpoints go to nginx without a reload: as soon as something may have changed them, what follows within 10 ms
- * together, again when that failed, and every now and then to see that they are still there. A loop of its own, so that no reload, drain or bake delays it.
- * Started by reconciler.ts, which says what is desired and tells in receipts how it stands.
+ * When endpoints and certificates go to nginx without a reload: as soon as something may have changed them, what follows
+ * within 10 ms together, again when that failed, and every now and then to see that they are still there. A loop of its
+ * own, so that no reload, drain or bake delays it. Started by reconciler.ts, which says what is desired and tells in receipts how it stands.
  */
 
 import { backoffMs } from './backoff.ts'
+import { MeshError } from './errors.ts'
 import type { Log } from './log.ts'
 import type { Brought, LivePush } from './nginx/applying/live-push.ts'
 import { applyError, type ApplyError } from './nginx/applying/run.ts'
-import type { LiveState } from './nginx/rendering/live.ts'
+import { isCertificateKey, type LiveState } from './nginx/rendering/live.ts'
 import type { Clock, Random, Startable } from './ports.ts'
 
 /** How the lane stands. Part of the receipt. */
@@ -33,6 +34,8 @@ export interface LiveLaneOptions {
   readonly desired: () => Promise<LiveWish>
   /** Whether the running generation may ask for a key: such entries stay, desired or not. */
   readonly served: () => (key: string) => boolean
+  /** What is wrong with how the certificates of these entries, which were pushed, are shown; undefined when nothing is. */
+  readonly certificateFault: (keys: readonly string[]) => Promise<string | undefined>
   readonly clock: Clock
   readonly random: Random
   readonly log: Log
@@ -57,6 +60,8 @@ export class LiveLane implements Startable {
   #busyUntil = Number.NEGATIVE_INFINITY
   #interrupt: () => void = () => undefined
   #nextAt = 0
+  /** Certificates as they were last proven to be shown. */
+  #shown: LiveState = new Map()
   #failures = 0
   #receipt: LiveReceipt = { lane: 'reload', reason: null, target: null, desired: null, applied: null, error: null }
 
@@ -150,7 +155,7 @@ export class LiveLane implements Startable {
       return
     }
     push.want(this.#withServed(wish.state))
-    const desired = push.wanted.stamp
+    const { stamp: desired, state } = push.wanted
     const isDue = this.#options.clock.monotonic() >= this.#nextAt
     if (desired === this.#receipt.applied && this.#receipt.error === null && !this.#isDoubted && !isDue) {
       this.#receipt = { ...this.#receipt, target: wish.target }
@@ -167,7 +172,20 @@ export class LiveLane implements Startable {
     this.#options.onChange()
     await saving
     await push.save()
+    if (proven) await this.#proveCertificates(state)
     this.#checkLater()
+  }
+
+  /** Of the renewed ones. New ones are probed with the generation that asks for them. */
+  async #proveCertificates(state: LiveState): Promise<void> {
+    const certificates = [...state].filter(([key]) => isCertificateKey(key))
+    const renewed = certificates.filter(([key, value]) => (this.#shown.get(key) ?? value) !== value)
+    const fault = renewed.length === 0 ? undefined : await this.#options.certificateFault(renewed.map(([key]) => key))
+    if (fault !== undefined)
+      throw new MeshError('nginx_failed', `a renewed certificate is not shown: ${fault}`, {
+        hint: 'see error.log of nginx; it is looked at again by itself',
+      })
+    this.#shown = new Map(certificates)
   }
 
   #checkLater(): void {

@@ -386,6 +386,8 @@ export class MeshNode implements Startable {
       maxDrainingWorkers: nginx.maxDrainingWorkers === 'auto' ? undefined : nginx.maxDrainingWorkers,
     } as const
     const log = this.#log.child('nginx')
+    const live = new LivePush({ directory, nginx: process, endpoint: liveEndpoint(verifySocket), clock })
+    const liveFingerprints = (key: string) => live.fingerprints(key)
     const opened = new OpenedSecrets(encryptionKey(this.#key.seed))
     return new Reconciler({
       desired: async () => {
@@ -396,7 +398,7 @@ export class MeshNode implements Startable {
         this.#certificates.take(desired)
         return opened.of(desired)
       },
-      applier: new Applier({ layout, nginx: process, clock, random, settings }),
+      applier: new Applier({ layout, nginx: process, clock, random, settings, liveFingerprints }),
       nginx: process,
       layout,
       addresses: new Addresses(hostResolver(), clock, addressFile(resolve(directory, 'addresses.json'), log)),
@@ -416,7 +418,7 @@ export class MeshNode implements Startable {
         },
       },
       stopNginx: nginx.stopOnExit,
-      live: new LivePush({ directory, nginx: process, endpoint: liveEndpoint(verifySocket), clock }),
+      live,
       settings: driftSettings(nginx.driftIntervalSeconds),
     })
   }

@@ -11,6 +11,7 @@ import { LiveLane, type LiveReceipt, type LiveWish } from './live-lane.ts'
 import type { Log } from './log.ts'
 import type { Addresses } from './nginx/applying/addresses.ts'
 import type { Applier } from './nginx/applying/apply.ts'
+import { certificateFault } from './nginx/applying/certificate-proof.ts'
 import { applyError, type ApplyError, type ApplyResult, type Outcome, type Phase } from './nginx/applying/run.ts'
 import type { LivePush } from './nginx/applying/live-push.ts'
 import type { HostLayout } from './nginx/rendering/host-layout.ts'
@@ -456,6 +457,8 @@ export class Reconciler implements Startable {
       desired: () => this.#liveWish(),
       // Of what serves, of what may come to serve, and of what may have to serve again after a rollback.
       served: () => servedKeys([...(this.#options.applier.lastGood?.units ?? []), ...this.#applying]),
+      certificateFault: (keys) =>
+        certificateFault(this.#options.applier.lastGood?.units ?? [], keys, (key) => push.fingerprints(key)),
       clock,
       random,
       log,
@@ -473,7 +476,15 @@ export class Reconciler implements Startable {
     const slice = await this.#options.desired()
     if (holdReason(this.#servedSites().length) !== undefined) return undefined
     const known = await addresses.now(hostNamesOf(slice))
-    const input = { slice, capabilities, host: this.#host, addresses: known, ...(observer?.observed ?? ALL_WELL) }
+    const secrets = this.#options.secrets(slice)
+    const input = {
+      slice,
+      capabilities,
+      host: this.#host,
+      addresses: known,
+      secrets,
+      ...(observer?.observed ?? ALL_WELL),
+    }
     const state = renderLive(input)
     return state && { state, target: slice.target }
   }

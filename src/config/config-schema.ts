@@ -98,7 +98,7 @@ const nginxSchema = z.strictObject({
     .boolean()
     .default(true)
     .describe(
-      'Where nginx has the Lua module, endpoints reach it without a reload. It costs up to a quarter of peak throughput; false has them go through reloads.',
+      'Where nginx has the Lua module, endpoints and renewed certificates reach it without a reload. It costs up to a quarter of peak throughput; false has them go through reloads.',
     ),
   static_roots: z
     .array(nginxPath().min(1))

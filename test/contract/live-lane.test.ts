@@ -9,66 +9,15 @@ import { readFile } from 'node:fs/promises'
 import { createServer, type Server } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest'
-import { systemClock } from '../../src/adapters/clock.ts'
 import type { Slice } from '../../src/core/slice.ts'
-import { Addresses } from '../../src/nginx/applying/addresses.ts'
-import { liveEndpoint } from '../../src/nginx/applying/live-endpoint.ts'
-import { LivePush } from '../../src/nginx/applying/live-push.ts'
 import { liveFile } from '../../src/nginx/rendering/live-program.ts'
-import { Reconciler, type Receipt } from '../../src/reconciler.ts'
+import { daemon } from '../support/lane-daemon.ts'
 import { freePort, NginxHost } from '../support/nginx-host.ts'
 import { ask, luaModules } from '../support/real-nginx.ts'
 import { sliceOf, statesOf } from '../support/resources.ts'
-import { silentLog } from '../support/silent-log.ts'
 import { waitFor } from '../support/wait.ts'
 
 const NAMES = ['a', 'b'] as const
-
-/** A daemon's loop over a slice that can be changed. */
-async function daemon(host: NginxHost, slice: () => Slice, settings: { driftIntervalMs?: number } = {}) {
-  const receipts: Receipt[] = []
-  const { layout, nginx } = host
-  const endpoint = liveEndpoint(layout.verifySocket)
-  const reconciler = new Reconciler({
-    desired: slice,
-    secrets: () => new Map(),
-    applier: host.applier(),
-    nginx,
-    layout,
-    addresses: new Addresses(() => Promise.resolve([]), systemClock),
-    clock: systemClock,
-    random: () => 0.5,
-    log: silentLog(),
-    holdReason: () => undefined,
-    onReceipt: (receipt) => receipts.push(receipt),
-    live: new LivePush({ directory: layout.directory, nginx, endpoint, clock: systemClock }),
-    settings: { watchIntervalMs: 100, driftIntervalMs: 60_000, ...settings },
-  })
-  await reconciler.start()
-  return {
-    reconciler,
-    endpoint,
-    last: () => receipts.at(-1),
-    receipts,
-    /** Resolves when this target is proven, by whichever lane. */
-    async reached() {
-      reconciler.wake()
-      await waitFor(
-        () => {
-          const receipt = receipts.at(-1)
-          if (receipt?.target !== slice().target || receipt.applied !== receipt.desired || receipt.error !== null)
-            return
-          const { live } = receipt
-          if (live === null || live.error !== null) return
-          return (
-            live.lane === 'reload' || (live.target === slice().target && live.applied === live.desired) || undefined
-          )
-        },
-        { timeoutMs: 15_000, what: 'the receipt to say that it is applied' },
-      )
-    },
-  }
-}
 
 let backends: Server[] = []
 let ports: number[] = []

@@ -123,6 +123,7 @@ interface HostOptions {
   /** Paths of dynamic modules to load. */
   readonly modules?: readonly string[]
   readonly liveLane?: boolean
+  readonly workers?: number
   /** Whether modules are found by themselves, as on a real host; not unless told. */
   readonly findsModules?: boolean
 }
@@ -132,14 +133,14 @@ export class NginxHost {
   readonly nginx: LocalNginx
 
   constructor(directory: string, options: HostOptions = {}) {
-    const { binary = 'nginx', mode = 'own', modules = [], liveLane = true, findsModules = false } = options
+    const { binary = 'nginx', mode = 'own', modules = [], liveLane = true, workers = 2, findsModules = false } = options
     this.layout = {
       directory,
       pidFile: join(directory, 'nginx.pid'),
       verifySocket: join(directory, 'private', 'verify.sock'),
       drainFile: join(directory, 'draining'),
       defaultHttpPort: 8080,
-      workerProcesses: 2,
+      workerProcesses: workers,
       workerShutdownTimeoutSeconds: 5,
       modules,
       liveLane,

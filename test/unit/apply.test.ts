@@ -241,6 +241,7 @@ describe('probes', () => {
     ['new and refused', undefined, refused, true],
     ['refused as before', refused, refused, false],
     ['nginx does not know it', status(200), { kind: 'unknown_host' }, true],
+    ['new, and without its certificate', undefined, { kind: 'no_certificate' }, true],
     ['new, and nginx does not know it', undefined, { kind: 'unknown_host' }, true],
   ])('%s', (_, before, after, worse) => {
     expect(worsened(before, after) !== undefined).toBe(worse)

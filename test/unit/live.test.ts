@@ -1,5 +1,6 @@
 /** Live state as text, how it is brought to workers that answer as told, and when, on a virtual clock. */
 
+import { X509Certificate } from 'node:crypto'
 import { mkdtemp, readFile, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -11,12 +12,21 @@ import { LiveLane, type LiveWish } from '../../src/live-lane.ts'
 import type { LiveAnswer, LiveEndpoint } from '../../src/nginx/applying/live-endpoint.ts'
 import { LivePush, type LivePushOptions } from '../../src/nginx/applying/live-push.ts'
 import { liveFile } from '../../src/nginx/rendering/live-program.ts'
-import { changeText, parseWhole, servedKeys, wholeText, type LiveState } from '../../src/nginx/rendering/live.ts'
+import {
+  certificateKey,
+  changeText,
+  parseWhole,
+  servedKeys,
+  wholeText,
+  type LiveState,
+} from '../../src/nginx/rendering/live.ts'
 import { assemble } from '../../src/nginx/rendering/render.ts'
 import { resourceArbitrary } from '../support/arbitrary-resources.ts'
+import { makeCertificate } from '../support/certificates.ts'
 import { LAYOUT, renderStates, renderYaml, stateOf } from '../support/resources.ts'
 import { rememberingLog } from '../support/silent-log.ts'
 import { VirtualClock } from '../support/virtual-clock.ts'
+import { waitFor } from '../support/wait.ts'
 
 const LIVE = { ...LAYOUT, modules: ['/modules/ndk_http_module.so', '/modules/ngx_http_lua_module.so'] }
 const upstream = (spec: string, name = 'pool') =>
@@ -283,6 +293,7 @@ async function laneOf(workers: FakeWorkers, wish: () => LiveWish, rest: Partial<
   let served: readonly string[] = []
   let turns = 0
   const push = pushOf(workers, clock, { disk: { write: () => Promise.resolve() }, ...rest })
+  let judge: (keys: readonly string[]) => string | undefined = () => undefined
   const lane = new LiveLane({
     push,
     desired: () => {
@@ -290,6 +301,7 @@ async function laneOf(workers: FakeWorkers, wish: () => LiveWish, rest: Partial<
       return Promise.resolve(wish())
     },
     served: () => (key) => served.includes(key),
+    certificateFault: (keys) => Promise.resolve(judge(keys)),
     clock,
     random: () => 0.5,
     log,
@@ -304,10 +316,30 @@ async function laneOf(workers: FakeWorkers, wish: () => LiveWish, rest: Partial<
     clock,
     lines,
     serve: (...keys: string[]) => (served = keys),
+    judgeBy: (by: typeof judge) => (judge = by),
     turns: () => turns,
     [Symbol.asyncDispose]: () => lane.stop(),
   }
 }
+
+test('until workers have taken a certificate up, the one before it may be shown too', async () => {
+  const workers = new FakeWorkers()
+  const push = pushOf(workers)
+  const [one, two] = [1, 2].map(() => makeCertificate(['a.example']).certificate) as [string, string]
+  const line = (pem: string) => `version ${Buffer.from(pem).toString('base64')} key`
+  const of = (...pems: string[]) => pems.map((pem) => new X509Certificate(pem).fingerprint256)
+  push.want(new Map([['c', line(one)]]))
+  await push.bring()
+  expect([push.fingerprints('c'), push.fingerprints('other')]).toEqual([of(one), []])
+  push.want(new Map([['c', line(two)]]))
+  expect(push.fingerprints('c')).toEqual(of(two, one))
+  workers.failure = new MeshError('unavailable', 'nobody answers')
+  await expect(push.bring()).rejects.toThrow('nobody answers')
+  expect(push.fingerprints('c')).toEqual(of(two, one))
+  workers.failure = undefined
+  await push.bring()
+  expect(push.fingerprints('c')).toEqual(of(two))
+})
 
 describe('when', () => {
   test('at once out of the blue; what follows within 10 ms goes together', async () => {
@@ -384,6 +416,41 @@ describe('when', () => {
     await using setup = await laneOf(workers, () => ({ state: liveOf('one'), target: 't' }), { disk: { write } })
     expect(setup.lane.receipt).toMatchObject({ applied: workers.stamp, error: { code: 'store_unwritable' } })
     expect(workers.pushed).toHaveLength(1)
+  })
+
+  test('renewed certificates are looked at, alone, and one that is not shown is told until it is', async () => {
+    const workers = new FakeWorkers()
+    const key = (name: string) => certificateKey(name, 'c')
+    let state: LiveState = new Map([
+      ['u:a', '1'],
+      [key('a'), 'old'],
+      [key('b'), 'old'],
+    ])
+    await using setup = await laneOf(workers, () => ({ state, target: 't' }))
+    const { lane, clock } = setup
+    const looked: (readonly string[])[] = []
+    let fault: string | undefined = 'site a: it shows another certificate'
+    setup.judgeBy((keys) => {
+      looked.push(keys)
+      return fault
+    })
+    state = new Map([...state, ['u:a', '2'], [key('a'), 'new'], [key('c'), 'first']])
+    lane.wake()
+    await clock.advance(20)
+    expect(lane.receipt).toMatchObject({
+      applied: workers.stamp,
+      error: { code: 'nginx_failed', message: `a renewed certificate is not shown: ${fault}` },
+    })
+    // Each look reads a real file before.
+    const later = (what: string, isSo: () => boolean) =>
+      waitFor(async () => (await clock.advance(1_000), isSo()), { what })
+    await later('more looks', () => looked.length > 2)
+    expect(new Set(looked.flat())).toEqual(new Set([key('a')]))
+    fault = undefined
+    await later('a good one', () => lane.receipt.error === null)
+    const [before, done] = [looked.length, setup.turns()]
+    await later('more turns', () => setup.turns() > done + 2)
+    expect(looked).toHaveLength(before)
   })
 
   test('a host without the lane says why', async () => {

@@ -7,6 +7,7 @@
 import { readFile } from 'node:fs/promises'
 import { MeshError } from '../../errors.ts'
 import type { Clock, NginxProcess } from '../../ports.ts'
+import { fingerprintOf } from '../rendering/certificates.ts'
 import { changeText, parseWhole, wholeText, type LiveState, type Stamped } from '../rendering/live.ts'
 import { liveFile } from '../rendering/live-program.ts'
 import { disk as realDisk, type Disk } from './disk.ts'
@@ -44,6 +45,8 @@ export class LivePush {
   #wanted: Stamped = { stamp: 0, state: new Map() }
   /** What nginx is known to have had; undefined when it may be anything. */
   #pushed: Stamped | undefined
+  /** What it had before that, while it may still have it. */
+  #former: Stamped | undefined
   #savedStamp = 0
   #saving = Promise.resolve()
 
@@ -55,6 +58,12 @@ export class LivePush {
   /** What nginx shall have. */
   get wanted(): Stamped {
     return this.#wanted
+  }
+
+  /** SHA-256 of the certificates that workers may show for an entry: the wanted one, and what they have until they take it up. */
+  fingerprints(key: string): readonly string[] {
+    const lines = [this.#wanted, this.#pushed, this.#former].flatMap((stamped) => stamped?.state.get(key) ?? [])
+    return [...new Set(lines)].map(fingerprintOf)
   }
 
   /** Reads back what was wanted last. A damaged file counts as none. */
@@ -96,7 +105,10 @@ export class LivePush {
     const drifted = await this.#push()
     const proven = drifted !== undefined
     const { stamp } = this.#wanted
-    if (proven) await this.#verify(stamp)
+    if (proven) {
+      await this.#verify(stamp)
+      this.#former = undefined
+    }
     return { stamp, proven, drifted: drifted === true && had !== undefined }
   }
 
@@ -111,6 +123,7 @@ export class LivePush {
     const { nginx, endpoint } = this.#options
     const before = this.#pushed
     this.#pushed = undefined
+    this.#former = before ?? this.#former
     if ((await nginx.master()) === undefined) return undefined
     const wanted = this.#wanted
     if (before !== undefined && before !== wanted && (await endpoint.push(changeText(before, wanted)))) {

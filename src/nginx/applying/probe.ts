@@ -9,6 +9,7 @@ import { bareAddress } from './isolate.ts'
 import { get } from './http.ts'
 import { DEFAULT_ANSWER } from '../rendering/render.ts'
 import { CHAIN_EXTENSION } from '../rendering/certificates.ts'
+import { certificateKeysIn } from '../rendering/certificate-program.ts'
 import type { Unit, UnitFile } from '../rendering/unit.ts'
 
 export interface ProbeTarget {
@@ -19,6 +20,8 @@ export interface ProbeTarget {
   readonly host: string
   /** Over TLS: SHA-256 of the certificates that the site may show. */
   readonly tls?: readonly string[]
+  /** Keys of the live entries that hold more of those. */
+  readonly live?: readonly string[]
   /** A stream: all that is asked is whether its port takes connections. */
   readonly isStream?: boolean
 }
@@ -31,6 +34,8 @@ export type ProbeAnswer =
   | { readonly kind: 'unknown_host' }
   /** Over TLS, the certificate of somebody else. */
   | { readonly kind: 'other_certificate' }
+  /** Over TLS, none: what workers were told cannot be shown. */
+  | { readonly kind: 'no_certificate' }
   | { readonly kind: 'accepted' }
   | { readonly kind: 'refused' }
   | { readonly kind: 'silent'; readonly reason: string }
@@ -44,14 +49,14 @@ const TIME_LIMITS = 2
 /** One target for each site: its first host on its first listener, one over TLS if there is any. */
 export function probeTargets(sites: readonly Unit[]): readonly ProbeTarget[] {
   return sites
-    .flatMap(({ kind, path, hosts: [host], listeners, files, stream }): ProbeTarget[] => {
+    .flatMap(({ kind, path, hosts: [host], listeners, files, stream, text }): ProbeTarget[] => {
       const flow = stream?.listeners.find(({ protocol }) => protocol === 'tcp')
       if (flow !== undefined)
         return [{ site: path, address: reachable(flow.address), port: flow.port, host: 'stream', isStream: true }]
       const listener = listeners.find(({ tls }) => tls) ?? listeners[0]
       if (kind !== 'site' || host === undefined || listener === undefined) return []
       const { address, port } = listener
-      const tls = listener.tls ? { tls: fingerprintsOf(files ?? []) } : {}
+      const tls = listener.tls ? { tls: fingerprintsOf(files ?? []), live: certificateKeysIn(text) } : {}
       return [{ site: path, address: reachable(address), port, host: concrete(host), ...tls }]
     })
     .slice(0, PROBES_MAX)
@@ -63,15 +68,22 @@ export function sameTarget(a: ProbeTarget, b: ProbeTarget): boolean {
   return a.address === b.address && a.port === b.port && a.host === b.host && isTls[0] === isTls[1]
 }
 
+/** SHA-256 of the certificates that workers may show for a live entry now. */
+export type LiveFingerprints = (key: string) => readonly string[]
+
 /** The answers by site, as many as come in about twice the time limit of one. */
-export async function probe(targets: readonly ProbeTarget[], timeoutMs: number): Promise<Map<string, ProbeAnswer>> {
+export async function probe(
+  targets: readonly ProbeTarget[],
+  timeoutMs: number,
+  live: LiveFingerprints = () => [],
+): Promise<Map<string, ProbeAnswer>> {
   const answers = new Map<string, ProbeAnswer>()
   const queue = targets.values()
   const over = AbortSignal.timeout(TIME_LIMITS * timeoutMs)
   const worker = async () => {
     for (const target of queue) {
       if (over.aborted) return
-      answers.set(target.site, await probeOne(target, timeoutMs))
+      answers.set(target.site, await probeOne(target, timeoutMs, live))
     }
   }
   await Promise.all(Array.from({ length: PROBES_AT_ONCE }, worker))
@@ -82,6 +94,7 @@ export async function probe(targets: readonly ProbeTarget[], timeoutMs: number):
 export function worsened(before: ProbeAnswer | undefined, after: ProbeAnswer): string | undefined {
   if (after.kind === 'unknown_host') return 'nginx does not know its host name: the default server answered'
   if (after.kind === 'other_certificate') return 'it shows the certificate of another site'
+  if (after.kind === 'no_certificate') return 'it shows no certificate'
   if (after.kind === 'refused' && before?.kind !== 'refused') return 'its listener refuses connections'
   // What a new site's upstream does is not this generation's fault, and taking the site away again would not help.
   if (before?.kind !== 'status' || before.status >= 500) return undefined
@@ -91,18 +104,23 @@ export function worsened(before: ProbeAnswer | undefined, after: ProbeAnswer): s
   return undefined
 }
 
-async function probeOne(target: ProbeTarget, timeoutMs: number): Promise<ProbeAnswer> {
+async function probeOne(target: ProbeTarget, timeoutMs: number, live: LiveFingerprints): Promise<ProbeAnswer> {
   const { address, port, host, tls } = target
+  const expected = () => [...(tls ?? []), ...(target.live ?? []).flatMap(live)]
   if (target.isStream === true) return connects(target, timeoutMs)
   try {
     const to = { address, port, tls: tls !== undefined }
+    // Another may be pushed meanwhile.
+    const before = expected()
     const { status, body, isPlanned, fingerprint } = await get({ to, path: '/', host, timeoutMs })
-    if (tls !== undefined && !tls.includes(fingerprint ?? '')) return { kind: 'other_certificate' }
+    if (tls !== undefined && ![...before, ...expected()].includes(fingerprint ?? ''))
+      return { kind: 'other_certificate' }
     if (isPlanned) return { kind: 'planned' }
     return status === 404 && body.includes(DEFAULT_ANSWER) ? { kind: 'unknown_host' } : { kind: 'status', status }
   } catch (error) {
     const { code, message } = error as NodeJS.ErrnoException
     if (UNKNOWN_NAME.test(message)) return { kind: 'unknown_host' }
+    if ((target.live ?? []).length > 0 && NO_CERTIFICATE.test(message)) return { kind: 'no_certificate' }
     return code === 'ECONNREFUSED' ? { kind: 'refused' } : { kind: 'silent', reason: message }
   }
 }
@@ -124,6 +142,9 @@ function connects({ address, port }: ProbeTarget, timeoutMs: number): Promise<Pr
 
 /** The alert with which a listener answers to a name that no site claims. */
 const UNKNOWN_NAME = /\bunrecognized name\b/
+
+/** The alerts of nginx where its program has no certificate to show. */
+const NO_CERTIFICATE = /\balert (?:internal error|handshake failure)\b/
 
 /** Of the site's own certificates: each file holds a chain that begins with one. */
 function fingerprintsOf(files: readonly UnitFile[]): readonly string[] {

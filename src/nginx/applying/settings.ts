@@ -11,7 +11,7 @@ import { disk } from './disk.ts'
 import { GenerationStore } from './generation.ts'
 import { LogTail } from './log-tail.ts'
 import type { BindCheck } from './precheck.ts'
-import { probe as probeOverNetwork } from './probe.ts'
+import { probe as probeOverNetwork, type LiveFingerprints, type ProbeTarget } from './probe.ts'
 import { verifyEndpoint, type VerifyEndpoint } from './verify.ts'
 
 export interface ApplySettings {
@@ -56,7 +56,8 @@ export interface ApplierOptions {
   readonly store?: GenerationStore
   readonly endpoint?: VerifyEndpoint
   readonly whoHas?: BindCheck
-  readonly probe?: typeof probeOverNetwork
+  readonly probe?: Parts['probe']
+  readonly liveFingerprints?: LiveFingerprints
 }
 
 /** The options with everything filled in. */
@@ -69,7 +70,7 @@ export interface Parts {
   readonly store: GenerationStore
   readonly endpoint: VerifyEndpoint
   readonly whoHas: BindCheck | undefined
-  readonly probe: typeof probeOverNetwork
+  readonly probe: (targets: readonly ProbeTarget[], timeoutMs: number) => ReturnType<typeof probeOverNetwork>
   readonly errorLog: LogTail
   readonly accessLog: LogTail
 }
@@ -86,7 +87,7 @@ export function partsOf(options: ApplierOptions): Parts {
     store: options.store ?? new GenerationStore(layout, clock, disk, () => nginx.workerGroup()),
     endpoint: options.endpoint ?? verifyEndpoint(layout.verifySocket),
     whoHas: options.whoHas,
-    probe: options.probe ?? probeOverNetwork,
+    probe: options.probe ?? ((targets, timeoutMs) => probeOverNetwork(targets, timeoutMs, options.liveFingerprints)),
     errorLog: log('error.log'),
     accessLog: log('access.log'),
   }

@@ -29,6 +29,14 @@ export const CHAIN_EXTENSION = 'crt'
 /** Checking a pair takes a quarter of a millisecond. Holds what is wrong as words. */
 const checked = new Memo<{ readonly fault?: string; readonly hint?: string }>()
 
+/** As workers are told them; nothing for those that nginx may refuse. */
+const told = new Memo<string>()
+
+/** What common distributions take, whatever the policy; see livePair. */
+const STRONG_CURVES: ReadonlySet<string> = new Set(['prime256v1', 'secp384r1', 'secp521r1'])
+const STRONG_RSA_BITS = 2048
+const STRONG_SIGNATURE = /^(?:sha(?:256|384|512)WithRSAEncryption|ecdsa-with-SHA(?:256|384|512))$/
+
 /** What certificates and secrets there were in the last round, and its number. */
 let before: { readonly parts: readonly string[]; readonly round: number } = { parts: [], round: 0 }
 
@@ -40,7 +48,11 @@ function roundOf({ resources, problems }: Slice, secrets: ReadonlyMap<string, st
     ...[...secrets].flat(),
   ]
   const isSame = parts.length === before.parts.length && parts.every((part, index) => part === before.parts[index])
-  if (!isSame) before = { parts, round: before.round + 1 }
+  if (!isSame) {
+    before = { parts, round: before.round + 1 }
+    checked.turn()
+    told.turn()
+  }
   return before.round
 }
 
@@ -55,7 +67,6 @@ export class Certificates {
   constructor(slice: Slice, secrets: ReadonlyMap<string, string>) {
     const { resources, problems } = slice
     this.round = roundOf(slice, secrets)
-    checked.turn()
     this.#known = new Set([...resources, ...problems].map(({ path }) => path))
     this.#certificates = new Map(resources.filter(isCertificate).map((each) => [each.path, each]))
     this.#secrets = secrets
@@ -84,6 +95,17 @@ export class Certificates {
     return { certificate: chainFile(certificate), key: unitFile(text, 'key', 'master') }
   }
 
+  /**
+   * The same as one line for workers: `<version> <chain> <key>`, both PEM in base64. Undefined where there is none, or where
+   * nginx might not take it: then it has to be asked.
+   */
+  livePair(referrer: Referrer, name: string): string | undefined {
+    const pair = this.keyPair(referrer, name)
+    if ('code' in pair) return undefined
+    const version = sha256(`${pair.certificate.name} ${pair.key.name}`).slice(0, 32)
+    return told.get(version, () => lineOf(version, pair, this.#find(referrer, name))) || undefined
+  }
+
   /** Authorities to verify by. */
   authorities(referrer: Referrer, name: string): UnitFile | Problem {
     const certificate = this.#find(referrer, name)
@@ -102,6 +124,26 @@ export class Certificates {
 
 function chainFile({ spec }: Certificate): UnitFile {
   return unitFile(spec.certificate.map((text) => `${text.trim()}\n`).join(''), CHAIN_EXTENSION, 'master')
+}
+
+function lineOf(version: string, { certificate, key }: KeyPairFiles, found: Certificate | Problem): string {
+  if ('code' in found || !found.spec.certificate.every(isStrong)) return ''
+  const pem = createPrivateKey(key.text).export({ type: 'pkcs8', format: 'pem' })
+  return [version, ...[certificate.text, pem].map((text) => Buffer.from(text).toString('base64'))].join(' ')
+}
+
+function isStrong(pem: string): boolean {
+  const { publicKey, signatureAlgorithm } = new X509Certificate(pem)
+  const { asymmetricKeyType: type, asymmetricKeyDetails: { modulusLength = 0, namedCurve = '' } = {} } = publicKey
+  const isStrongKey =
+    (type === 'rsa' && modulusLength >= STRONG_RSA_BITS) || (type === 'ec' && STRONG_CURVES.has(namedCurve))
+  // Runtimes that do not tell have everything in files.
+  return isStrongKey && STRONG_SIGNATURE.test(signatureAlgorithm ?? '')
+}
+
+/** Of the host's own certificate in such a line. */
+export function fingerprintOf(line: string): string {
+  return new X509Certificate(Buffer.from(line.split(' ')[1] ?? '', 'base64')).fingerprint256
 }
 
 function checkPair(chain: readonly string[], text: string): { readonly fault?: string; readonly hint?: string } {

@@ -1,8 +1,10 @@
 /**
  * The Lua program that every worker runs where the host has the Lua module: it takes live state from the daemon, keeps it
- * in memory that all workers share, and chooses a server for each request. Text alone; main-conf.ts puts it into nginx.conf.
+ * in memory that all workers share, and chooses a server for each request; certificate-program.ts is a part of it. Text
+ * alone; main-conf.ts puts it into nginx.conf.
  */
 
+import { CERTIFICATE_PROGRAM } from './certificate-program.ts'
 import type { HostLayout } from './host-layout.ts'
 import { luaString } from './quote.ts'
 
@@ -132,6 +134,7 @@ function nxmesh.serve()
   ngx.say(string.format("%d %d", dict:get("stamp") or 0, ngx.worker.pid()))
 end
 
+${CERTIFICATE_PROGRAM}
 -- ---------------------------------------------------------------------------------------- servers
 
 -- Of this worker, by block, as upstream_of() makes them.

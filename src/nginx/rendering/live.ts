@@ -1,6 +1,6 @@
 /**
- * What nginx is told without a reload: the endpoints of upstreams and how requests are spread over them, as entries of a
- * dictionary that all workers share. Where the host has the Lua module, this stands in no file of a generation. Pure;
+ * What nginx is told without a reload: the endpoints of upstreams, how requests are spread over them, and certificates, as
+ * entries of a dictionary that all workers share. Where the host has the Lua module, this stands in no file of a generation. Pure;
  * render.ts makes it, src/nginx/applying/live-lane.ts brings it to the workers, live-program.ts reads it there.
  */
 
@@ -53,21 +53,33 @@ function siteKeys(path: string): string {
 }
 
 /** Whether the text of one of these units asks for an entry. */
-export function servedKeys(units: readonly Pick<Unit, 'kind' | 'path'>[]): (key: string) => boolean {
+export function servedKeys(units: readonly Pick<Unit, 'kind' | 'path' | 'text'>[]): (key: string) => boolean {
   const length = siteKeys('').length
   // Most often nobody asks.
-  let own: ReadonlySet<string> | undefined
-  const keys = () =>
-    units.map(({ kind, path }) => (kind === 'upstream' ? upstreamKey(blockNameAt(path)) : siteKeys(path)))
+  let own: ReadonlyMap<string, readonly Pick<Unit, 'text'>[]> | undefined
+  const byKey = () =>
+    Map.groupBy(units, ({ kind, path }) => (kind === 'upstream' ? upstreamKey(blockNameAt(path)) : siteKeys(path)))
   return (key) => {
-    own ??= new Set(keys())
-    return own.has(key) || own.has(key.slice(0, length))
+    own ??= byKey()
+    const asking = own.get(key) ?? own.get(key.slice(0, length))
+    // A private key stays no longer than a text names it.
+    return asking?.some(({ text }) => !isCertificateKey(key) || text.includes(key)) === true
   }
 }
 
 /** The key of the shares of a route that splits. */
 export function splitKey(path: string, routeId: string): string {
   return `${siteKeys(path)}split:${sha256(routeId).slice(0, 32)}`
+}
+
+/** The key of a site's certificate, by the name that its listeners have for it. */
+export function certificateKey(path: string, name: string): string {
+  return `${siteKeys(path)}${CERTIFICATE}${sha256(name).slice(0, 32)}`
+}
+const CERTIFICATE = 'certificate:'
+
+export function isCertificateKey(key: string): boolean {
+  return key.startsWith(CERTIFICATE, siteKeys('').length)
 }
 
 /** The key of whether a site is in maintenance. */

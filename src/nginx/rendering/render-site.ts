@@ -66,7 +66,7 @@ function serverGroups({ listeners, tls }: SitePlace) {
   const tlsOf = (listener: Listener) => tls.get(listenerKey(listener))
   const groups = Map.groupBy(listeners, (listener) => {
     const own = tlsOf(listener)
-    return own === undefined ? '' : JSON.stringify([own.spec, ...tlsFiles(own).map(({ name }) => name)])
+    return own === undefined ? '' : JSON.stringify([own.spec, own.live, ...tlsFiles(own).map(({ name }) => name)])
   })
   return [...groups.values()].map((same) => ({ listeners: same, tls: tlsOf(same[0] as Listener) }))
 }

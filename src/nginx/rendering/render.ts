@@ -22,15 +22,15 @@ import {
   type SliceResource,
 } from '../../core/slice.ts'
 import type { Capabilities } from '../../ports.ts'
-import type { ListenerTls } from '../../core/resources/listener.ts'
 import { Certificates } from './certificates.ts'
-import type { ProxyTls } from './proxy.ts'
-import { http2Of, serverTlsOf, tlsFiles as filesOfServer, type ServerTls } from './server-tls.ts'
-import { Claims, listenerKey, tlsOf, wishesOf, type Site } from './claims.ts'
+import { http2Of } from './server-tls.ts'
+import { beginSiteTls, siteTls, type ShownCertificates } from './site-tls.ts'
+import { Claims, listenerKey, wishesOf, type Site } from './claims.ts'
 import { pageFilesOf, pageUpstreamsOf } from './error-pages.ts'
 import type { HostLayout } from './host-layout.ts'
 import { sortedEntries, toText, when } from './lines.ts'
 import { asksLive, siteEntries, upstreamEntry, usesLane, type LiveState } from './live.ts'
+import { hasTls, liveCertificates } from './live-certificates.ts'
 import { mainConf } from './main-conf.ts'
 import { unitOf, type Outcome } from './outcome.ts'
 import {
@@ -94,7 +94,6 @@ const NODE_CONSISTENT_WEIGHT_MAX = 32_768
 const NODE_VARIABLES_MAX = 2048
 
 const remembered = new Memo<Outcome>()
-const rememberedTls = new Memo<SiteTls | Problem>()
 const siteOutcomes = new Recall<Outcome>()
 const upstreamOutcomes = new Recall<Outcome>()
 const entries = new Memo<readonly [key: string, value: string]>()
@@ -103,7 +102,7 @@ const entries = new Memo<readonly [key: string, value: string]>()
 export function render(input: RenderInput): Rendering {
   const { slice, host, addresses } = input
   remembered.turn()
-  rememberedTls.turn()
+  beginSiteTls()
   const problems: Problem[] = [...slice.problems]
   const units: Unit[] = []
   const add = (outcome: Outcome): void => {
@@ -136,15 +135,17 @@ export function render(input: RenderInput): Rendering {
   problems.push(...policies.problems)
   units.push(...policies.units)
   const certificates = new Certificates(slice, input.secrets)
+  const live = liveCertificates(sites, certificates, input)
   siteOutcomes.turn([
     ...shared,
+    ...live.crowdedOut,
     ...inViewOf(input),
     ...policies.problems.flatMap(({ path, message }) => [path, message]),
   ])
   const unitFor = (site: Site, place: Place) =>
     wordy.get(site.path) ??
     siteOutcomes.get(site.spec, JSON.stringify([place.hosts, place.listeners]), (keyed) =>
-      siteUnit(site, place, known, certificates, input, policies, keyed),
+      siteUnit(site, place, known, { certificates, live: live.entries }, input, policies, keyed),
     )
   const rendered = sites.filter((site) => !('code' in unitFor(site, wishesOf(site, host.defaultHttpPort))))
   const streams = slice.resources.filter(isStream).toSorted(olderFirst)
@@ -164,7 +165,7 @@ export function render(input: RenderInput): Rendering {
     problems.push(...lost)
     if (place.hosts.length > 0 && place.listeners.length > 0) add(unitFor(site, place))
   }
-  return { units: units.toSorted(byPath), problems: problems.toSorted(byPath), live: renderLive(input) }
+  return { units: units.toSorted(byPath), problems: problems.toSorted(byPath), live: liveState(input, live.entries) }
 }
 
 /** What sites may see of all else: other resources, but of upstreams only that they are there; problems; secrets. */
@@ -178,7 +179,16 @@ function inViewOf({ slice, secrets }: RenderInput): readonly string[] {
 }
 
 /** The live part of the rendering alone, which does not cost the work of all sites. */
-export function renderLive(input: Omit<RenderInput, 'secrets'>): LiveState | undefined {
+export function renderLive(input: RenderInput): LiveState | undefined {
+  const { slice, capabilities, host, secrets } = input
+  if (!usesLane(capabilities, host)) return undefined
+  const sites = slice.resources.filter(isSite).filter(hasTls)
+  if (sites.length === 0) return liveState(input, new Map())
+  const certificates = new Certificates(slice, secrets)
+  return liveState(input, liveCertificates(sites.toSorted(olderFirst), certificates, input).entries)
+}
+
+function liveState(input: RenderInput, certificates: LiveState): LiveState | undefined {
   const { slice, capabilities, host, addresses } = input
   if (!usesLane(capabilities, host)) return undefined
   entries.turn()
@@ -192,6 +202,7 @@ export function renderLive(input: Omit<RenderInput, 'secrets'>): LiveState | und
       entries.get(upstreamKeyOf(upstream, input), () => upstreamEntry(upstream, addresses, input, host)),
     ),
     ...slice.resources.filter(isSite).flatMap((site) => siteEntries(site, knownPaths)),
+    ...certificates,
   ])
 }
 
@@ -325,7 +336,7 @@ function siteUnit(
   site: Site,
   { hosts, listeners }: Place,
   known: ReadonlySet<string>,
-  certificates: Certificates,
+  shown: ShownCertificates,
   { capabilities, host, openCircuits }: RenderInput,
   settled: SettledPolicies,
   keyed: (key: string, make: () => Outcome) => Outcome,
@@ -335,7 +346,7 @@ function siteUnit(
   if (unmet !== undefined) return unsupported(path, unmet, capabilities)
   const policies = settled.of(site)
   if ('code' in policies) return policies
-  const tls = siteTls(site, listeners, certificates)
+  const tls = siteTls(site, listeners, shown)
   if ('code' in tls) return tls
   const upstreams = new Map<string, string>()
   const needs = policies.used.flatMap(({ unit, text }) => [
@@ -367,12 +378,12 @@ function siteUnit(
     }
   }
   const http2 = http2Of(capabilities)
-  const { files: tlsFiles, ...served } = tls
+  const { files: tlsFiles, liveKeys, ...served } = tls
   const isLive = usesLane(capabilities, host)
   const modules = [
     ...siteModules(site.spec, capabilities, host),
     ...policies.used.flatMap(({ text }) => text.modules ?? []),
-    ...when(isLive && asksLive(site.spec), LUA),
+    ...when((isLive && asksLive(site.spec)) || tls.liveKeys.length > 0, LUA),
   ]
   const place = { hosts, listeners, upstreams, open, policies, ...served, http2, isLive, modules }
   files.push(...tlsFiles)
@@ -392,6 +403,8 @@ function siteUnit(
     http2,
     isLive,
     ...tlsFiles.map(({ name }) => name),
+    '',
+    ...liveKeys,
   ].join('\n')
   return keyed(key, () =>
     unitOf(
@@ -399,50 +412,6 @@ function siteUnit(
       () => renderSite(site, place, host),
     ),
   )
-}
-
-interface SiteTls {
-  readonly tls: ReadonlyMap<string, ServerTls>
-  readonly proxyTls: ReadonlyMap<string, ProxyTls>
-  readonly files: readonly UnitFile[]
-}
-
-const NO_TLS: SiteTls = { tls: new Map(), proxyTls: new Map(), files: [] }
-
-/** The certificates that a site serves, verifies by and shows. */
-function siteTls(site: Site, listeners: readonly Listener[], certificates: Certificates): SiteTls | Problem {
-  const over = listeners.filter((listener) => listener.tls)
-  const isPlain = Object.values(site.spec.routes).every(
-    (route) => route.action !== 'proxy' || route.proxy.tls === undefined,
-  )
-  if (over.length === 0 && isPlain) return NO_TLS
-  const key = [certificates.round, site.path, site.hash, ...over.map(listenerKey)].join('\n')
-  return rememberedTls.get(key, () => findTls(site, over, certificates))
-}
-
-function findTls(site: Site, listeners: readonly Listener[], certificates: Certificates): SiteTls | Problem {
-  const { spec } = site
-  const tls = new Map<string, ServerTls>()
-  const proxyTls = new Map<string, ProxyTls>()
-  const files: UnitFile[] = []
-  const stated = tlsOf(spec)
-  for (const listener of listeners) {
-    const found = serverTlsOf(site, stated.get(listenerKey(listener)) as ListenerTls, certificates)
-    if ('code' in found) return found
-    tls.set(listenerKey(listener), found)
-    files.push(...filesOfServer(found))
-  }
-  for (const [id, route] of Object.entries(spec.routes)) {
-    if (route.action !== 'proxy' || route.proxy.tls === undefined) continue
-    const { ca: caName, clientCertificate } = route.proxy.tls
-    const ca = caName === undefined ? undefined : certificates.authorities(site, caName)
-    if (ca !== undefined && 'code' in ca) return ca
-    const own = clientCertificate === undefined ? undefined : certificates.keyPair(site, clientCertificate)
-    if (own !== undefined && 'code' in own) return own
-    proxyTls.set(id, { ca, own })
-    files.push(...(ca === undefined ? [] : [ca]), ...(own === undefined ? [] : [own.certificate, own.key]))
-  }
-  return { tls, proxyTls, files }
 }
 
 function distinct(files: readonly UnitFile[]): readonly UnitFile[] {

@@ -6,9 +6,11 @@
 import type { Hsts, ListenerTls } from '../../core/resources/listener.ts'
 import type { Problem, SliceResource } from '../../core/slice.ts'
 import type { Capabilities } from '../../ports.ts'
+import { certificateLine } from './certificate-program.ts'
 import type { Certificates, KeyPairFiles } from './certificates.ts'
 import type { HostLayout } from './host-layout.ts'
 import { when } from './lines.ts'
+import { certificateKey } from './live.ts'
 import { compareVersions } from './needs.ts'
 import { plain } from './quote.ts'
 import { filePath } from './unit-files.ts'
@@ -18,6 +20,8 @@ import type { Listener, UnitFile } from './unit.ts'
 export interface ServerTls extends KeyPairFiles {
   readonly spec: ListenerTls
   readonly clientCa: UnitFile | undefined
+  /** The key of the live entry that holds the pair, which stands in no file then. */
+  readonly live?: string
 }
 
 /** How HTTP/2 is said: not at all, on the listen line, or by a directive of the server. */
@@ -28,15 +32,25 @@ export function http2Of({ version, modules }: Capabilities): Http2 {
   return compareVersions(version, '1.25.1') >= 0 ? 'directive' : 'listen'
 }
 
-export function serverTlsOf(site: SliceResource, spec: ListenerTls, certificates: Certificates): ServerTls | Problem {
+/** @param live keys of the entries that workers are told */
+export function serverTlsOf(
+  site: SliceResource,
+  spec: ListenerTls,
+  certificates: Certificates,
+  live: ReadonlySet<string>,
+): ServerTls | Problem {
   const pair = certificates.keyPair(site, spec.certificate)
   if ('code' in pair) return pair
-  if (spec.clientCertificate === undefined) return { ...pair, spec, clientCa: undefined }
+  if (spec.clientCertificate === undefined) {
+    const key = certificateKey(site.path, spec.certificate)
+    return { ...pair, spec, clientCa: undefined, ...(live.has(key) ? { live: key } : {}) }
+  }
   const clientCa = certificates.authorities(site, spec.clientCertificate.ca)
   return 'code' in clientCa ? clientCa : { ...pair, spec, clientCa }
 }
 
-export function tlsFiles({ certificate, key, clientCa }: ServerTls): readonly UnitFile[] {
+export function tlsFiles({ certificate, key, clientCa, live }: ServerTls): readonly UnitFile[] {
+  if (live !== undefined) return []
   return [certificate, key, ...(clientCa === undefined ? [] : [clientCa])]
 }
 
@@ -47,11 +61,11 @@ export function listenLine({ address, port, tls }: Listener, isDefault: boolean,
 
 /** Of the server block of all listeners with this. */
 export function serverTlsLines(tls: ServerTls, isDefault: boolean, host: HostLayout, http2: Http2): readonly string[] {
-  const { certificate, key, clientCa, spec } = tls
+  const { certificate, key, clientCa, spec, live } = tls
+  const pair = [`ssl_certificate ${filePath(host, certificate)};`, `ssl_certificate_key ${filePath(host, key)};`]
   return [
     ...when(http2 === 'directive' && spec.http2, 'http2 on;'),
-    `ssl_certificate ${filePath(host, certificate)};`,
-    `ssl_certificate_key ${filePath(host, key)};`,
+    ...(live === undefined ? pair : [...NO_CERTIFICATE_LINES, certificateLine(live)]),
     // The version is agreed on before the host is known, so that one site could not rule it for those beside it.
     ...when(spec.minVersion === 'TLSv1.3', 'if ($ssl_protocol != TLSv1.3) { return 421; }'),
     ...(clientCa === undefined ? [] : clientLines(clientCa, spec, isDefault, host)),
@@ -75,8 +89,14 @@ function clientLines(ca: UnitFile, spec: ListenerTls, isDefault: boolean, host: 
 export function rejectingLines({ version }: Capabilities): readonly string[] {
   if (compareVersions(version, '1.19.4') >= 0) return ['ssl_reject_handshake on;']
   // Before, a certificate that is looked for at the handshake and is not there comes to the same.
-  return ['ssl_certificate data:$nxmesh_nothing;', 'ssl_certificate_key data:$nxmesh_nothing;']
+  return NO_CERTIFICATE_LINES
 }
+
+/** nginx wants a certificate. This one is looked for at the handshake, and is not there. */
+const NO_CERTIFICATE_LINES: readonly string[] = [
+  'ssl_certificate data:$nxmesh_nothing;',
+  'ssl_certificate_key data:$nxmesh_nothing;',
+]
 
 /** In http, once some listener is over TLS. */
 export const TLS_LINES: readonly string[] = [
