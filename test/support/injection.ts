@@ -54,8 +54,10 @@ function leavesOf(schema: Schema, path: Path): { pattern: string; isText: boolea
   throw new Error(`${path.join('.')} is of type ${def.type}: say here which strings it holds`)
 }
 
-function unique<T extends { pattern: string }>(leaves: readonly T[]): T[] {
-  return [...new Map(leaves.map((leaf) => [leaf.pattern, leaf])).values()]
+/** Each pattern once; what may be a text among others is one. */
+function unique<T extends { pattern: string; isText: boolean }>(leaves: readonly T[]): T[] {
+  const textsLast = leaves.toSorted((a, b) => Number(a.isText) - Number(b.isText))
+  return [...new Map(textsLast.map((leaf) => [leaf.pattern, leaf])).values()]
 }
 
 /** What the Certificate holds, and its Secret would. */
