@@ -223,7 +223,7 @@ describe('nginx.md', () => {
 
   test.each([...KINDS.values()].filter(({ kind }) => kind !== 'Secret'))('names every field of $kind', (kind) => {
     const titles = new RegExp(
-      `^(?:${kind.kind.replace(/(?!^)[A-Z]/, (letter) => ` ${letter.toLowerCase()}`)}|Every kind|Reloads|Without)`,
+      `^(?:${kind.kind.replace(/(?!^)[A-Z]/, (letter) => ` ${letter.toLowerCase()}`)}|Every kind|Template|Reloads|Without)`,
     )
     const named = sections
       .filter((section) => titles.test(section))
