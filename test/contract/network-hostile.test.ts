@@ -96,6 +96,8 @@ beforeEach(async () => {
 
 afterEach(async () => {
   // Whatever was done to it, the node serves others.
+  // All of them share one thread: the honest one may have missed signs of life, and is back by itself.
+  await waitFor(() => honest.connected.includes(victimKey), { what: 'the honest peer is connected still, or again' })
   assert.equal(Buffer.from(await honest.request(victimKey, Buffer.from('still there?'))).toString(), 'still there?')
   await Promise.all([victim.stop(), honest.stop(), attacker.stop()])
 })
