@@ -392,7 +392,7 @@ export class MeshNode implements Startable {
     return new Reconciler({
       desired: async () => {
         const state = await this.replica.fresh()
-        return slice(state.resources(), this.#place(), (edit) => state.grantOf(edit))
+        return slice(state.resources(), this.#place(), state.grantOf)
       },
       secrets: (desired) => {
         this.#certificates.take(desired)

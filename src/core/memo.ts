@@ -1,9 +1,10 @@
 /**
- * A memory of results of a pure function over a set that changes little from round to round. Only speed depends on it,
- * never an answer. Holds what the last two rounds asked for. Used by the slice and by rendering, where one change must
- * not cost the work of a thousand resources.
+ * Memories of the results of pure functions over a set that changes little from round to round. Only speed depends on
+ * them, never an answer. Used by the slice, by rendering and by applying, where one change must not cost the work of
+ * thousands of resources.
  */
 
+/** By text. Holds what the last two rounds asked for. */
 export class Memo<V> {
   private thisRound = new Map<string, V>()
   private lastRound: ReadonlyMap<string, V> = new Map()
@@ -18,6 +19,18 @@ export class Memo<V> {
   get(key: string, compute: () => V): V {
     const value = this.thisRound.get(key) ?? this.lastRound.get(key) ?? compute()
     this.thisRound.set(key, value)
+    return value
+  }
+}
+
+/** The function, asked once for each object, which must never be changed. Holds results for as long as their objects live. */
+export function perObject<K extends object, V>(compute: (object: K) => V): (object: K) => V {
+  const known = new WeakMap<K, V>()
+  return (object) => {
+    const found = known.get(object)
+    if (found !== undefined) return found
+    const value = compute(object)
+    known.set(object, value)
     return value
   }
 }

@@ -5,7 +5,7 @@
 
 import { sha256 } from './canonical.ts'
 import type { ResourceState } from './document.ts'
-import { Memo } from './memo.ts'
+import { Memo, perObject } from './memo.ts'
 import { escapeSegment, hostCovers, parseResourcePath, resourcePath, zoneCovers, type ResourceName } from './names.ts'
 import { overQuota, type GrantOf } from './quota.ts'
 import { missing, nearest } from './references.ts'
@@ -87,44 +87,66 @@ const remembered = new Memo<ReadFields | FieldFault>()
 const rememberedUses = new Memo<{ readonly spec: unknown } | FieldFault>()
 const rememberedSites = new Memo<Pick<SliceResource<SiteSpec>, 'spec' | 'hash'>>()
 
-/** @param resources all that exist, in every zone: a quota counts them together */
+const readOf = perObject((state: ResourceState): Read => ({ state, result: interpret(state) }))
+/** By the function too, of which only that is asked which the edits of a state fix: the grants that they exercise. */
+const partBy = perObject((grantOf: GrantOf) => perObject((read: Read) => partOf(read, grantOf)))
+
+/**
+ * A resource whose state is the same object as before is read once, and is the same object in the slice as long as
+ * `grantOf` is the same too, but for a site with defaults of its zones, of which only the spec is.
+ * @param resources all that exist, in every zone: a quota counts them together
+ */
 export function slice(resources: readonly ResourceState[], node: SliceNode, grantOf: GrantOf): Slice {
   remembered.turn()
   rememberedUses.turn()
   rememberedSites.turn()
+  const granted = partBy(grantOf)
   const excess = overQuota(resources, grantOf)
-  const applying = [...resources].filter((state) => applies(state, node)).toSorted((a, b) => (a.path < b.path ? -1 : 1))
+  const applying = resources.filter((state) => applies(state, node)).toSorted((a, b) => (a.path < b.path ? -1 : 1))
   const sliced: SliceResource[] = []
   const problems: Problem[] = []
   const written = applying.map((state) => {
     const over = excess.get(state.path)
-    return { state, result: over === undefined ? interpret(state) : quotaProblem(state.path, over) }
+    return over === undefined ? readOf(state) : { state, result: quotaProblem(state.path, over) }
   })
   const templates = new Map(
     written.flatMap(({ state: { path }, result }) => (isTemplatePath(path) ? [[path, result]] : [])),
   )
-  const read = written.map(({ state, result }) => ({
-    state,
-    result: 'code' in result ? result : withTemplate(result, state, templates),
-  }))
+  const read = written.map((one) => {
+    const { state, result } = one
+    const whole = 'code' in result ? result : withTemplate(result, state, templates)
+    return whole === result ? one : { state, result: whole }
+  })
   const defaults = new ZoneDefaults(read, node.labels)
-  for (const { state, result: raw } of read) {
+  for (const one of read) {
+    const { state, result: raw } = one
     const result = 'code' in raw || !isSite(raw) ? raw : defaults.under(raw)
     if ('code' in result) problems.push(result)
     else if (isSelected(result.spec, node.labels)) {
-      const { resource, denied } = claimsHosts(result) ? withGrantedHosts(result, state, grantOf) : ownPart(result)
+      const { resource, denied } = granted(result === raw ? one : { state, result })
       if (resource !== undefined) sliced.push(resource)
       if (denied !== undefined) problems.push(denied)
     }
   }
-  return { resources: sliced, problems, target: targetOf(applying, node) }
+  return { resources: sliced, problems, target: targetAmong(applying) }
+}
+
+/** What its authors may have of a resource, whatever else there is. */
+function partOf({ state, result }: Read, grantOf: GrantOf): Part {
+  if ('code' in result) return { denied: result }
+  return claimsHosts(result) ? withGrantedHosts(result, state, grantOf) : ownPart(result)
 }
 
 /** The target of a slice alone, without reading any field. */
 export function targetOf(resources: Iterable<ResourceState>, node: SliceNode): string {
-  const applying = [...resources].filter((state) => applies(state, node)).map(({ path, hash }) => `${path} ${hash}\n`)
-  return sha256(applying.toSorted().join(''))
+  return targetAmong([...resources].filter((state) => applies(state, node)))
 }
+
+function targetAmong(applying: readonly ResourceState[]): string {
+  return sha256(applying.map(targetLineOf).toSorted().join(''))
+}
+
+const targetLineOf = perObject(({ path, hash }: ResourceState) => `${path} ${hash}\n`)
 
 function applies(state: ResourceState, node: SliceNode): boolean {
   if (!state.exists || state.created === undefined) return false
@@ -132,16 +154,8 @@ function applies(state: ResourceState, node: SliceNode): boolean {
   return name !== undefined && isPlacedFor(name, node.places)
 }
 
-/** Of each state, which is never changed: of thousands, few are new from one slice to the next. */
-const names = new WeakMap<ResourceState, ResourceName>()
-
-function nameOf(state: ResourceState): ResourceName | undefined {
-  const known = names.get(state)
-  if (known !== undefined) return known
-  const name = parseResourcePath(state.path)
-  if (name !== undefined) names.set(state, name)
-  return name
-}
+/** Of thousands of states, few are new from one slice to the next. */
+const nameOf = perObject(({ path }: ResourceState) => parseResourcePath(path))
 
 /** Whether a resource is for a node that stands there, whatever its labels. */
 export function isPlacedFor(
@@ -339,8 +353,9 @@ function hostProblem(path: string, hosts: readonly string[]): Problem {
 }
 
 function isSelected(spec: unknown, labels: Readonly<Record<string, string>>): boolean {
-  const { nodeSelector } = spec as { nodeSelector?: Readonly<Record<string, string>> }
-  return Object.entries(nodeSelector ?? {}).every(([key, value]) => Object.hasOwn(labels, key) && labels[key] === value)
+  const { nodeSelector: selector } = spec as { nodeSelector?: Readonly<Record<string, string>> }
+  if (selector === undefined) return true
+  return Object.entries(selector).every(([key, value]) => Object.hasOwn(labels, key) && labels[key] === value)
 }
 
 /** From the oldest to the youngest, the same everywhere. */

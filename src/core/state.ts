@@ -109,8 +109,8 @@ export class MeshState {
       .filter((state) => state.exists)
   }
 
-  /** The grant that an edit exercises; undefined when the edit is not known. */
-  grantOf(edit: string): Envelope<GrantBody> | undefined {
+  /** The grant that an edit exercises; undefined when the edit is not known. The same function always: see slice(). */
+  readonly grantOf = (edit: string): Envelope<GrantBody> | undefined => {
     const body = this.history.get(edit)?.body
     return body?.type === 'edit' ? (this.history.get(body.grant) as Envelope<GrantBody>) : undefined
   }

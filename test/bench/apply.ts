@@ -155,8 +155,13 @@ async function applyOne(node: MeshNode, edit: Envelope): Promise<Pick<Round, 'to
   const [outcome] = await node.replica.submit([toWire(edit)], 'api')
   const acceptedAt = performance.now()
   if (outcome?.outcome !== 'stored') throw new Error(`the edit was not taken: ${JSON.stringify(outcome)}`)
-  const before = node.receipt
-  while (node.receipt === before || node.receipt?.applied !== node.receipt?.desired || node.receipt?.error !== null) {
+  // Other news, of the lane or of upstreams, makes receipts too: only that of another target is of this edit.
+  const before = node.receipt?.target
+  while (
+    node.receipt?.target === before ||
+    node.receipt?.applied !== node.receipt?.desired ||
+    node.receipt?.error !== null
+  ) {
     if (performance.now() - acceptedAt > 60_000) throw new Error(`not applied: ${JSON.stringify(node.receipt)}`)
     await sleep(1)
   }

@@ -9,7 +9,7 @@ import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 import { systemClock } from '../../src/adapters/clock.ts'
 import { builtInGroups } from '../../src/nginx/applying/capabilities.ts'
-import { disk } from '../../src/nginx/applying/disk.ts'
+import { disk, type Disk } from '../../src/nginx/applying/disk.ts'
 import { GenerationStore } from '../../src/nginx/applying/generation.ts'
 import { prepareLogs, putAside } from '../../src/nginx/applying/logs.ts'
 import { ANYBODY, closedDirectories, mayPass } from '../../src/nginx/applying/reach.ts'
@@ -85,6 +85,43 @@ describe('directories', () => {
     expect(files).toHaveLength(4)
     expect(new Set(Object.values(await modesOf(files)))).toEqual(new Set(['600']))
     expect(await modeOf(join(directory, 'generations', generation.digest))).toBe('700')
+  })
+})
+
+describe('of thousands of units', () => {
+  test('those that did not change are neither serialised nor written again', async () => {
+    const host = new NginxHost(directory)
+    const written: string[] = []
+    const counting: Disk = {
+      ...disk,
+      write: (path, text, group) => {
+        written.push(path)
+        return disk.write(path, text, group)
+      },
+    }
+    const store = new GenerationStore(host.layout, systemClock, counting)
+    await store.open()
+    let serialised = 0
+    const counted = (unit: Unit): Unit =>
+      Object.defineProperty({ ...unit }, 'needs', {
+        get: () => {
+          serialised += 1
+          return unit.needs
+        },
+      })
+    const [a, b, c] = ['a', 'b', 'c'].map((name) => counted(host.site(name, { port: 80 }))) as [Unit, Unit, Unit]
+    const stage = async (units: readonly Unit[]) => {
+      const generation = { ...host.assemble(units), units }
+      serialised = 0
+      written.length = 0
+      await store.stage(generation)
+      return [serialised, written.filter((path) => path.includes('/objects/')).length]
+    }
+    expect(await stage([a, b])).toEqual([2, 2])
+    expect(await stage([a, b, c])).toEqual([1, 1])
+    expect(await stage([a, c])).toEqual([0, 0])
+    const whole = { ...host.assemble([a, c]), units: [a, c] }
+    expect(await store.load(whole.digest)).toEqual({ ...whole, units: [a, c] })
   })
 })
 

@@ -3,6 +3,7 @@
 import fc from 'fast-check'
 import { expect, test } from 'vitest'
 import { Recall } from '../../src/nginx/rendering/recall.ts'
+import { assemble, render } from '../../src/nginx/rendering/render.ts'
 import { renderStates, renderYaml, statesOf } from '../support/resources.ts'
 
 test('property: gives what would be computed, whatever changes between rounds', () => {
@@ -73,4 +74,32 @@ test('units that did not change are the same objects in the next rendering', () 
   const yaml = [site('a', 'pool'), upstream('eu')].join('---')
   const [before, after] = [renderYaml(yaml).units, renderYaml([yaml, site('b', 'pool')].join('---')).units]
   expect(after.find(({ path }) => path.endsWith('/a'))).toBe(before.find(({ path }) => path.endsWith('/a')))
+})
+
+test('of sites that did not change nothing is read again, when others do', () => {
+  const read: string[] = []
+  const watched = <R extends { path: string; spec: unknown }>(resource: R): R => ({
+    ...resource,
+    spec: new Proxy(resource.spec as object, {
+      get: (spec, field) => {
+        if (field === 'routes' || field === 'endpoints') read.push(resource.path)
+        return Reflect.get(spec, field)
+      },
+    }),
+  })
+  const yaml = [site('a', 'pool'), site('b', 'pool'), upstream('eu')].join('---')
+  const node = { places: [{ workspace: '*', zones: ['eu.west'] }], labels: {} }
+  const { input } = renderYaml(yaml, { node })
+  const resources = input.slice.resources.map(watched)
+  const before = render({ ...input, slice: { ...input.slice, resources } })
+  expect(new Set(read)).toEqual(new Set(resources.map(({ path }) => path)))
+  read.length = 0
+  const changed = renderYaml(yaml.replace('b.example', 'c.example'), { node }).input.slice.resources
+  const next = resources.map((old) =>
+    old.path.endsWith('/b') ? watched(changed.find(({ path }) => path === old.path) as typeof old) : old,
+  )
+  const after = render({ ...input, slice: { ...input.slice, resources: next } })
+  expect(new Set(read)).toEqual(new Set(['default/eu.west/site/b']))
+  expect(after.units.filter((unit) => !before.units.includes(unit)).map(({ hosts }) => hosts)).toEqual([['c.example']])
+  expect(assemble(after.units, input).digest).not.toBe(assemble(before.units, input).digest)
 })

@@ -346,3 +346,29 @@ describe('what grants limit', () => {
     expect(problems).toMatchObject([{ path: 'default/*/site/big', message: expect.stringContaining('2 fields') }])
   })
 })
+
+describe('of thousands', () => {
+  test('what did not change is the same object in the next slice, and its grants are not asked for again', () => {
+    const states = statesOf(['a', 'b', 'c'].map((name) => site(name)).join('---'))
+    const asked: string[] = []
+    const grantOf: GrantOf = (edit) => {
+      asked.push(edit)
+      return undefined
+    }
+    const before = slice(states, NODE, grantOf)
+    const [fresh] = statesOf(site('b').replace('b.example', 'd.example')) as [ResourceState]
+    const first = asked.splice(0)
+    const after = slice([states[0] as ResourceState, fresh, states[2] as ResourceState], NODE, grantOf)
+    expect(after.resources.map((resource, index) => resource === before.resources[index])).toEqual([true, false, true])
+    // Once each for the quota, and once for each host.
+    expect([first.length, asked.length]).toEqual([6, 4])
+    expect(slice(states, NODE, () => undefined)).toEqual(before)
+  })
+
+  test('another function of grants is asked anew', () => {
+    const states = statesOf(site('a'))
+    expect(slice(states, NODE, () => undefined).problems).toEqual([])
+    const grant = { id: 'g', body: { hosts: [] } } as unknown as Envelope<GrantBody>
+    expect(slice(states, NODE, () => grant).problems.map(({ code }) => code)).toEqual(['host_not_granted'])
+  })
+})

@@ -7,6 +7,7 @@
 import { lstat, readdir, readFile, readlink, stat } from 'node:fs/promises'
 import { basename, join } from 'node:path'
 import { sha256 } from '../../core/canonical.ts'
+import { perObject } from '../../core/memo.ts'
 import type { Clock } from '../../ports.ts'
 import { disk as realDisk, type Access, type Disk } from './disk.ts'
 import type { HostLayout } from '../rendering/host-layout.ts'
@@ -122,7 +123,7 @@ export class GenerationStore {
 
   /** Writes what is not on disk yet, durably. Afterwards the generation can be tested and linked. */
   async stage(generation: Generation): Promise<void> {
-    const missing = textsOf(generation).filter(({ name }) => !this.#objects.has(name))
+    const missing = textsOf(generation, this.#objects)
     const directoryOfObjects = join(this.#directory, 'objects')
     // Somebody may have removed the directory since open().
     if (missing.length > 0) await this.#disk.makeDirectory(directoryOfObjects, 'closed')
@@ -148,8 +149,7 @@ export class GenerationStore {
     await this.#disk.remove(directory)
     await this.#disk.move(part, directory)
     await this.#disk.syncDirectory(join(this.#directory, 'generations'))
-    const names = textsOf(generation).map(({ name }) => name)
-    this.#generations.set(generation.digest, names)
+    this.#generations.set(generation.digest, namesIn(generation))
   }
 
   /** Points `current` at a staged generation. */
@@ -221,7 +221,7 @@ export class GenerationStore {
     const expected = new Map([
       [join(directory, 'nginx.conf'), sha256(generation.main)],
       [join(directory, 'manifest.json'), sha256(manifest(generation))],
-      ...textsOf(generation).map(({ name }): [string, string] => [this.#objectPath(name), hashIn(name)]),
+      ...namesIn(generation).map((name): [string, string] => [this.#objectPath(name), hashIn(name)]),
     ])
     const damage: Damage[] = []
     await inParallel([...expected], async ([path, hash]) => {
@@ -237,7 +237,7 @@ export class GenerationStore {
     for (const { path, reason } of damage) {
       if (reason === 'changed') await this.#setAside(path)
     }
-    for (const { name } of textsOf(generation)) {
+    for (const name of namesIn(generation)) {
       if (damage.some(({ path }) => path === this.#objectPath(name))) this.#objects.delete(name)
     }
     const directory = join(this.#directory, 'generations', generation.digest)
@@ -327,11 +327,7 @@ function manifest({ digest, main, units }: Generation): string {
 }
 
 /** JSON of each unit; of thousands, few change from one generation to the next. */
-const records = new WeakMap<Unit, string>()
-
-function recordOf(unit: Unit): string {
-  const known = records.get(unit)
-  if (known !== undefined) return known
+const recordOf = perObject((unit: Unit): string => {
   const { path, kind, digest, needs, listeners, hosts, files, modules, stream } = unit
   const record: ManifestBody['units'][number] = {
     path,
@@ -344,16 +340,23 @@ function recordOf(unit: Unit): string {
     ...(modules && { modules }),
     ...(stream && { stream }),
   }
-  const text = JSON.stringify(record)
-  records.set(unit, text)
-  return text
+  return JSON.stringify(record)
+})
+
+/** What lies in objects/ for a generation. @param without names of what is left out */
+function textsOf({ units, files }: Generation, without: ReadonlySet<string> = new Set()): readonly UnitFile[] {
+  const texts = units
+    .filter((unit) => !without.has(objectNameOf(unit)))
+    .map((unit): UnitFile => ({ name: objectNameOf(unit), text: unit.text, readers: 'master' }))
+  const unique = new Map([...texts, ...files].map((each) => [each.name, each]))
+  return [...unique.values()].filter(({ name }) => !without.has(name))
 }
 
-/** What lies in objects/ for a generation. */
-function textsOf({ objects, files }: Assembled): readonly UnitFile[] {
-  const texts = [...objects].map(([digest, text]): UnitFile => ({ name: objectName(digest), text, readers: 'master' }))
-  return [...texts, ...files]
+function namesIn({ units, files }: Generation): readonly string[] {
+  return [...new Set([...units.map(objectNameOf), ...files.map(({ name }) => name)])]
 }
+
+const objectNameOf = perObject(({ digest }: Unit) => objectName(digest))
 
 function namesOf(body: ManifestBody | undefined): readonly string[] {
   const names = body?.units.flatMap(({ digest, files = [] }) => [objectName(digest), ...files.map(({ name }) => name)])

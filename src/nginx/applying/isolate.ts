@@ -45,6 +45,7 @@ export const WITHDRAWN: ReadonlySet<Problem['code']> = new Set(['clash', 'quota'
 
 export function selectUnits({ units, problems, lastGood, refusal }: SelectInput): Selection {
   const desired = new Map(units.map((unit) => [unit.path, unit]))
+  if (isAllFine(desired, problems, lastGood, refusal)) return { units: units.toSorted(byPath), isolated: [] }
   const chosen = new Map<string, Unit>()
   const reasons = new Map<string, Pick<Isolated, 'why' | 'reason'>>()
   const isWithdrawn = ({ path, code }: Problem): boolean => WITHDRAWN.has(code) && !desired.has(path)
@@ -89,7 +90,7 @@ export function selectUnits({ units, problems, lastGood, refusal }: SelectInput)
 
   const serving = new Set([...chosen.keys()].map(resourceOf))
   return {
-    units: [...chosen.values()].toSorted((a, b) => (a.path < b.path ? -1 : 1)),
+    units: [...chosen.values()].toSorted(byPath),
     isolated: [...reasons].map(([path, { why, reason }]) => ({
       path: resourceOf(path),
       why,
@@ -97,6 +98,23 @@ export function selectUnits({ units, problems, lastGood, refusal }: SelectInput)
       serves: serving.has(resourceOf(path)) ? 'last_good' : 'left_out',
     })),
   }
+}
+
+/** Nearly always: nothing is refused, nothing falls back, and all that is needed is there. */
+function isAllFine(
+  desired: ReadonlyMap<string, Unit>,
+  problems: readonly Problem[],
+  lastGood: ReadonlyMap<string, Unit>,
+  refusal: SelectInput['refusal'],
+): boolean {
+  for (const { digest, needs } of desired.values()) {
+    if (refusal(digest) !== undefined || !needs.every((need) => desired.has(need))) return false
+  }
+  return problems.every(({ path }) => desired.has(path) || !lastGood.has(path))
+}
+
+function byPath(a: Unit, b: Unit): number {
+  return a.path < b.path ? -1 : 1
 }
 
 /** Removes last good sites whose host and listener a desired site claims now: nginx would serve whichever comes first. */

@@ -4,6 +4,7 @@
  */
 
 import { isIPv6 } from 'node:net'
+import { perObject } from '../../core/memo.ts'
 import type { ListenerTls } from '../../core/resources/listener.ts'
 import type { SiteSpec } from '../../core/resources/site.ts'
 import type { Problem, SliceResource } from '../../core/slice.ts'
@@ -39,6 +40,13 @@ export function wildcardOf({ address, port }: Pick<Listener, 'address' | 'port'>
 export function isWildcard(listener: Pick<Listener, 'address' | 'port'>): boolean {
   return listenerKey(listener) === wildcardOf(listener)
 }
+
+/** Of a listener: listenerKey and wildcardOf, made once. */
+const spotOf = perObject((listener: Listener) => ({
+  key: listenerKey(listener),
+  port: wildcardOf(listener),
+  isWildcard: isWildcard(listener),
+}))
 
 /** What the site asks for, sorted. */
 function listenersOf(spec: SiteSpec, defaultPort: number): Listener[] {
@@ -88,8 +96,8 @@ const remembered = new WeakMap<SiteSpec, Wishes>()
 
 /** Who owns which host on which listener, and which listeners there are. Asked by sites from the oldest to the youngest. */
 export class Claims {
-  /** Site paths by `listener host`. */
-  readonly #owners = new Map<string, string>()
+  /** Site paths by listener and host. */
+  readonly #owners = new Map<string, Map<string, string>>()
   /** The winning form of each port, and its oldest site, by the listener for all addresses. */
   readonly #forms: ReadonlyMap<string, Form>
   readonly #granted: ReadonlySet<string>
@@ -120,27 +128,34 @@ export class Claims {
       if (problem !== undefined) lost.push(problem)
       return problem === undefined
     })
+    const owners = listeners.map((listener) => this.#ownersOn(spotOf(listener).key))
     const hosts = wishes.hosts.filter((host) => {
-      const owner = listeners
-        .map((listener) => this.#owners.get(`${listenerKey(listener)} ${host}`))
-        .find((path) => path !== undefined)
+      const owner = owners.find((paths) => paths.has(host))?.get(host)
       if (owner !== undefined) lost.push(hostClash(site.path, host, owner))
       return owner === undefined
     })
-    for (const listener of listeners) {
-      for (const host of hosts) this.#owners.set(`${listenerKey(listener)} ${host}`, site.path)
-    }
-    return { hosts, listeners, lost }
+    for (const paths of owners) for (const host of hosts) paths.set(host, site.path)
+    // The same object as in the last rendering, where it is all that the site asks for.
+    return { lost, place: lost.length === 0 ? wishes : { hosts, listeners } }
+  }
+
+  #ownersOn(key: string): Map<string, string> {
+    const known = this.#owners.get(key)
+    if (known !== undefined) return known
+    const paths = new Map<string, string>()
+    this.#owners.set(key, paths)
+    return paths
   }
 
   #fitting(listeners: readonly Listener[]): readonly Listener[] {
-    return listeners.filter((listener) => isOf(listener, this.#forms.get(wildcardOf(listener)) as Form))
+    const fits = (listener: Listener) => isOf(listener, this.#forms.get(spotOf(listener).port) as Form)
+    return listeners.every(fits) ? listeners : listeners.filter(fits)
   }
 
   #refusal(path: string, listener: Listener): Problem | undefined {
-    const key = listenerKey(listener)
-    const form = this.#forms.get(wildcardOf(listener)) as Form
-    const stream = this.#taken.get(wildcardOf(listener))
+    const { key, port } = spotOf(listener)
+    const form = this.#forms.get(port) as Form
+    const stream = this.#taken.get(port)
     if (stream !== undefined) return portClash(path, listener, `the stream ${stream}`, 'streams')
     if (!isOf(listener, form)) return formClash(path, listener, form)
     if (this.#granted.has(key)) return undefined
@@ -206,22 +221,28 @@ function formsOf(oldestFirst: readonly Wanted[]): Map<string, Form> {
   const all = new Map<string, Form[]>()
   for (const { site, listeners } of oldestFirst) {
     // Several single addresses of one port are one site all the same.
-    for (const listener of new Map(listeners.map((each) => [`${wildcardOf(each)} ${each.tls}`, each])).values()) {
-      const port = wildcardOf(listener)
+    for (const listener of eachFormOf(listeners)) {
+      const { port } = spotOf(listener)
       const forms = all.get(port) ?? []
       all.set(port, forms)
       const form = forms.find((one) => isOf(listener, one))
-      const oldest = { path: site.path, key: listenerKey(listener) }
-      if (form === undefined) forms.push({ isWildcard: isWildcard(listener), tls: listener.tls, oldest, sites: 1 })
-      else form.sites += 1
+      if (form === undefined) {
+        const { key, isWildcard: isAll } = spotOf(listener)
+        forms.push({ isWildcard: isAll, tls: listener.tls, oldest: { path: site.path, key }, sites: 1 })
+      } else form.sites += 1
     }
   }
   // The sort is stable: the form of the oldest site comes first.
   return new Map([...all].map(([port, forms]) => [port, forms.toSorted((a, b) => b.sites - a.sites)[0] as Form]))
 }
 
+/** One listener of each port and way. */
+const eachFormOf = perObject((listeners: readonly Listener[]): readonly Listener[] => [
+  ...new Map(listeners.map((each) => [`${wildcardOf(each)} ${each.tls}`, each])).values(),
+])
+
 function isOf(listener: Listener, form: Form): boolean {
-  return isWildcard(listener) === form.isWildcard && listener.tls === form.tls
+  return spotOf(listener).isWildcard === form.isWildcard && listener.tls === form.tls
 }
 
 /** Within a workspace the listeners that most sites use go first, then the oldest: one site must not crowd out many. */
@@ -229,7 +250,7 @@ function grantedOf(oldestFirst: readonly Wanted[]): ReadonlySet<string> {
   const demands = new Map<string, { key: string; workspace: string; cost: number; sites: number }>()
   for (const { site, listeners } of oldestFirst) {
     const { workspace } = site.name
-    for (const key of listeners.map(listenerKey)) {
+    for (const { key } of listeners.map(spotOf)) {
       const id = `${workspace} ${key}`
       const demand = demands.get(id) ?? { key, workspace, cost: 1, sites: 0 }
       demand.sites += 1

@@ -44,7 +44,7 @@ export interface MainInput {
   readonly hasTls: boolean
   /** Listeners without a site that claims `*`. */
   readonly unclaimed: readonly Listener[]
-  /** Absolute paths. */
+  /** A line for each unit. */
   readonly includes: readonly string[]
   /** Lines of the block of streams; none without any. */
   readonly stream: readonly string[]
@@ -87,7 +87,7 @@ export function mainConf(input: MainInput, digest: string): string {
       ...block('server', verifyServer(input, digest)),
       ...block('server', circuitServer(host)),
       ...unclaimed.flatMap((listener) => block('server', defaultServer(listener, host, capabilities))),
-      ...includes.map((path) => `include ${plain(path)};`),
+      ...includes,
     ]),
     ...(stream.length > 0 ? ['', ...stream] : []),
   ])

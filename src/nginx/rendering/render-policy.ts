@@ -4,6 +4,7 @@
  */
 
 import { sha256 } from '../../core/canonical.ts'
+import { perObject } from '../../core/memo.ts'
 import { resourcePath } from '../../core/names.ts'
 import type { PolicySpec, PolicyTypeName } from '../../core/resources/policy.ts'
 import type { Route, SiteSpec } from '../../core/resources/site.ts'
@@ -205,9 +206,9 @@ export function settlePolicies(sites: readonly Site[], known: Known, input: Poli
 }
 
 /** Names of all policies of a site and its routes, each once, sorted. */
-function namesIn(spec: SiteSpec): readonly string[] {
-  return [...new Set(levelsOf(spec).flat())].toSorted()
-}
+const namesIn = perObject((spec: SiteSpec): readonly string[] => [...new Set(levelsOf(spec).flat())].toSorted())
+
+const NO_POLICIES: SitePolicies = { named: new Map(), whole: [], used: [] }
 
 /** The policies that stand at one place: of each zone's defaults, of the site, of each route. */
 function levelsOf(spec: SiteSpec): readonly (readonly string[])[] {
@@ -229,8 +230,10 @@ function policiesOf(
   find: (path: string) => RenderedPolicy | Problem | undefined,
 ): SitePolicies | Problem {
   const { path, spec } = site
+  const names = namesIn(spec)
+  if (names.length === 0) return NO_POLICIES
   const named = new Map<string, RenderedPolicy>()
-  for (const name of namesIn(spec)) {
+  for (const name of names) {
     const found = find(pathOf(site, name, known) ?? '')
     if (found === undefined) {
       const problem = missing(site, 'Policy', name)
@@ -245,8 +248,8 @@ function policiesOf(
     }
     named.set(name, found)
   }
-  for (const names of levelsOf(spec)) {
-    const twins = twinsAmong(names, named)
+  for (const together of levelsOf(spec)) {
+    const twins = twinsAmong(together, named)
     if (twins === undefined) continue
     const message = `names two policies of the type ${twins[0].type} at one place: ${twins.map((each) => each.path).join(' and ')}`
     return { path, code: 'reference', message, hint: 'name one of them, or put both into one policy' }

@@ -4,6 +4,7 @@
  */
 
 import { isIP } from 'node:net'
+import { perObject } from '../../core/memo.ts'
 import { parseResourcePath, type ResourceName } from '../../core/names.ts'
 import { parseEndpoint, type Endpoint } from '../../core/resources/fields.ts'
 import type { UpstreamSpec } from '../../core/resources/upstream.ts'
@@ -35,10 +36,10 @@ export function blockNameAt(path: string): string {
 }
 
 /** Host names among the endpoints, sorted: what has to be looked up. */
-export function hostNames(spec: UpstreamSpec): string[] {
+export const hostNames = perObject((spec: UpstreamSpec): readonly string[] => {
   const endpoints = Object.keys(spec.endpoints).map((key) => parseEndpoint(key) as Endpoint)
   return [...new Set(endpoints.filter((endpoint) => endpoint.family === 0).map(({ host }) => host))].toSorted()
-}
+})
 
 /** One address of an endpoint, as nginx is told of it. */
 export interface Server {
@@ -147,12 +148,9 @@ function usable(found: readonly string[] = []): string[] {
 }
 
 /** The sum of weights over all addresses where the upstream hashes consistently; else 0. */
-export function consistentWeight(
-  { method, consistent, endpoints }: UpstreamSpec,
-  addresses: ReadonlyMap<string, readonly string[]>,
-): number {
-  if (method !== 'hash' || !consistent) return 0
-  return Object.entries(endpoints).reduce((sum, [key, { weight }]) => {
+export function consistentWeight(spec: UpstreamSpec, addresses: ReadonlyMap<string, readonly string[]>): number {
+  if (spec.method !== 'hash' || !spec.consistent) return 0
+  return Object.entries(spec.endpoints).reduce((sum, [key, { weight }]) => {
     return sum + weight * serverAddresses(key, addresses).length
   }, 0)
 }

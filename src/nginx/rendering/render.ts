@@ -5,7 +5,7 @@
  */
 
 import { sha256 } from '../../core/canonical.ts'
-import { Memo } from '../../core/memo.ts'
+import { Memo, perObject } from '../../core/memo.ts'
 import { resourcePath } from '../../core/names.ts'
 import { upstreamsOf } from '../../core/resources/split.ts'
 import { CONSISTENT_WEIGHT_MAX, type UpstreamSpec } from '../../core/resources/upstream.ts'
@@ -44,6 +44,7 @@ import {
   unsupported,
   upstreamNeeds,
 } from './needs.ts'
+import { plain } from './quote.ts'
 import { missing, nearest } from '../../core/references.ts'
 import { settlePolicies, type SettledPolicies } from './render-policy.ts'
 import { Recall } from './recall.ts'
@@ -144,7 +145,7 @@ export function render(input: RenderInput): Rendering {
   ])
   const unitFor = (site: Site, place: Place) =>
     wordy.get(site.path) ??
-    siteOutcomes.get(site.spec, JSON.stringify([place.hosts, place.listeners]), (keyed) =>
+    siteOutcomes.get(site.spec, variantOf(place), (keyed) =>
       siteUnit(site, place, known, { certificates, live: live.entries }, input, policies, keyed),
     )
   const rendered = sites.filter((site) => !('code' in unitFor(site, wishesOf(site, host.defaultHttpPort))))
@@ -161,11 +162,22 @@ export function render(input: RenderInput): Rendering {
   const claims = new Claims(rendered, host.defaultHttpPort, settled.taken)
   const renders = new Set(rendered)
   for (const site of sites) {
-    const { lost, ...place } = claims.claim(site, renders.has(site))
+    const { lost, place } = claims.claim(site, renders.has(site))
     problems.push(...lost)
     if (place.hosts.length > 0 && place.listeners.length > 0) add(unitFor(site, place))
   }
-  return { units: units.toSorted(byPath), problems: problems.toSorted(byPath), live: liveState(input, live.entries) }
+  const ordered = inPathOrder(units, slice)
+  return { units: ordered, problems: problems.toSorted(byPath), live: liveState(input, live.entries) }
+}
+
+/** Units by path. Put in the order of the slice first, which leaves little to sort: paths are long and much alike. */
+function inPathOrder(units: readonly Unit[], { resources }: Slice): readonly Unit[] {
+  const left = new Map(units.map((unit) => [unit.path, unit]))
+  const ordered = resources.flatMap(({ path }) => {
+    const unit = left.get(path)
+    return unit !== undefined && left.delete(path) ? unit : []
+  })
+  return [...ordered, ...left.values()].toSorted(byPath)
 }
 
 /** What sites may see of all else: other resources, but of upstreams only that they are there; problems; secrets. */
@@ -332,6 +344,9 @@ function settingsUnit({ path, spec, hash }: SliceResource<ZoneSettingsSpec>): Ou
 /** Hosts and listeners of a site: those that it asks for, or those that it gets. */
 type Place = Pick<Unit, 'hosts' | 'listeners'>
 
+/** Of most sites the place is the same object in each rendering: all that they ask for. */
+const variantOf = perObject(({ hosts, listeners }: Place) => JSON.stringify([hosts, listeners]))
+
 function siteUnit(
   site: Site,
   { hosts, listeners }: Place,
@@ -458,10 +473,9 @@ export function assemble(
   // Upstreams first: one that is passed to over http and https before it is defined is a host name to nginx over one.
   const inHttp = sorted.filter(({ kind }) => kind !== 'stream')
   const definedFirst = inHttp.toSorted((a, b) => INCLUDE_ORDER[a.kind] - INCLUDE_ORDER[b.kind])
-  const includes = definedFirst.map(({ digest }) => `${host.directory}/objects/${digest}.conf`)
-  const sockets = sorted.flatMap((unit) => [...unit.listeners, ...(unit.stream?.listeners ?? [])].map(listenerKey))
+  const includes = definedFirst.map(includeBy(host))
   // A stream that shares its port has one more.
-  const listeners = new Set(sockets).size + sorted.filter(({ kind }) => kind === 'stream').length
+  const listeners = new Set(sorted.flatMap(socketsOf)).size + sorted.filter(({ kind }) => kind === 'stream').length
   const unclaimed = unclaimedListeners(sorted)
   const wanted = sorted.flatMap((unit) => unit.modules ?? [])
   // A last good text may ask for live state where no other does any more.
@@ -483,11 +497,24 @@ export function assemble(
   }
 }
 
+const includeBy = perObject(({ directory }: HostLayout) =>
+  perObject(({ digest }: Unit) => `include ${plain(`${directory}/objects/${digest}.conf`)};`),
+)
+
+/** The keys of all that a unit listens on: first its listeners, then its stream's. */
+const socketsOf = perObject((unit: Unit): readonly string[] =>
+  [...unit.listeners, ...(unit.stream?.listeners ?? [])].map(listenerKey),
+)
+
 function unclaimedListeners(units: readonly Unit[]): Listener[] {
   const unclaimed = new Map<string, Listener>()
-  for (const listener of units.flatMap((unit) => unit.listeners)) {
-    // Beside a last good text without TLS, which nobody gets to then, the whole listener is over TLS.
-    if (unclaimed.get(listenerKey(listener))?.tls !== true) unclaimed.set(listenerKey(listener), listener)
+  for (const unit of units) {
+    const keys = socketsOf(unit)
+    for (const [index, listener] of unit.listeners.entries()) {
+      const key = keys[index] as string
+      // Beside a last good text without TLS, which nobody gets to then, the whole listener is over TLS.
+      if (unclaimed.get(key)?.tls !== true) unclaimed.set(key, listener)
+    }
   }
   for (const unit of units) {
     if (unit.hosts.includes('*')) for (const listener of unit.listeners) unclaimed.delete(listenerKey(listener))

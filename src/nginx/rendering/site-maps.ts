@@ -5,6 +5,7 @@
  */
 
 import { sha256 } from '../../core/canonical.ts'
+import { perObject } from '../../core/memo.ts'
 import { conditionsOf, requestVariable, type Condition } from '../../core/resources/conditions.ts'
 import type { Route, RouteGroup, SiteSpec } from '../../core/resources/site.ts'
 import { isSplit, sharesOf } from '../../core/resources/split.ts'
@@ -14,13 +15,13 @@ import { flagLine, splitLine } from './live-program.ts'
 import { escapeRegex, plain } from './quote.ts'
 
 /** How many variables the site may take at most: each is room in every request of every site. */
-export function variableDemand({ routes, maintenance }: SiteSpec): number {
+export const variableDemand = perObject(({ routes, maintenance }: SiteSpec): number => {
   const counts = Object.values(routes).map((route) => {
     const conditions = conditionsOf(route.when).length
     return (conditions > 0 ? conditions + 1 : 0) + (route.action === 'proxy' ? splitDemand(route.proxy) : 0)
   })
   return counts.reduce((sum, count) => sum + count, maintenance === undefined ? 0 : 2)
-}
+})
 
 type Proxy = (Route & { action: 'proxy' })['proxy']
 

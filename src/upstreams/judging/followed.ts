@@ -1,10 +1,11 @@
 /** Which upstreams a node has to observe, and at which addresses: those that its sites and streams use. Pure; called by the reconciler. */
 
+import { perObject } from '../../core/memo.ts'
 import { resourcePath } from '../../core/names.ts'
 import type { UpstreamSpec } from '../../core/resources/upstream.ts'
-import { isStream, isUpstream, type Slice } from '../../core/slice.ts'
+import { isStream, isUpstream, type Slice, type SliceResource } from '../../core/slice.ts'
 import { nearest } from '../../core/references.ts'
-import { serversOf, upstreamBlockName } from '../../nginx/rendering/render-upstream.ts'
+import { hostNames, serversOf, upstreamBlockName } from '../../nginx/rendering/render-upstream.ts'
 import type { Unit } from '../../nginx/rendering/unit.ts'
 
 /** One upstream that a site or a stream uses. */
@@ -37,10 +38,14 @@ export function followedOf(
   return resources
     .filter(isUpstream)
     .filter(({ path }) => used.has(path))
-    .map((upstream) => ({
-      path: upstream.path,
-      block: upstreamBlockName(upstream.name),
-      spec: upstream.spec,
-      addresses: serversOf(upstream, addresses, NOTHING).flatMap(({ address, down }) => (down ? [] : [address])),
-    }))
+    .map((upstream) => (hostNames(upstream.spec).length === 0 ? fixed(upstream) : followed(upstream, addresses)))
 }
+
+function followed(upstream: SliceResource<UpstreamSpec>, addresses: ReadonlyMap<string, readonly string[]>): Followed {
+  const { path, name, spec } = upstream
+  const servers = serversOf(upstream, addresses, NOTHING).filter(({ down }) => !down)
+  return { path, block: upstreamBlockName(name), spec, addresses: servers.map(({ address }) => address) }
+}
+
+/** Where no endpoint has a name, addresses never change. */
+const fixed = perObject((upstream: SliceResource<UpstreamSpec>) => followed(upstream, new Map()))
