@@ -224,7 +224,7 @@ const SAMPLES = new Map([...PLACES.values()].flat().map(({ pattern, text }) => [
 function harmlessTexts({ pattern, text }: Place, index: number): string[] {
   if (/(?:address|(?:hosts|allow)\.\[\]|template\.values\.\{key\})$/.test(pattern)) return []
   if (
-    /(?:\{key\}|(?:remove|types|subjects)\.\[\]|path|exact|regex|cookie|header|upstream|certificate|ca|clientCertificate|secret)$/.test(
+    /(?:\{key\}|(?:remove|types|subjects)\.\[\]|metadata\.name|path|exact|regex|cookie|header|upstream|certificate|ca|clientCertificate|secret)$/.test(
       pattern,
     )
   )
@@ -348,6 +348,7 @@ function renderDocument(resource: Resource): { text: string; problems: number } 
     .replace(/\bnxmesh_(?:stream_)?[0-9a-f]{16}(?:_\d+(?![a-z]))?/g, 'nxmesh_condition')
     .replace(/((?:location|=|try_files \S+) @(?:drain|route|answer))_\d+/g, '$1')
     .replace(/\/error-\d+/g, '/error')
+    .replace(/\bstream-[0-9a-f]{16}\b/g, 'stream')
   return { text, problems: problems.length }
 }
 
