@@ -119,7 +119,7 @@ const common: Record<string, Field> = {
 const everywhere: Record<string, Field> = {
   apiVersion: nowhere,
   kind: nowhere,
-  'metadata.name': within('set', 'upstream'),
+  'metadata.name': within('set', 'upstream', 'proxy_pass'),
   'metadata.workspace': within('set', 'upstream', 'proxy_pass', 'grpc_pass', MAP_ENTRY),
   'metadata.zone': within('set', 'upstream', 'proxy_pass', 'grpc_pass', MAP_ENTRY),
   'metadata.labels.{key}': nowhere,
