@@ -73,7 +73,7 @@ export async function testGeneration(
 export async function serve(
   host: HostLayout,
   generation: GenerationText,
-): Promise<{ stop: () => Promise<void>; reload: () => void; errors: () => string }> {
+): Promise<{ stop: () => Promise<void>; reload: () => void; workers: () => string[]; errors: () => string }> {
   writeGeneration(host, generation)
   const config = join(host.directory, 'current', 'nginx.conf')
   const child = spawn('nginx', ['-p', `${host.directory}/`, '-c', config, '-g', 'daemon off;'], { stdio: 'ignore' })
@@ -86,6 +86,8 @@ export async function serve(
   return {
     errors: () => readFileSync(join(host.directory, 'logs', 'error.log'), 'utf8'),
     reload: () => void child.kill('SIGHUP'),
+    /** Process IDs, of those too that end with their connections. */
+    workers: () => readFileSync(`/proc/${child.pid}/task/${child.pid}/children`, 'utf8').split(' ').filter(Boolean),
     stop: async () => {
       child.kill('SIGTERM')
       await exited

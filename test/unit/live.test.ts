@@ -127,6 +127,23 @@ ${upstream("{ endpoints: { '10.0.0.2:80': {} } }", 'b')}
     }
     expect(live?.size).toBe(4)
   })
+
+  test('a target that the served text has no block for is no entry that it asks for; weights are', () => {
+    const rendered = (split: string) =>
+      renderYaml(
+        `${upstream('{}', 'a')}\n---\n${upstream('{}', 'b')}\n---\n${upstream('{}', 'c')}\n---\n{ apiVersion: nxmesh/v1, kind: Site, metadata: { name: s, zone: eu }, spec: { hosts: [s.test], routes: { r: { path: /, proxy: { split: { a: { upstream: a, weight: 1 }, b: { upstream: b, weight: 1 }${split} } } } } } }`,
+        { host: LIVE },
+      )
+    const { units } = rendered('')
+    const isServed = servedKeys(units)
+    const splitsOf = ({ live }: ReturnType<typeof rendered>) =>
+      [...(live?.keys() ?? [])].filter((key) => key.includes(':split:'))
+    expect(splitsOf(rendered('')).map(isServed)).toEqual([true])
+    expect(splitsOf(rendered(', c: { upstream: c, weight: 1 }')).map(isServed)).toEqual([false])
+    expect(splitsOf(rendered(', c: { upstream: c, weight: 9 }'))).toEqual(
+      splitsOf(rendered(', c: { upstream: c, weight: 0 }')),
+    )
+  })
 })
 
 describe('text', () => {

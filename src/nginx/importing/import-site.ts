@@ -100,12 +100,12 @@ export function importServer(server: Server, { upstreams, certificates, findings
   spec['routes'] = Object.fromEntries(routes.routes.map(({ id, route }) => [id, route]))
   const privileged: Tree = {}
   const serverSnippet = snippetOf([...text, ...routes.text], upstreams, findings, (each) =>
-    FOR_FILES.includes(each.name) ? undefined : 'no field says it',
+    FOR_FILES.includes(each.name) ? undefined : 'kept as text: the importer reads it into no field',
   )
   if (serverSnippet !== '') privileged['serverSnippet'] = serverSnippet
   const routeSnippets: Tree = {}
   for (const { id, rest } of routes.routes) {
-    const snippet = snippetOf(rest, upstreams, findings, () => 'no field says it')
+    const snippet = snippetOf(rest, upstreams, findings, () => 'kept as text: the importer reads it into no field')
     if (snippet !== '') routeSnippets[id] = snippet
   }
   if (Object.keys(routeSnippets).length > 0) privileged['routeSnippets'] = routeSnippets

@@ -86,7 +86,10 @@ function httpOf(tree: readonly Directive[], findings: Findings): readonly Direct
   for (const directive of tree) {
     if (directive.name === 'http') continue
     const isTraffic = directive.name === 'stream' || directive.name === 'mail'
-    findings.lose(directive, isTraffic ? 'no kind carries it yet' : "it is the host's, and the node has its own")
+    findings.lose(
+      directive,
+      isTraffic ? 'the importer does not read it: a Stream may say it' : "it is the host's, and the node has its own",
+    )
   }
   return tree.filter(({ name }) => name === 'http').flatMap(({ block = [] }) => block)
 }

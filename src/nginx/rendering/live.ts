@@ -1,11 +1,10 @@
 /**
  * What nginx is told without a reload: the endpoints of upstreams, how requests are spread over them, and certificates, as
  * entries of a dictionary that all workers share. Where the host has the Lua module, this stands in no file of a generation. Pure;
- * render.ts makes it, src/nginx/applying/live-lane.ts brings it to the workers, live-program.ts reads it there.
+ * render.ts makes it, src/nginx/applying/live-push.ts brings it to the workers, live-program.ts reads it there.
  */
 
 import { sha256 } from '../../core/canonical.ts'
-import type { ResourceName } from '../../core/names.ts'
 import { isFault, parseTemplate } from '../../core/resources/fields.ts'
 import type { SiteSpec } from '../../core/resources/site.ts'
 import { isSplit, sharesOf } from '../../core/resources/split.ts'
@@ -56,20 +55,24 @@ function siteKeys(path: string): string {
 export function servedKeys(units: readonly Pick<Unit, 'kind' | 'path' | 'text'>[]): (key: string) => boolean {
   const length = siteKeys('').length
   // Most often nobody asks.
-  let own: ReadonlyMap<string, readonly Pick<Unit, 'text'>[]> | undefined
+  let own: ReadonlyMap<string, readonly Pick<Unit, 'kind' | 'text'>[]> | undefined
   const byKey = () =>
     Map.groupBy(units, ({ kind, path }) => (kind === 'upstream' ? upstreamKey(blockNameAt(path)) : siteKeys(path)))
   return (key) => {
     own ??= byKey()
     const asking = own.get(key) ?? own.get(key.slice(0, length))
-    // A private key stays no longer than a text names it.
-    return asking?.some(({ text }) => !isCertificateKey(key) || text.includes(key)) === true
+    // What a site's text does not name any more goes: private keys, and shares among other targets.
+    return asking?.some(({ kind, text }) => kind === 'upstream' || text.includes(key)) === true
   }
 }
 
-/** The key of the shares of a route that splits. */
-export function splitKey(path: string, routeId: string): string {
-  return `${siteKeys(path)}split:${sha256(routeId).slice(0, 32)}`
+/**
+ * The key of the shares of a route that splits. Other targets make another key, which a generation brings that has their
+ * blocks: the one that serves would pass requests to a name that it does not know.
+ */
+export function splitKey(path: string, routeId: string, blocks: readonly string[]): string {
+  const targets = [...new Set(blocks)].toSorted().join(' ')
+  return `${siteKeys(path)}split:${sha256(`${routeId}\n${targets}`).slice(0, 32)}`
 }
 
 /** The key of a site's certificate, by the name that its listeners have for it. */
@@ -106,13 +109,15 @@ export function siteEntries(
   if (!asksLive(spec)) return []
   const splits = Object.entries(spec.routes).flatMap(([id, route]): [string, string][] => {
     if (route.action !== 'proxy' || !isSplit(route.proxy)) return []
-    const shares = sharesOf(route.proxy)
-      .filter(({ parts }) => parts > 0)
-      .map(({ upstream, parts }) => ({ parts, found: nearest(site, 'upstream', upstream, known()) }))
+    const shares = sharesOf(route.proxy).map(({ upstream, parts }) => {
+      const found = nearest(site, 'upstream', upstream, known())
+      return { parts, found, block: found === undefined ? '' : upstreamBlockName(found) }
+    })
     // Then the site is not rendered; what it was told last stays.
     if (shares.some(({ found }) => found === undefined)) return []
-    const words = shares.map(({ found, parts }) => `${upstreamBlockName(found as ResourceName)}=${parts}`)
-    return [[splitKey(path, id), words.join(' ')]]
+    const words = shares.filter(({ parts }) => parts > 0).map(({ block, parts }) => `${block}=${parts}`)
+    const blocks = shares.map(({ block }) => block)
+    return [[splitKey(path, id, blocks), words.join(' ')]]
   })
   const { maintenance } = spec
   return maintenance === undefined ? splits : [...splits, [maintenanceKey(path), maintenance.enabled ? '1' : '0']]

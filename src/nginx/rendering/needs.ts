@@ -79,7 +79,7 @@ export function settingsNeeds({ realClient }: ZoneSettingsSpec): Need[] {
 export function policyNeeds(spec: PolicySpec): Need[] {
   if (spec.type === 'mtls') return [NEEDS.mtls]
   if (spec.type === 'externalAuth') return [NEEDS.externalAuth]
-  return spec.type === 'waf' && spec.waf.coreRuleSet !== undefined ? [NEEDS.coreRuleSet] : []
+  return spec.type === 'waf' && spec.waf.mode !== 'off' && spec.waf.coreRuleSet !== undefined ? [NEEDS.coreRuleSet] : []
 }
 
 /** What a resource needs of any host's nginx. @param kind as in paths; the spec is of it */

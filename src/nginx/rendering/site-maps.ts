@@ -81,8 +81,7 @@ export class SiteMaps {
     let found = last.block
     if (live !== undefined && isSplit(proxy)) {
       const client = this.#clientVariable(proxy)
-      const first = shares[0] as (typeof shares)[0]
-      found = `$${this.#settings.get(live)?.variable ?? this.#liveSplit(live, client, first.block)}`
+      found = `$${this.#settings.get(live)?.variable ?? this.#liveSplit(live, client, shares)}`
     } else if (taking.length > 0) {
       // In the order of IDs, so that a change of weights moves few clients. The same for all routes of the site with the
       // same split; other sites choose other clients.
@@ -99,9 +98,10 @@ export class SiteMaps {
     return found
   }
 
-  #liveSplit(id: string, client: string, otherwise: string): string {
+  #liveSplit(id: string, client: string, shares: readonly { readonly block: string }[]): string {
     const variable = `${this.#scope}_split_${this.#settings.size + 1}`
-    const line = splitLine(variable, splitKey(this.#path, id), client, this.#scope, otherwise)
+    const blocks = shares.map(({ block }) => block)
+    const line = splitLine(variable, splitKey(this.#path, id, blocks), client, this.#scope, blocks[0] as string)
     this.#settings.set(id, { variable, line })
     return variable
   }
