@@ -225,7 +225,7 @@ class ZoneDefaults {
     const selected = results.filter(isZoneSettings).filter(({ spec }) => isSelected(spec, labels))
     this.#settings = selected.toSorted((a, b) => zoneDepth(a.name.zone) - zoneDepth(b.name.zone))
     this.#broken = read.flatMap(({ state, result }) =>
-      'code' in result && losesPolicies(state, result) ? (nameOf(state) ?? []) : [],
+      'code' in result && losesPolicies(state) ? (nameOf(state) ?? []) : [],
     )
   }
 
@@ -268,11 +268,11 @@ class ZoneDefaults {
   }
 }
 
-/** Whether sites would lose their protection by leaving out what is wrong; what a quota leaves out never gave any. */
-function losesPolicies({ path, fields }: ResourceState, { code }: Problem): boolean {
+/** Whether sites would lose their protection by leaving this out, for whatever reason: a quota may have shrunk. */
+function losesPolicies({ path, fields }: ResourceState): boolean {
   const name = parseResourcePath(path)
   const isSettings = name?.kind === 'zonesettings' && name.name === KINDS.get(name.kind)?.onlyName
-  return isSettings && code === 'schema' && [...fields.keys()].some((field) => field.startsWith('defaults/policies'))
+  return isSettings && [...fields.keys()].some((field) => field.startsWith('defaults/policies'))
 }
 
 function schemaProblem(path: string, { field, message, hint }: FieldFault, prefix = ''): Problem {

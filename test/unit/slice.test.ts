@@ -254,6 +254,18 @@ describe('defaults of zone settings', () => {
     expect(specOf(own('a', ''), on('ssd'))?.maxBodySize).toBe('1m')
     expect(specOf(own('a', ''), on('hdd'))?.maxBodySize).toBeUndefined()
   })
+  test('a quota that leaves out settings with policies stops the sites that they protect', () => {
+    const states = statesOf([own('a', ''), settings('eu', 'defaults: { policies: [p] }', 'shop')].join('---'))
+    const limited =
+      (resources: number): GrantOf =>
+      () =>
+        ({
+          id: 'f'.repeat(64),
+          body: { type: 'grant', role: 'editor', quota: { resources } },
+        }) as unknown as ReturnType<GrantOf>
+    expect(slice(states, NODE, limited(2)).resources.filter(isSite)).toHaveLength(1)
+    expect(slice(states, NODE, limited(1)).resources.filter(isSite)).toEqual([])
+  })
   test('what concerns whole nodes is nothing for a tenant, and its defaults count all the same', () => {
     const more = `realClient: { trust: [10.0.0.0/8] }, privileged: { httpSnippets: { own: 'allow all;' } }, workerShutdownTimeout: 1s`
     const states = statesOf(

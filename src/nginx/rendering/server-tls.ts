@@ -78,10 +78,11 @@ function clientLines(ca: UnitFile, spec: ListenerTls, isDefault: boolean, host: 
     `ssl_client_certificate ${filePath(host, ca)};`,
     `ssl_verify_client ${mode === 'require' ? 'on' : 'optional'};`,
     `ssl_verify_depth ${depth};`,
-    // A session of another host, resumed, would bring the other's proof with it; so would a connection without a name.
+    // A session of another host, resumed, would bring the other's proof with it; so would a connection without its name,
+    // which the default server has verified by authorities of its own.
     'ssl_session_tickets off;',
     'ssl_session_cache off;',
-    ...when(!isDefault, 'if ($ssl_server_name = "") { return 421; }'),
+    ...when(!isDefault, 'if ($ssl_server_name != $host) { return 421; }'),
   ]
 }
 
