@@ -41,6 +41,18 @@ describe('rules against attacks, on real nginx without ModSecurity', () => {
     expect(await host.logged(path)).toMatchObject({ refused_by: `default/*/policy/own#${rule}`, would_refuse: '' })
   })
 
+  test('an attack that is padded until nginx gives up on the expression is refused all the same', async () => {
+    expect(await host.get('own', `/fixed?q=select+x+from+y+where+a=1${'fromwhere'.repeat(200)}`)).toMatchObject({
+      status: 403,
+    })
+    expect(await host.get('own', `/fixed?q=${'x'.repeat(1800)}`)).toMatchObject({ status: 200 })
+  })
+
+  test('nothing hides behind what nginx takes for the end of the path', async () => {
+    for (const path of ['/proxy/x#/.git/config', '/proxy/?a=1#&b=../../', '/fixed#'])
+      expect(await host.get('own', path)).toMatchObject({ status: 400 })
+  })
+
   test('all that a rule says has to hold', async () => {
     expect(await host.get('own', '/admin/', { method: 'POST' })).toMatchObject({ status: 403 })
     expect(await host.get('own', '/admin/')).toMatchObject({ status: 404 })
@@ -209,6 +221,7 @@ ${policy(
       jndi: { headers: { X-Log4: '\\$\\{jndi:' } }
       admin: { methods: [POST], path: '^/admin/' }
       debug: { query: 'debug=', detectOnly: true }
+      sql: { query: 'select.*from.*where.*=' }
 `,
 )}
 ${policy('watched', '{ mode: detect, rules: { evil: { query: evil } } }')}

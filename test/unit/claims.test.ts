@@ -3,9 +3,10 @@
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import type { ResourceState } from '../../src/core/document.ts'
-import { LISTENERS_MAX } from '../../src/nginx/rendering/claims.ts'
+import { isSite } from '../../src/core/slice.ts'
+import { Claims, LISTENERS_MAX } from '../../src/nginx/rendering/claims.ts'
 import type { Unit } from '../../src/nginx/rendering/unit.ts'
-import { renderStates, renderYaml, statesOf } from '../support/resources.ts'
+import { renderStates, renderYaml, sliceOf, statesOf } from '../support/resources.ts'
 
 const ALL = '{ port: 80 }'
 const ONE = '{ port: 80, address: 10.0.0.1 }'
@@ -29,6 +30,18 @@ spec: { hosts: [${name}.example], listeners: { ${map} }, routes: { r: { path: /,
 }
 const renderAll = (...yamls: string[]) => renderYaml(yamls.join('---'))
 const names = (units: readonly Unit[]) => units.map(({ path }) => path.split('/').at(-1))
+
+test('sites that were left no host do not decide how others listen', () => {
+  const sites = sliceOf(
+    statesOf([site('s0'), site('s1', { listeners: [ONE] }), site('s2', { listeners: [ONE] })].join('---')),
+  )
+    .resources.filter(isSite)
+    .map((each) => (each.name.name === 's0' ? each : { ...each, spec: { ...each.spec, hosts: [] } }))
+  const claims = new Claims(sites, 8080)
+  const [asked, ...denied] = sites.map((each) => claims.claim(each, true))
+  expect(asked).toMatchObject({ place: { hosts: ['s0.example'] }, lost: [] })
+  expect(denied).toMatchObject([{ place: { hosts: [] } }, { place: { hosts: [] } }])
+})
 
 describe('a port is listened on in one form', () => {
   test.each([

@@ -111,7 +111,9 @@ export class Claims {
   constructor(rendered: readonly Site[], defaultPort: number, taken: ReadonlyMap<string, string> = new Map()) {
     this.#defaultPort = defaultPort
     this.#taken = taken
-    const wanted = rendered.map((site) => ({ site, listeners: wishesOf(site, defaultPort).listeners }))
+    // One that was left no host asks for nothing: it must not decide how others listen.
+    const asking = rendered.filter(({ spec }) => spec.hosts.length > 0)
+    const wanted = asking.map((site) => ({ site, listeners: wishesOf(site, defaultPort).listeners }))
     this.#forms = formsOf(wanted)
     this.#granted = grantedOf(wanted.map(({ site, listeners }) => ({ site, listeners: this.#fitting(listeners) })))
   }
@@ -124,7 +126,7 @@ export class Claims {
     const wishes = wishesOf(site, this.#defaultPort)
     const lost: Problem[] = []
     const listeners = wishes.listeners.filter((listener) => {
-      const problem = renders ? this.#refusal(site.path, listener) : undefined
+      const problem = renders && wishes.hosts.length > 0 ? this.#refusal(site.path, listener) : undefined
       if (problem !== undefined) lost.push(problem)
       return problem === undefined
     })

@@ -80,6 +80,8 @@ function serverLines({ path, spec: told }: SliceResource<SiteSpec>, place: Serve
     ...place.listeners.map((listener) => listenLine(listener, isDefault, http2)),
     `server_name ${names.length > 0 ? names.map(plain).join(' ') : '_'};`,
     `set $nxmesh_site ${literal(path)};`,
+    // nginx ends the path there, and passes on the whole line: what guards look at must be what upstreams get.
+    'if ($request_uri ~ "#") { return 400; }',
     // The daemon goes on counting, and learning of bad endpoints.
     ...when(!told.accessLog, TRAFFIC_LOG_LINE),
   ]

@@ -44,7 +44,9 @@ function ownRules({ rules, mode }: WafSpec, { path, scope }: PolicyContext): Pol
   return {
     http: [
       ...conditions.flatMap(({ variable, pattern }, index) =>
-        block(`map $${variable} $${scope}_${index}`, ['default 0;', `${plain(pattern)} 1;`]),
+        // The default is what nginx takes when it gives up on an expression: that must not let anybody through. It tries
+        // none on what is empty.
+        block(`map $${variable} $${scope}_${index}`, ['default 1;', '"" 0;', `${plain(pattern)} 1;`, '"~^" 0;']),
       ),
       ...decision('refused', refusing),
       ...decision('reported', reporting),
