@@ -58,6 +58,18 @@ describe('upstreams', () => {
     expect(imported(`upstream App_1 { ${text} }`)).toMatchObject({ specs: { 'Upstream app-1': spec }, lost: [] })
   })
 
+  test('what a field cannot hold is left out, and the upstream stays', () => {
+    const { specs, lost } = imported(
+      'upstream a { hash $cookie_sid consistent; keepalive 5000; server 10.0.0.1:80 weight=5000 max_fails=2; least_conn; }',
+    )
+    expect(specs['Upstream a']).toEqual({ method: 'least_conn', endpoints: { '10.0.0.1:80': { maxFails: 2 } } })
+    expect(lost.map(({ what }) => what)).toEqual([
+      'hash $cookie_sid consistent',
+      'keepalive 5000',
+      'server 10.0.0.1:80 weight=5000 max_fails=2',
+    ])
+  })
+
   test('names a parameter that no field can say', () => {
     expect(imported('upstream a {\n server 10.0.0.1:80 slow_start=9s; sticky; }').lost).toEqual([
       expect.objectContaining({ place: '/n/nginx.conf:2', why: 'an endpoint has no field for slow_start=9s' }),

@@ -4,7 +4,9 @@
  */
 
 import { parseEndpoint } from '../../core/resources/fields.ts'
+import { API_VERSION, parseDocument } from '../../core/resources/index.ts'
 import type { Tree } from '../../core/resources/kind.ts'
+import { asMeshError } from '../../errors.ts'
 import { upstreamBlockName } from '../rendering/render-upstream.ts'
 import { ENDPOINT_RULES, PASSED_TO, PASSES, put, UPSTREAM_RULES } from './fields.ts'
 import type { Findings } from './findings.ts'
@@ -55,7 +57,7 @@ export class Upstreams {
         return
       }
       if (directive.name === 'zone') continue
-      if (!this.#addField(spec, directive)) this.#findings.lose(directive, 'an Upstream has no field for it')
+      this.#addField(spec, directive)
     }
     const keepalive = spec['keepalive'] as Tree | undefined
     if (keepalive !== undefined && keepalive['connections'] === undefined) delete spec['keepalive']
@@ -70,16 +72,25 @@ export class Upstreams {
     return true
   }
 
-  #addField(spec: Tree, { name, args }: Directive): boolean {
-    if (name === 'hash') {
-      Object.assign(spec, { method: 'hash', hashKey: args[0] }, args[1] === 'consistent' ? { consistent: true } : {})
-      return true
+  /** What the field cannot hold is left out, and not the upstream for it: sites refer to that. */
+  #addField(spec: Tree, directive: Directive): void {
+    const { name, args } = directive
+    const trial = structuredClone(spec)
+    if (name === 'hash')
+      Object.assign(trial, { method: 'hash', hashKey: args[0] }, args[1] === 'consistent' ? { consistent: true } : {})
+    else {
+      const rule = Object.hasOwn(UPSTREAM_RULES, name) ? UPSTREAM_RULES[name] : undefined
+      const value = rule?.value(args)
+      if (rule === undefined || value === undefined) {
+        this.#findings.lose(directive, 'an Upstream has no field for it')
+        return
+      }
+      put(trial, rule.field, value)
     }
-    const rule = Object.hasOwn(UPSTREAM_RULES, name) ? UPSTREAM_RULES[name] : undefined
-    const value = rule?.value(args)
-    if (rule === undefined || value === undefined) return false
-    put(spec, rule.field, value)
-    return true
+    // How many connections are kept may be said later.
+    const fault = faultOf({ ...trial, keepalive: { connections: 1, ...(trial['keepalive'] as Tree | undefined) } })
+    if (fault === undefined) Object.assign(spec, trial)
+    else this.#findings.lose(directive, fault)
   }
 
   #put(word: string, spec: Tree): string {
@@ -135,11 +146,24 @@ export function endpointOf({ args, ...directive }: Directive, findings: Findings
     const [name = '', ...rest] = parameter.split('=')
     const rule = Object.hasOwn(ENDPOINT_RULES, name) ? ENDPOINT_RULES[name] : undefined
     const value = rule?.value(rest)
-    if (rule === undefined || value === undefined)
-      findings.lose({ ...directive, args }, `an endpoint has no field for ${parameter}`)
-    else put(endpoint, rule.field, value)
+    const trial = structuredClone(endpoint)
+    if (rule !== undefined && value !== undefined) put(trial, rule.field, value)
+    const isUnfit =
+      rule === undefined || value === undefined || faultOf({ endpoints: { '127.0.0.1:80': trial } }) !== undefined
+    if (isUnfit) findings.lose({ ...directive, args }, `an endpoint has no field for ${parameter}`)
+    else Object.assign(endpoint, trial)
   }
   return endpoint
+}
+
+/** What an Upstream with this spec is refused for. */
+function faultOf(spec: Tree): string | undefined {
+  try {
+    parseDocument({ apiVersion: API_VERSION, kind: 'Upstream', metadata: { name: 'it' }, spec })
+    return undefined
+  } catch (error) {
+    return asMeshError(error).message.replace('spec.', '')
+  }
 }
 
 function withPort(address: string, port: number): string | undefined {
