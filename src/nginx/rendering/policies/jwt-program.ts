@@ -162,16 +162,26 @@ local function includes(wanted, found)
   return false
 end
 
--- A claim as one line of printable ASCII.
+local function escaped(byte)
+  return ("%%%02X"):format(byte:byte())
+end
+
+-- A claim as one line of printable ASCII. A number that is not exact here names nobody, lest it names two.
 local function worded(value)
   if getmetatable(value) == LIST then
     local out = {}
-    for _, one in ipairs(value) do out[#out + 1] = worded(one) end
+    for _, one in ipairs(value) do
+      local word = worded(one)
+      if word then out[#out + 1] = word:gsub(",", escaped) end
+    end
     return table.concat(out, ",")
   end
   if type(value) == "table" or value == nil then return nil end
-  if type(value) == "number" then return ("%.14g"):format(value) end
-  return (tostring(value):gsub("[^ -~]", function(byte) return ("%%%02X"):format(byte:byte()) end))
+  if type(value) == "number" then
+    if math.abs(value) >= 2 ^ 53 then return nil end
+    return (value % 1 == 0 and "%.0f" or "%.14g"):format(value)
+  end
+  return (tostring(value):gsub("[^ -~]", escaped))
 end
 
 local function claims(settings, keys, token)
