@@ -179,7 +179,7 @@ test('the secret lies in a file of workers alone, and a short one is refused', (
   expect(short.problems.map(({ message }) => message).join()).toContain('HS256 wants at least 32')
   expect(short.units.filter(({ kind }) => kind === 'site')).toEqual([])
   const without = renderYaml(yaml(ground), { capabilities: DEBIAN_12, secrets: SECRETS })
-  expect(without.problems.map(({ message }) => message).join()).toContain('jwt needs nginx with its module http_lua')
+  expect(without.problems.map(({ message }) => message).join()).toContain('jwt of a policy needs nginx with its module http_lua')
   expect(without.units.filter(({ kind }) => kind === 'site')).toEqual([])
 })
 

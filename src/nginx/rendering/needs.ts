@@ -36,6 +36,8 @@ export const NEEDS = {
   grpc: { what: 'scheme: grpc or grpcs of a proxy', module: 'http_v2' },
   mtls: { what: 'mtls of a policy', module: 'http_ssl' },
   coreRuleSet: { what: 'coreRuleSet of a policy', module: MODSECURITY },
+  jwt: { what: 'jwt of a policy', module: LUA },
+  jwtKeys: { what: 'jwt of a policy', module: 'http_ssl' },
   externalAuth: { what: 'externalAuth of a policy', module: 'http_auth_request' },
   realClient: { what: 'realClient of zone settings', module: 'http_realip' },
   stream: { what: 'the kind Stream', module: 'stream' },
@@ -43,6 +45,7 @@ export const NEEDS = {
   streamProxyProtocol: { what: 'proxyProtocol of a listener, or hosts, of a Stream', module: 'stream_realip' },
   random: { what: 'method: random of an upstream', version: '1.15.1' },
   keepalive: { what: 'keepalive.timeout and keepalive.requests of an upstream', version: '1.15.3' },
+  cookieFlags: { what: 'cookies.secure, httpOnly and sameSite of a proxy', version: '1.19.3' },
 } as const satisfies Record<string, Need>
 
 /** Every module that resources may need, or use where it is: what nodes tell each other of theirs. */
@@ -57,7 +60,15 @@ export function upstreamNeeds({ method, keepalive }: UpstreamSpec): Need[] {
 export function siteNeeds({ routes, listeners }: SiteSpec): Need[] {
   const hasTls = Object.values(listeners).some(({ tls }) => tls !== undefined)
   const schemes = Object.values(routes).flatMap((route) => (route.action === 'proxy' ? [route.proxy.scheme] : []))
-  return [...(hasTls ? [NEEDS.listenerTls] : []), ...new Set(schemes.flatMap((scheme) => SCHEME_NEEDS[scheme] ?? []))]
+  const hasFlags = Object.values(routes).some((route) => {
+    const { secure, httpOnly, sameSite } = (route.action === 'proxy' ? route.proxy.cookies : undefined) ?? {}
+    return secure === true || httpOnly === true || sameSite !== undefined
+  })
+  return [
+    ...(hasTls ? [NEEDS.listenerTls] : []),
+    ...new Set(schemes.flatMap((scheme) => SCHEME_NEEDS[scheme] ?? [])),
+    ...(hasFlags ? [NEEDS.cookieFlags] : []),
+  ]
 }
 const SCHEME_NEEDS: Readonly<Record<string, readonly Need[]>> = {
   http: [],
@@ -78,6 +89,7 @@ export function settingsNeeds({ realClient }: ZoneSettingsSpec): Need[] {
 
 export function policyNeeds(spec: PolicySpec): Need[] {
   if (spec.type === 'mtls') return [NEEDS.mtls]
+  if (spec.type === 'jwt') return [NEEDS.jwt, NEEDS.jwtKeys]
   if (spec.type === 'externalAuth') return [NEEDS.externalAuth]
   return spec.type === 'waf' && spec.waf.mode !== 'off' && spec.waf.coreRuleSet !== undefined ? [NEEDS.coreRuleSet] : []
 }

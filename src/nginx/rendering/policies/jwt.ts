@@ -5,24 +5,20 @@
 
 import { sha256 } from '../../../core/canonical.ts'
 import { readPublicKey, type JwtSpec } from '../../../core/resources/policies/jwt.ts'
-import { LUA } from '../needs.ts'
+import { firstUnmet, LUA, NEEDS, unsupported } from '../needs.ts'
 import { literal } from '../quote.ts'
 import { filePath, unitFile } from '../unit-files.ts'
 import { JWT_PROGRAM } from './jwt-program.ts'
 import type { PolicyContext, PolicyFault, PolicyText } from './policy-text.ts'
 
 const SECRET_BYTES_MIN = 32
-const MODULES = ['http_ssl', LUA]
 
 export function renderJwt(
   spec: JwtSpec,
   { path, host, capabilities, secret }: PolicyContext,
 ): PolicyText | PolicyFault {
-  const absent = MODULES.find((module) => !capabilities.modules.includes(module))
-  if (absent !== undefined) {
-    const message = `jwt needs nginx with its module ${absent}; this host has ${capabilities.version}`
-    return { code: 'unsupported', message, hint: `install the module ${absent} on this host` }
-  }
+  const unmet = firstUnmet([NEEDS.jwt, NEEDS.jwtKeys], capabilities)
+  if (unmet !== undefined) return unsupported(path, unmet, capabilities)
   const keys: Record<string, { alg: string; bytes: string }> = {}
   for (const [id, key] of Object.entries(spec.keys).toSorted(([a], [b]) => (a < b ? -1 : 1))) {
     const bytes = key.secret === undefined ? spkiOf(key.publicKey ?? '') : secretBytes(key.secret, secret(key.secret))
