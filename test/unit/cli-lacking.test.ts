@@ -2,8 +2,8 @@
 
 import { expect, test } from 'vitest'
 import type { NodeReceipt } from '../../src/api/schemas.ts'
-import { lackingLines } from '../../src/cli/hosts-lacking.ts'
-import { parseSources } from '../../src/cli/documents.ts'
+import { lackingLines } from '../../src/cli/hosts/hosts-lacking.ts'
+import { parseSources } from '../../src/cli/resources/documents.ts'
 import { NEEDED_MODULES } from '../../src/nginx/rendering/needs.ts'
 
 const YAML = `

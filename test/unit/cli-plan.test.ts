@@ -2,9 +2,9 @@
 
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
-import { showChange, summary } from '../../src/cli/plan.ts'
-import { parseSources } from '../../src/cli/documents.ts'
-import { planEdit } from '../../src/cli/editor.ts'
+import { showChange, summary } from '../../src/cli/resources/plan.ts'
+import { parseSources } from '../../src/cli/resources/documents.ts'
+import { planEdit } from '../../src/cli/resources/editor.ts'
 import { paint, plain, span, table, toJson, toYaml } from '../../src/cli/terminal.ts'
 import { LIMITS, parseBody, type Op, type Value } from '../../src/core/envelope.ts'
 import {

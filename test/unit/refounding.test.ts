@@ -1,7 +1,7 @@
 /** What a new mesh takes over from an old one: estateOf and refoundMesh, without a node. */
 
 import { expect, test } from 'vitest'
-import { recompute } from '../../src/cli/verify.ts'
+import { recompute } from '../../src/cli/observing/verify.ts'
 import { admit } from '../../src/core/admission.ts'
 import { toWire } from '../../src/core/codec.ts'
 import { rootSetHash, type Envelope, type Op } from '../../src/core/envelope.ts'

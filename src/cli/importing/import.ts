@@ -1,0 +1,189 @@
+/**
+ * `meshctl import`: reads a configuration tree of nginx from disk and writes what it means as YAML, beside a report of what
+ * stayed nginx text and what could not be carried. Asks no node and applies nothing.
+ */
+
+import { globSync, readFileSync, statSync } from 'node:fs'
+import { mkdir } from 'node:fs/promises'
+import { basename, dirname, join } from 'node:path'
+import type { Resource } from '../../core/resources/index.ts'
+import { MeshError } from '../../errors.ts'
+import type { Finding } from '../../nginx/importing/findings.ts'
+import { adoptDrift } from '../../nginx/importing/drift.ts'
+import { importConfig, type Import } from '../../nginx/importing/import.ts'
+import { readTree, type ConfigFile } from '../../nginx/importing/includes.ts'
+import type { Place } from '../../nginx/importing/import-upstream.ts'
+import { parse, type Directive } from '../../nginx/importing/parse.ts'
+import { INPUT_LIMITS } from '../resources/documents.ts'
+import { usage, type Args, type Cli, type Verb } from '../cli.ts'
+import { proveImport, type Proof } from './import-proof.ts'
+import { writeNewFile } from '../new-file.ts'
+import { documentOfView } from '../resources/resources.ts'
+import { plain, toYaml } from '../terminal.ts'
+
+const REPORT = 'import-report.txt'
+const DIFFERENCES_SHOWN = 100
+
+export const importVerb: Verb = {
+  name: 'import',
+  summary: 'read an nginx configuration into YAML files; nothing is applied',
+  usage: ['import DIR|FILE [--into DIR] [--no-proof] [-w NAME] [-z ZONE]', 'import --drift FILE [--into DIR]'],
+  details: [
+    'DIR is one with an nginx.conf, such as /etc/nginx; FILE a main file, or one of servers alone. Writes a YAML file for each',
+    `Upstream and Site, and ${REPORT}: what stayed nginx text (privileged snippets, which need a grant), and`,
+    'what could not be carried. Where there is nginx, the configuration and what it became are run side by side, on ports of',
+    'their own with stand-ins for upstreams, and asked the same: the report lists what is answered otherwise. Read it,',
+    'then: meshctl diff -f DIR, meshctl apply -f DIR.',
+    '--drift takes a file of data_dir/nginx/drift, where a node keeps what somebody edited by hand, and writes the resource as the',
+    'node asked has it, with what was added there.',
+  ].join('\n'),
+  options: {
+    'no-proof': { type: 'boolean', description: 'do not start nginx to compare its answers before and after' },
+    drift: { type: 'boolean', description: 'FILE is one that a node put aside, since it was edited by hand' },
+    into: { type: 'string', value: 'DIR', description: 'where to write; must be empty or new (default: ./imported)' },
+  },
+  examples: ['meshctl import /etc/nginx --into imported -z eu', 'meshctl apply -f imported'],
+  async run(cli, args) {
+    if (args.flag('drift')) return importDrift(cli, args)
+    const [given = ''] = args.expect('DIR|FILE')
+    if (args.list('zone').length > 1) throw usage('import takes one --zone: give a resource to others in its file')
+    const place = { workspace: cli.workspace ?? 'default', zone: cli.zone ?? '*' }
+    const tree = readTree(mainFile(cli.path(given), given), lookup)
+    const imported = importConfig(tree, place, readCertificate)
+    if (imported.resources.length === 0) {
+      throw new MeshError('input_invalid', `there is no server or upstream in ${given} that can be carried`, {
+        field: 'DIR|FILE',
+        hint: reasons(imported.findings.lost),
+      })
+    }
+    const into = await directoryFor(cli, args)
+    for (const resource of imported.resources) {
+      const name = `${resource.kind.toLowerCase()}-${resource.metadata.name}.yaml`
+      await write(cli, join(into, name), toYaml(resource))
+    }
+    const proof = args.flag('no-proof') ? 'it was not asked for' : await proveImport(tree, place)
+    const report = [...reportOf(imported, place), ...proofLines(proof), ''].join('\n')
+    await write(cli, join(into, REPORT), report)
+    cli.out(report)
+    cli.note(`Written to ${into}. Nothing was applied.`)
+    return undefined
+  },
+}
+
+async function directoryFor(cli: Cli, args: Args): Promise<string> {
+  const into = args.text('into') ?? 'imported'
+  await mkdir(cli.path(into), { recursive: true })
+  return into
+}
+
+async function write(cli: Cli, name: string, content: string): Promise<void> {
+  await writeNewFile({ path: cli.path(name), name, field: '--into', mode: 0o644 }, content)
+}
+
+async function importDrift(cli: Cli, args: Args): Promise<undefined> {
+  const [given = ''] = args.expect('FILE')
+  const edited = mainFile(cli.path(given), given)
+  const digest = /-([0-9a-f]{64})\.conf$/.exec(edited.path)?.[1]
+  const path = /^# (\S+)\n/.exec(edited.text)?.[1]
+  if (digest === undefined || path === undefined) {
+    throw new MeshError('input_invalid', `${given} is not the file of a site or an upstream that a node put aside`, {
+      field: 'FILE',
+      hint: 'give one of data_dir/nginx/drift, under its own name and with its first line',
+    })
+  }
+  const rendered = mainFile(join(dirname(edited.path), '..', 'objects', `${digest}.conf`), 'what the node had written')
+  const view = await (await cli.client()).resource(path)
+  if (view?.exists !== true)
+    throw new MeshError('not_found', `there is no ${path} any more`, { hint: 'what was edited by hand belonged to it' })
+  const document = documentOfView(view)
+  const trees = [rendered, edited].map((file) => parse(file.text, file.path)) as [Directive[], Directive[]]
+  const { spec, taken, left } = adoptDrift(document.spec, ...trees)
+  const into = await directoryFor(cli, args)
+  await write(
+    cli,
+    join(into, `${document.kind.toLowerCase()}-${document.metadata.name}.yaml`),
+    toYaml({ ...document, spec }),
+  )
+  cli.out([...section('Taken', taken), ...section('Left for you', left), ''].join('\n'))
+  cli.note(`Written to ${into}. Nothing was applied: meshctl diff -f ${into}`)
+  return undefined
+}
+
+function mainFile(path: string, name: string): ConfigFile {
+  try {
+    return readConfig(statSync(path).isDirectory() ? join(path, 'nginx.conf') : path)
+  } catch (error) {
+    if (error instanceof MeshError) throw error
+    throw new MeshError(
+      'input_invalid',
+      `cannot read ${name}: ${(error as Error).message}`,
+      { field: 'DIR|FILE' },
+      error,
+    )
+  }
+}
+
+/** As nginx does it: hidden files only where the pattern says so, directories not at all. */
+function lookup(pattern: string): ConfigFile[] {
+  const hidden = basename(pattern).startsWith('.')
+  return globSync(pattern)
+    .filter((path) => hidden || !basename(path).startsWith('.'))
+    .filter((path) => statSync(path, { throwIfNoEntry: false })?.isFile() === true)
+    .toSorted()
+    .map(readConfig)
+}
+
+/** Never a private key: those are named in the report, for meshctl secret. */
+function readCertificate(path: string): string | undefined {
+  try {
+    return readConfig(path).text
+  } catch {
+    return undefined
+  }
+}
+
+function readConfig(path: string): ConfigFile {
+  if (statSync(path).size > INPUT_LIMITS.fileBytes)
+    throw new MeshError('too_large', `${path} is over ${INPUT_LIMITS.fileBytes} bytes`, { field: path })
+  return { path, text: readFileSync(path, 'utf8') }
+}
+
+function reportOf({ resources, findings, keys }: Import, place: Place): string[] {
+  const count = (kind: string): number => resources.filter((resource: Resource) => resource.kind === kind).length
+  return [
+    `Carried: ${count('Site')} sites, ${count('Upstream')} upstreams, ${count('Certificate')} certificates.`,
+    ...(keys.length === 0 ? [] : ['Keys to seal, before the sites are applied:']),
+    ...keys.map(
+      ({ secret, file }) => `  meshctl secret set ${secret} -w ${place.workspace} -z '${place.zone}' -f ${plain(file)}`,
+    ),
+    ...section('Kept as nginx text', findings.kept),
+    ...section('Not carried', findings.lost),
+    'Other than before, wherever it is not set: requests to upstreams carry X-Real-IP and X-Forwarded-* headers, redirects of',
+    'nginx itself name no host, the Server header has no version, files whose ending had no type may have one.',
+  ]
+}
+
+function proofLines(proof: Proof | string): string[] {
+  if (typeof proof === 'string') return [`Not proven: ${plain(proof)}.`]
+  const { asked, alike, differences } = proof
+  if (differences.length === 0)
+    return [
+      `Proven: ${asked} requests got the same answers, in a sandbox, from the configuration and from what it became.`,
+    ]
+  return [
+    `Not the same: ${asked - alike} of ${asked} requests are answered otherwise than by the configuration:`,
+    ...differences.slice(0, DIFFERENCES_SHOWN).map((difference) => `  ${plain(difference)}`),
+    ...(differences.length > DIFFERENCES_SHOWN ? [`  and ${differences.length - DIFFERENCES_SHOWN} more`] : []),
+  ]
+}
+
+function section(title: string, findings: readonly Finding[]): string[] {
+  if (findings.length === 0) return [`${title}: nothing.`]
+  const lines = findings.map(({ place, what, why }) => `  ${plain(place)}  ${plain(what)}\n      ${plain(why)}`)
+  return [`${title}:`, ...new Set(lines)]
+}
+
+function reasons(findings: readonly Finding[]): string {
+  const said = findings.slice(0, 3).map(({ place, why }) => `${place}: ${why}`)
+  return said.length === 0 ? 'give the directory of nginx.conf, or a file with server blocks' : said.join('; ')
+}
