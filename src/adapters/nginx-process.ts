@@ -9,7 +9,14 @@ import { connect } from 'node:net'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { MeshError } from '../errors.ts'
-import { builtInGroups, modulesPath, parseCapabilities, withoutFatal } from '../nginx/applying/capabilities.ts'
+import {
+  builtInGroups,
+  builtInPaths,
+  modulesPath,
+  parseCapabilities,
+  withoutFatal,
+  type NginxPaths,
+} from '../nginx/applying/capabilities.ts'
 import { disk } from '../nginx/applying/disk.ts'
 import { nginxWords } from '../nginx/applying/isolate.ts'
 import * as proc from '../nginx/applying/proc.ts'
@@ -75,6 +82,11 @@ export class LocalNginx implements NginxProcess {
     const master = await this.master()
     const mapped = master === undefined ? [] : await proc.mappedFilesOf(master)
     return withoutFatal(parseCapabilities(stderr, directory ?? '', files), mapped)
+  }
+
+  /** Where it looks for what relative paths name. */
+  async paths(): Promise<NginxPaths> {
+    return builtInPaths((await this.#run(['-V'], VERSION_TIMEOUT_MS)).stderr)
   }
 
   test(configPath: string, timeoutMs: number): Promise<NginxOutput> {

@@ -73,5 +73,6 @@ test.each([
 
 test('without nginx an import is not proven, and says so', async () => {
   const tree = readTree(write({ 'nginx.conf': 'server { listen 80; server_name a.example; return 404; }' }), () => [])
-  expect(await proveImport(tree, { workspace: 'default', zone: '*' }, join(directory, 'nginx'))).toMatch(/nginx/)
+  const binary = join(directory, 'gone')
+  expect(await proveImport(tree, { workspace: 'default', zone: '*' }, { binary })).toMatch(/gone/)
 })

@@ -14,14 +14,16 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { systemClock } from '../../adapters/clock.ts'
 import { LocalNginx } from '../../adapters/nginx-process.ts'
 import { sha256 } from '../../core/canonical.ts'
-import { PROXIED_HEADER } from '../../core/names.ts'
+import { PROXIED_HEADER, resourcePath } from '../../core/names.ts'
 import { fieldsOf, kindOf, pathOf, readFields, type Resource } from '../../core/resources/index.ts'
 import type { Kind } from '../../core/resources/kind.ts'
 import type { Slice, SliceResource } from '../../core/slice.ts'
 import { asMeshError } from '../../errors.ts'
+import type { NginxPaths } from '../../nginx/applying/capabilities.ts'
 import { GenerationStore } from '../../nginx/applying/generation.ts'
 import { nginxWords } from '../../nginx/applying/isolate.ts'
-import { importConfig } from '../../nginx/importing/import.ts'
+import { importConfig, type ReadFile } from '../../nginx/importing/import.ts'
+import type { SecretToSeal } from '../../nginx/importing/secrets-to-seal.ts'
 import type { Place } from '../../nginx/importing/import-upstream.ts'
 import type { Directive } from '../../nginx/importing/parse.ts'
 import { probesFor, type Probe } from '../../nginx/importing/probes.ts'
@@ -34,6 +36,8 @@ import { standInFor } from './stand-in.ts'
 export interface Proof {
   readonly asked: number
   readonly alike: number
+  /** How many more there would have been. */
+  readonly unasked: number
   /** For people: which probe, and how the answers differ. */
   readonly differences: readonly string[]
 }
@@ -50,17 +54,39 @@ const ADDED = new RegExp(
   `^(?:x-real-ip|x-forwarded-(?:for|proto|host|port)|${PROXIED_HEADER.toLowerCase()}|connection): `,
 )
 
+interface ProofOptions {
+  /** As importConfig takes it. */
+  readonly readFile?: ReadFile
+  readonly binary?: string
+}
+
+/** Where nginx looks for what relative paths name; undefined where there is none. */
+export async function pathsOfNginx(binary = 'nginx'): Promise<NginxPaths | undefined> {
+  const directory = await mkdtemp(join(tmpdir(), 'nxmesh-import-'))
+  try {
+    return await nginxIn(directory, binary).paths()
+  } catch {
+    return undefined
+  } finally {
+    await rm(directory, { recursive: true, force: true })
+  }
+}
+
 /**
  * @param tree as readTree gives it
  * @returns why nothing could be proven, as a text
  */
-export async function proveImport(tree: readonly Directive[], place: Place, binary = 'nginx'): Promise<Proof | string> {
+export async function proveImport(
+  tree: readonly Directive[],
+  place: Place,
+  { readFile = () => undefined, binary = 'nginx' }: ProofOptions = {},
+): Promise<Proof | string> {
   const reason = unprovable(tree)
   if (reason !== undefined) return reason
   const directory = await mkdtemp(join(tmpdir(), 'nxmesh-import-'))
   const ends: (() => Promise<unknown>)[] = [() => rm(directory, { recursive: true, force: true })]
   try {
-    return await prove(tree, place, { directory, binary, ends })
+    return await prove(tree, place, readFile, { directory, binary, ends })
   } catch (error) {
     return asMeshError(error).message
   } finally {
@@ -75,10 +101,16 @@ interface Bench {
   readonly ends: (() => Promise<unknown>)[]
 }
 
-async function prove(tree: readonly Directive[], place: Place, bench: Bench): Promise<Proof | string> {
-  const { directory, ends } = bench
+async function prove(
+  tree: readonly Directive[],
+  place: Place,
+  readFile: ReadFile,
+  bench: Bench,
+): Promise<Proof | string> {
+  const { directory, binary, ends } = bench
+  const { prefix } = await nginxIn(directory, binary).paths()
   const user = userInfo().uid === 0 ? { user: 'root' } : {}
-  const sandbox = new Sandbox(tree, { directory, backendPort: await freePort(), prefix: '/usr/share/nginx', ...user })
+  const sandbox = new Sandbox(tree, { directory, backendPort: await freePort(), prefix, ...user })
   for (const standIn of sandbox.standIns) ends.push((await standInFor(standIn)).close)
   const [portsBefore, portsAfter] = [await freePorts(sandbox.listeners), await freePorts(sandbox.listeners)]
   const was = await start(bench, 'before', async ({ directory: own, pidFile }) => {
@@ -86,9 +118,11 @@ async function prove(tree: readonly Directive[], place: Place, bench: Bench): Pr
     await writeFile(join(own, 'current', 'nginx.conf'), sandbox.text(portsBefore, pidFile))
   })
   if (was !== undefined) return `the configuration does not run in a sandbox: ${was}`
-  const { resources } = importConfig(sandbox.http(portsAfter), place)
+  const { resources, secrets } = importConfig(sandbox.http(portsAfter), place, { readFile, prefix })
+  const sealed = secrets.map(({ secret, file }) => [pathOfSecret(place, secret), readFile(file) ?? ''] as const)
   const is = await start(bench, 'after', async (layout, capabilities) => {
-    const input = { ...NOTHING_KNOWN, slice: sliceOf(resources), capabilities, host: { ...layout, ...user } }
+    const slice = sliceOf(resources, place, secrets)
+    const input = { ...NOTHING_KNOWN, secrets: new Map(sealed), slice, capabilities, host: { ...layout, ...user } }
     const { units, problems } = render(input)
     if (problems[0] !== undefined) throw new Error(`${problems[0].path}: ${problems[0].message}`)
     const generation = { ...assemble(units, input), units }
@@ -98,7 +132,7 @@ async function prove(tree: readonly Directive[], place: Place, bench: Bench): Pr
     await store.activate(generation.digest)
   })
   if (is !== undefined) return `nginx does not run what was imported: ${is}`
-  const probes = probesFor(sandbox.template, filesBelow)
+  const { probes, unasked } = probesFor(sandbox.template, filesBelow)
   const differences: string[] = []
   const queue = probes.values()
   const ask = async (): Promise<void> => {
@@ -109,13 +143,13 @@ async function prove(tree: readonly Directive[], place: Place, bench: Bench): Pr
     }
   }
   await Promise.all(Array.from({ length: PARALLEL }, ask))
-  return { asked: probes.length, alike: probes.length - differences.length, differences: differences.toSorted() }
+  const asked = probes.length
+  return { asked, alike: asked - differences.length, unasked, differences: differences.toSorted() }
 }
 
-/** Every address stands in the configuration, no secret does, and no stand-in is ill. */
+/** Every address stands in the configuration, and no stand-in is ill. */
 const NOTHING_KNOWN = {
   addresses: new Map(),
-  secrets: new Map(),
   ejected: new Set<string>(),
   openCircuits: new Set<string>(),
 }
@@ -131,8 +165,17 @@ function filesBelow(root: string): string[] {
   }
 }
 
-/** Every resource as one that nobody limits, the first the oldest. */
-function sliceOf(resources: readonly Resource[]): Slice {
+/** Every resource as one that nobody limits, the first the oldest; and the secrets that they name. */
+function sliceOf(resources: readonly Resource[], place: Place, secrets: readonly SecretToSeal[]): Slice {
+  const sealed = secrets.map(({ secret: name }): SliceResource => {
+    const about = {
+      path: pathOfSecret(place, name),
+      name: { ...place, kind: 'secret', name },
+      kind: 'Secret',
+      labels: {},
+    }
+    return { ...about, spec: {}, created: { at: 0, edit: '' }, hash: '' }
+  })
   const sliced = resources.map((resource, index): SliceResource => {
     const { name, workspace, zone, labels = {} } = resource.metadata
     const kind = kindOf(resource.kind) as Kind
@@ -143,7 +186,11 @@ function sliceOf(resources: readonly Resource[]): Slice {
     const about = { path, name: { workspace, zone, kind: kind.path, name }, kind: resource.kind, labels, created }
     return { ...about, spec: read.spec, hash: sha256(JSON.stringify(resource)) }
   })
-  return { resources: sliced.toSorted((a, b) => (a.path < b.path ? -1 : 1)), problems: [], target: '' }
+  return { resources: [...sliced, ...sealed].toSorted((a, b) => (a.path < b.path ? -1 : 1)), problems: [], target: '' }
+}
+
+function pathOfSecret(place: Place, name: string): string {
+  return resourcePath({ ...place, kind: 'secret', name })
 }
 
 // ---------------------------------------------------------------------------------------------- nginx
@@ -158,7 +205,7 @@ async function start(
   for (const folder of ['logs', 'temp']) await mkdir(join(directory, folder), { recursive: true })
   const pidFile = join(directory, 'nginx.pid')
   const verifySocket = join(directory, 'verify.sock')
-  const process = new LocalNginx({ binary, directory, pidFile, verifySocket, mode: 'own' })
+  const process = nginxIn(directory, binary)
   const layout: HostLayout = {
     directory,
     pidFile,
@@ -184,6 +231,11 @@ async function start(
     while ((await process.master()) !== undefined && performance.now() < deadline) await sleep(20)
   })
   return undefined
+}
+
+function nginxIn(directory: string, binary: string): LocalNginx {
+  const [pidFile, verifySocket] = [join(directory, 'nginx.pid'), join(directory, 'verify.sock')]
+  return new LocalNginx({ binary, directory, pidFile, verifySocket, mode: 'own' })
 }
 
 async function freePorts(keys: readonly string[]): Promise<Map<string, number>> {

@@ -3,25 +3,28 @@
  * stayed nginx text and what could not be carried. Asks no node and applies nothing.
  */
 
-import { globSync, readFileSync, statSync } from 'node:fs'
-import { mkdir } from 'node:fs/promises'
+import { accessSync, constants, existsSync, globSync, lstatSync, readFileSync, statSync } from 'node:fs'
 import { basename, dirname, join } from 'node:path'
-import type { Resource } from '../../core/resources/index.ts'
+import { kindOf } from '../../core/resources/index.ts'
+import type { Kind } from '../../core/resources/kind.ts'
 import { MeshError } from '../../errors.ts'
+import type { NginxPaths } from '../../nginx/applying/capabilities.ts'
 import type { Finding } from '../../nginx/importing/findings.ts'
 import { adoptDrift } from '../../nginx/importing/drift.ts'
 import { importConfig, type Import } from '../../nginx/importing/import.ts'
-import { readTree, type ConfigFile } from '../../nginx/importing/includes.ts'
+import { directoryOf, readTree, type ConfigFile } from '../../nginx/importing/includes.ts'
 import type { Place } from '../../nginx/importing/import-upstream.ts'
 import { parse, type Directive } from '../../nginx/importing/parse.ts'
 import { INPUT_LIMITS } from '../resources/documents.ts'
 import { usage, type Args, type Cli, type Verb } from '../cli.ts'
-import { proveImport, type Proof } from './import-proof.ts'
-import { writeNewFile } from '../new-file.ts'
+import { pathsOfNginx, proveImport, type Proof } from './import-proof.ts'
+import { refuseUsed, writeFolder } from './new-folder.ts'
 import { documentOfView } from '../resources/resources.ts'
 import { plain, toYaml } from '../terminal.ts'
 
 const REPORT = 'import-report.txt'
+/** Of most packages, where there is no nginx to ask. */
+const USUAL_PREFIX = '/usr/share/nginx'
 const DIFFERENCES_SHOWN = 100
 
 export const importVerb: Verb = {
@@ -48,40 +51,41 @@ export const importVerb: Verb = {
     const [given = ''] = args.expect('DIR|FILE')
     if (args.list('zone').length > 1) throw usage('import takes one --zone: give a resource to others in its file')
     const place = { workspace: cli.workspace ?? 'default', zone: cli.zone ?? '*' }
-    const tree = readTree(mainFile(cli.path(given), given), lookup)
-    const imported = importConfig(tree, place, readCertificate)
+    const into = folderFor(cli, args)
+    await refuseUsed(into)
+    const paths = await pathsOfNginx()
+    const prefix = paths?.prefix ?? USUAL_PREFIX
+    const main = mainFile(cli.path(given), given)
+    const tree = readTree(main, lookup, { base: baseOf(main, paths), prefix })
+    const imported = importConfig(tree, place, { readFile, prefix })
     if (imported.resources.length === 0) {
       throw new MeshError('input_invalid', `there is no server or upstream in ${given} that can be carried`, {
         field: 'DIR|FILE',
         hint: reasons(imported.findings.lost),
       })
     }
-    const into = await directoryFor(cli, args)
-    for (const resource of imported.resources) {
-      const name = `${resource.kind.toLowerCase()}-${resource.metadata.name}.yaml`
-      await write(cli, join(into, name), toYaml(resource))
-    }
-    const proof = args.flag('no-proof') ? 'it was not asked for' : await proveImport(tree, place)
-    const report = [...reportOf(imported, place), ...proofLines(proof), ''].join('\n')
-    await write(cli, join(into, REPORT), report)
+    const proof = args.flag('no-proof') ? 'it was not asked for' : await proveImport(tree, place, { readFile })
+    const report = [...reportOf(imported, place, paths), ...proofLines(proof), ''].join('\n')
+    const files = imported.resources.map((resource): [string, string] => [
+      `${resource.kind.toLowerCase()}-${resource.metadata.name}.yaml`,
+      toYaml(resource),
+    ])
+    await writeFolder(into, new Map([...files, [REPORT, report]]))
     cli.out(report)
-    cli.note(`Written to ${into}. Nothing was applied.`)
+    cli.note(`Written to ${into.name}. Nothing was applied.`)
     return undefined
   },
 }
 
-async function directoryFor(cli: Cli, args: Args): Promise<string> {
-  const into = args.text('into') ?? 'imported'
-  await mkdir(cli.path(into), { recursive: true })
-  return into
-}
-
-async function write(cli: Cli, name: string, content: string): Promise<void> {
-  await writeNewFile({ path: cli.path(name), name, field: '--into', mode: 0o644 }, content)
+function folderFor(cli: Cli, args: Args) {
+  const name = args.text('into') ?? 'imported'
+  return { path: cli.path(name), name, field: '--into' }
 }
 
 async function importDrift(cli: Cli, args: Args): Promise<undefined> {
   const [given = ''] = args.expect('FILE')
+  const into = folderFor(cli, args)
+  await refuseUsed(into)
   const edited = mainFile(cli.path(given), given)
   const digest = /-([0-9a-f]{64})\.conf$/.exec(edited.path)?.[1]
   const path = /^# (\S+)\n/.exec(edited.text)?.[1]
@@ -98,14 +102,10 @@ async function importDrift(cli: Cli, args: Args): Promise<undefined> {
   const document = documentOfView(view)
   const trees = [rendered, edited].map((file) => parse(file.text, file.path)) as [Directive[], Directive[]]
   const { spec, taken, left } = adoptDrift(document.spec, ...trees)
-  const into = await directoryFor(cli, args)
-  await write(
-    cli,
-    join(into, `${document.kind.toLowerCase()}-${document.metadata.name}.yaml`),
-    toYaml({ ...document, spec }),
-  )
+  const file = `${document.kind.toLowerCase()}-${document.metadata.name}.yaml`
+  await writeFolder(into, new Map([[file, toYaml({ ...document, spec })]]))
   cli.out([...section('Taken', taken), ...section('Left for you', left), ''].join('\n'))
-  cli.note(`Written to ${into}. Nothing was applied: meshctl diff -f ${into}`)
+  cli.note(`Written to ${into.name}. Nothing was applied: meshctl diff -f ${into.name}`)
   return undefined
 }
 
@@ -114,27 +114,41 @@ function mainFile(path: string, name: string): ConfigFile {
     return readConfig(statSync(path).isDirectory() ? join(path, 'nginx.conf') : path)
   } catch (error) {
     if (error instanceof MeshError) throw error
-    throw new MeshError(
-      'input_invalid',
-      `cannot read ${name}: ${(error as Error).message}`,
-      { field: 'DIR|FILE' },
-      error,
-    )
+    throw unreadable(name, error)
   }
+}
+
+/** A file of servers alone is one that nginx includes: what it includes itself is relative to nginx's own directory. */
+function baseOf({ path, text }: ConfigFile, paths: NginxPaths | undefined): string | undefined {
+  const directory = paths === undefined ? '' : directoryOf(paths.config)
+  if (directory === '' || !path.startsWith(`${directory}/`)) return undefined
+  return parse(text, path).some(({ name }) => name === 'http' || name === 'events') ? undefined : directory
 }
 
 /** As nginx does it: hidden files only where the pattern says so, directories not at all. */
 function lookup(pattern: string): ConfigFile[] {
+  const magic = pattern.search(/[*?[]/)
+  if (magic === -1) return existsSync(pattern) || isLink(pattern) ? [readConfig(pattern)] : []
+  const directory = dirname(pattern.slice(0, magic + 1))
+  try {
+    if (existsSync(directory)) accessSync(directory, constants.R_OK | constants.X_OK)
+  } catch (error) {
+    throw unreadable(directory, error)
+  }
   const hidden = basename(pattern).startsWith('.')
   return globSync(pattern)
     .filter((path) => hidden || !basename(path).startsWith('.'))
-    .filter((path) => statSync(path, { throwIfNoEntry: false })?.isFile() === true)
+    .filter((path) => isLink(path) || statSync(path).isFile())
     .toSorted()
     .map(readConfig)
 }
 
-/** Never a private key: those are named in the report, for meshctl secret. */
-function readCertificate(path: string): string | undefined {
+function isLink(path: string): boolean {
+  return lstatSync(path, { throwIfNoEntry: false })?.isSymbolicLink() === true
+}
+
+/** Certificates, and lists of users to judge; never a private key: those are named in the report, for meshctl secret. */
+function readFile(path: string): string | undefined {
   try {
     return readConfig(path).text
   } catch {
@@ -143,17 +157,32 @@ function readCertificate(path: string): string | undefined {
 }
 
 function readConfig(path: string): ConfigFile {
-  if (statSync(path).size > INPUT_LIMITS.fileBytes)
-    throw new MeshError('too_large', `${path} is over ${INPUT_LIMITS.fileBytes} bytes`, { field: path })
-  return { path, text: readFileSync(path, 'utf8') }
+  try {
+    const about = statSync(path)
+    // Reading from a pipe or a device might never end.
+    if (!about.isFile()) throw new MeshError('input_invalid', `${path} is no file`, { field: path })
+    if (about.size > INPUT_LIMITS.fileBytes)
+      throw new MeshError('too_large', `${path} is over ${INPUT_LIMITS.fileBytes} bytes`, { field: path })
+    return { path, text: readFileSync(path, 'utf8') }
+  } catch (error) {
+    throw error instanceof MeshError ? error : unreadable(path, error)
+  }
 }
 
-function reportOf({ resources, findings, keys }: Import, place: Place): string[] {
-  const count = (kind: string): number => resources.filter((resource: Resource) => resource.kind === kind).length
+function unreadable(name: string, error: unknown): MeshError {
+  return new MeshError('input_invalid', `cannot read ${name}: ${(error as Error).message}`, { field: name }, error)
+}
+
+function reportOf({ resources, findings, secrets }: Import, place: Place, paths: NginxPaths | undefined): string[] {
+  const kinds = [...Map.groupBy(resources, ({ kind }) => kind)]
+  const counts = kinds.map(([kind, { length }]) => `${length} ${(kindOf(kind) as Kind).plural}`)
   return [
-    `Carried: ${count('Site')} sites, ${count('Upstream')} upstreams, ${count('Certificate')} certificates.`,
-    ...(keys.length === 0 ? [] : ['Keys to seal, before the sites are applied:']),
-    ...keys.map(
+    `Carried: ${counts.join(', ')}.`,
+    ...(paths === undefined
+      ? [`There is no nginx to ask for its prefix: relative directories were taken to be below ${USUAL_PREFIX}.`]
+      : []),
+    ...(secrets.length === 0 ? [] : ['Secrets to seal, before the sites are applied:']),
+    ...secrets.map(
       ({ secret, file }) => `  meshctl secret set ${secret} -w ${place.workspace} -z '${place.zone}' -f ${plain(file)}`,
     ),
     ...section('Kept as nginx text', findings.kept),
@@ -165,12 +194,15 @@ function reportOf({ resources, findings, keys }: Import, place: Place): string[]
 
 function proofLines(proof: Proof | string): string[] {
   if (typeof proof === 'string') return [`Not proven: ${plain(proof)}.`]
-  const { asked, alike, differences } = proof
+  const { asked, alike, differences, unasked } = proof
+  const rest = unasked === 0 ? [] : [`Not asked: ${unasked} further requests, spread over all servers.`]
   if (differences.length === 0)
     return [
       `Proven: ${asked} requests got the same answers, in a sandbox, from the configuration and from what it became.`,
+      ...rest,
     ]
   return [
+    ...rest,
     `Not the same: ${asked - alike} of ${asked} requests are answered otherwise than by the configuration:`,
     ...differences.slice(0, DIFFERENCES_SHOWN).map((difference) => `  ${plain(difference)}`),
     ...(differences.length > DIFFERENCES_SHOWN ? [`  and ${differences.length - DIFFERENCES_SHOWN} more`] : []),

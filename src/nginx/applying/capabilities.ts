@@ -17,6 +17,20 @@ export function modulesPath(words: string): string | undefined {
   return /--modules-path=(\S+)/.exec(words)?.[1]
 }
 
+/** Where an nginx looks for what relative paths name. */
+export interface NginxPaths {
+  readonly prefix: string
+  /** Its main file, unless it is told another. */
+  readonly config: string
+}
+
+/** As `nginx -V` says, or what nginx is built with by itself. Directories without a final slash. */
+export function builtInPaths(words: string): NginxPaths {
+  const prefix = (/--prefix=(\S+)/.exec(words)?.[1] ?? '/usr/local/nginx').replace(/(?<=.)\/+$/, '')
+  const config = /--conf-path=(\S+)/.exec(words)?.[1] ?? 'conf/nginx.conf'
+  return { prefix, config: config.startsWith('/') ? config : `${prefix}/${config}` }
+}
+
 /** The group of workers when the configuration names no user: as `nginx -V` says, or what nginx is built with by itself. */
 export function builtInGroups(words: string): readonly string[] {
   const named = /--group=(\S+)/.exec(words)?.[1] ?? /--user=(\S+)/.exec(words)?.[1]

@@ -7,34 +7,26 @@ import type { Tree } from '../../core/resources/kind.ts'
 import type { Findings } from './findings.ts'
 import { Names } from './names.ts'
 import type { Directive } from './parse.ts'
-
-/** A private key that `meshctl secret set` has to be given. */
-export interface KeyToSeal {
-  readonly secret: string
-  readonly file: string
-}
+import type { SecretsToSeal } from './secrets-to-seal.ts'
 
 export class Certificates {
   readonly #names = new Names('certificate')
   /** Resource names by the paths of certificate and key. */
   readonly #byPaths = new Map<string, string>()
   readonly #specs = new Map<string, Tree>()
-  readonly #keys: KeyToSeal[] = []
+  readonly #secrets: SecretsToSeal
   readonly #read: (path: string) => string | undefined
   readonly #findings: Findings
 
-  constructor(findings: Findings, read: (path: string) => string | undefined) {
+  constructor(findings: Findings, secrets: SecretsToSeal, read: (path: string) => string | undefined) {
     this.#findings = findings
+    this.#secrets = secrets
     this.#read = read
   }
 
   /** Specs by resource name. */
   get specs(): ReadonlyMap<string, Tree> {
     return this.#specs
-  }
-
-  get keys(): readonly KeyToSeal[] {
-    return this.#keys
   }
 
   /** The `tls` of this server's listeners; undefined, and said why, where it has no certificate that can be carried. */
@@ -90,10 +82,9 @@ export class Certificates {
       return undefined
     }
     const name = this.#names.take(host)
-    const secret = `${name}-key`
     this.#byPaths.set(paths, name)
-    this.#specs.set(name, { certificate: text, ...(file === undefined ? {} : { key: { secret } }) })
-    if (file !== undefined) this.#keys.push({ secret, file })
+    const sealed = file === undefined ? {} : { key: { secret: this.#secrets.of(file, `${name}-key`) } }
+    this.#specs.set(name, { certificate: text, ...sealed })
     return name
   }
 }

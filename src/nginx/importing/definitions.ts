@@ -4,8 +4,7 @@
  */
 
 import type { Tree } from '../../core/resources/kind.ts'
-import { MAX_TEXT_BYTES } from '../../core/resources/fields.ts'
-import { judgeSnippet } from '../../core/resources/snippet.ts'
+import { snippet } from '../../core/resources/snippet.ts'
 import { definedBy } from './fields.ts'
 import type { Findings } from './findings.ts'
 import { Names } from './names.ts'
@@ -24,6 +23,7 @@ const DEFINES = /^(?:map|geo|split_clients|limit_(?:req|conn)_zone|\w+_cache_pat
 export class Definitions {
   readonly #found: Definition[] = []
   readonly #findings: Findings
+  readonly #used = new Set<Definition>()
 
   constructor(findings: Findings) {
     this.#findings = findings
@@ -34,14 +34,36 @@ export class Definitions {
     const name = DEFINES.test(directive.name) ? definedBy(directive) : undefined
     if (name === undefined) return false
     const text = toText([directive])
-    if (Buffer.byteLength(text) > MAX_TEXT_BYTES || judgeSnippet(text) !== undefined) return false
+    if (!snippet.safeParse(text).success) return false
     this.#found.push({ directive, name, text })
     return true
   }
 
-  /** Snippets by ID: of what these specs use, and of what that uses again. */
-  usedBy(specs: readonly unknown[]): Tree {
-    const used = new Set<Definition>()
+  /** Names of what text uses, as usedBy found last. */
+  get used(): readonly string[] {
+    return [...this.#used].map(({ name }) => name)
+  }
+
+  /** What a zone of limits says in fields of a policy; undefined where it counts anything else than clients. */
+  zone(name: string, kind: 'limit_req_zone' | 'limit_conn_zone'): Tree | undefined {
+    const found = this.#found.find((each) => each.directive.name === kind && each.name === name)
+    const [key = '', ...words] = found?.directive.args ?? []
+    if (!/^\$(?:binary_)?remote_addr$/.test(key)) return undefined
+    const value = (word: string): string | undefined =>
+      words.find((each) => each.startsWith(`${word}=`))?.slice(word.length + 1)
+    const zoneSize = value('zone')
+      ?.slice(name.length + 1)
+      .toLowerCase()
+    return { zoneSize, ...(kind === 'limit_req_zone' ? { rate: value('rate') } : {}) }
+  }
+
+  /**
+   * Snippets by ID: of what these specs use, and of what that uses again.
+   * @param inPolicies zones that policies have
+   */
+  usedBy(specs: readonly unknown[], inPolicies: readonly string[]): Tree {
+    const used = this.#used
+    used.clear()
     const look = (text: string): void => {
       for (const definition of this.#found) {
         if (used.has(definition) || !uses(text, definition.name)) continue
@@ -57,7 +79,7 @@ export class Definitions {
       if (used.has(definition)) {
         snippets[ids.take(name)] = text
         this.#findings.keep(directive, 'a snippet of the zone settings, for all sites of the zone')
-      } else this.#findings.lose(directive, 'nothing that is carried uses it')
+      } else if (!inPolicies.includes(name)) this.#findings.lose(directive, 'nothing that is carried uses it')
     }
     return snippets
   }

@@ -6,8 +6,8 @@
 import type { Tree } from '../../core/resources/kind.ts'
 import type { Finding } from './findings.ts'
 import { Findings } from './findings.ts'
-import { matchOf } from './import-location.ts'
 import { endpointOf } from './import-upstream.ts'
+import { matchOf } from './location-match.ts'
 import { toText, type Directive } from './parse.ts'
 
 export interface Adoption {

@@ -21,14 +21,22 @@ export class Findings {
   readonly lost: Finding[] = []
   /** What a name stood for that is not carried: `$backend_pool`, `zone one`. */
   readonly #gone = new Set<string>()
+  /** Of each list, what it has by place and directive: thousands of servers have tens of thousands. */
+  readonly #known = { kept: new Set<string>(), lost: new Set<string>() }
 
   /** Once, however many locations take it over. */
   keep(directive: Directive, why: string): void {
-    add(this.kept, finding(directive, why))
+    this.#add('kept', finding(directive, why))
   }
 
   lose(directive: Directive, why: string): void {
-    add(this.lost, finding(directive, why))
+    this.#add('lost', finding(directive, why))
+  }
+
+  #add(list: 'kept' | 'lost', found: Finding): void {
+    const key = `${found.place} ${found.what}`
+    if (!this.#known[list].has(key)) this[list].push(found)
+    this.#known[list].add(key)
   }
 
   /** An upstream: with it goes what passes requests to it. */
@@ -69,10 +77,6 @@ export class Findings {
     const [, , word] = (PASSES.test(name) && PASSED_TO.exec(args[0] ?? '')) || []
     return [...variables, ...zones, `upstream ${word}`].find((used) => this.#gone.has(used))
   }
-}
-
-function add(findings: Finding[], found: Finding): void {
-  if (!findings.some(({ place, what }) => place === found.place && what === found.what)) findings.push(found)
 }
 
 function finding({ name, raw, block, file, line }: Directive, why: string): Finding {

@@ -3,26 +3,38 @@
  * location itself as nginx text of its server. Pure; called by import-site.ts.
  */
 
-import { parseDocument, API_VERSION } from '../../core/resources/index.ts'
 import type { Tree } from '../../core/resources/kind.ts'
-import { asMeshError } from '../../errors.ts'
 import { plain } from '../rendering/quote.ts'
 import { DEFAULT_HEADER_LINES, PROXY_HEADERS } from '../rendering/proxy.ts'
-import { PER_LOCATION, PROXY_RULES, put, ROUTE_RULES } from './fields.ts'
+import { faultOfRoute as faultOf } from './faults.ts'
+import { proxyGroups } from './field-groups.ts'
+import { defaultRoot, isImplied, PER_LOCATION, PROXY_RULES, put, ROUTE_RULES } from './fields.ts'
 import type { Findings } from './findings.ts'
+import { interceptOf, type ImportedPages } from './import-error-pages.ts'
+import { isOfGroup, type Policies, type ServerPolicies } from './import-policies.ts'
 import type { Upstreams } from './import-upstream.ts'
+import { matchOf } from './location-match.ts'
 import { parse, type Directive } from './parse.ts'
 
 /** What a location takes over from its server, when it has none of its own. */
 export interface Outer {
   readonly inherited: readonly Directive[]
+  /** Names of all that the server says. */
+  readonly said: ReadonlySet<string>
   readonly upstreams: Upstreams
   readonly findings: Findings
+  readonly policies: Policies
+  readonly serverPolicies: ServerPolicies
+  /** Pages of the site, where they are a field. */
+  readonly pages: ImportedPages | undefined
+  readonly prefix: string
 }
 
 export interface ImportedRoute {
   readonly path: string
   readonly route: Tree
+  /** Of the route. */
+  readonly policies: readonly string[]
   readonly rest: readonly Directive[]
 }
 
@@ -45,44 +57,52 @@ const MATCHES: Readonly<Record<string, Tree>> = {
 /** These may not stand in the twin that each location of a route has for draining. */
 const NOT_IN_NAMED = /^(?:alias|location)$/
 
-/** The modifier of a location and its path; of `location @name` and `location =/x` too. */
-export function matchOf({ args }: Directive): { modifier: string; path: string } {
-  const [first = '', second] = args
-  if (second !== undefined) return { modifier: first, path: second }
-  const [, modifier = '', path = ''] = /^(=|\^~|~\*|~)?(.*)$/.exec(first) ?? []
-  return { modifier, path }
-}
+/** What draining says in each location of a route. */
+const OF_DRAINING = /^(?:keepalive_timeout|recursive_error_pages)$/
 
 /** The route, or why there is none. */
 export function importLocation(location: Directive, outer: Outer): ImportedRoute | string {
   const { modifier, path } = matchOf(location)
   const match = MATCHES[modifier]
   if (match === undefined || path.startsWith('@')) return 'a route has a path'
-  const own = location.block ?? []
+  const own = (location.block ?? []).filter((each) => !isImplied(each, outer.said))
   const odd = own.find(({ name }) => NOT_IN_NAMED.test(name))
   if (odd !== undefined) return `a route cannot hold ${odd.name}`
+  const { findings, policies, serverPolicies, pages } = outer
   const effective = withInherited(own, outer.inherited)
+    .filter(
+      (each) => !isOfGroup(each) && !(pages !== undefined && /^(?:error_page|proxy_intercept_errors)$/.test(each.name)),
+    )
+    .filter((each) => !OF_DRAINING.test(each.name))
   let fault = ''
   for (const attempt of attemptsFor({ modifier, path }, effective, outer)) {
-    const { limits, taken } = limitsOf(effective, 'proxy' in attempt.fields)
-    const route: Tree = merge({ path, ...match }, limits, attempt.fields)
+    const isProxy = 'proxy' in attempt.fields
+    const { limits, taken } = limitsOf(effective, { path, ...match, ...attempt.fields })
+    const route: Tree = merge({ path, ...match }, limits, attempt.fields, pages === undefined ? {} : interceptOf(own))
     fault = faultOf(route)
     if (fault !== '') continue
-    const headers = 'proxy' in attempt.fields ? EMPTY : responseHeaders(effective)
-    if (headers.taken.size > 0) route['responseHeaders'] = { set: headers.set }
+    const headers = isProxy ? hiddenHeaders(effective) : responseHeaders(effective)
+    if (headers.taken.size > 0) route['responseHeaders'] = headers.fields
     if (faultOf(route) !== '') delete route['responseHeaders']
+    const isFixed = 'return' in attempt.fields || 'redirect' in attempt.fields
+    const { names, text } = policies.ofLocation(own, serverPolicies, isFixed)
     const isSaid = (each: Directive): boolean =>
       taken.has(each) || attempt.taken.has(each) || ('responseHeaders' in route && headers.taken.has(each))
-    const rest = effective.filter((each) => !isSaid(each))
+    const rest = [...text, ...effective.filter((each) => !isSaid(each))]
     if (rest.some(hasPath)) return 'a route cannot hold proxy_pass with a path'
-    return { path, route, rest: [...withProxyHost(rest), ...attempt.added] }
+    for (const each of own.filter(({ name }) => OF_DRAINING.test(name)))
+      findings.lose(each, 'in a route it is what ends connections before a reload')
+    return { path, route, policies: names, rest: [...withProxyHost(rest), ...attempt.added] }
   }
   return fault
 }
 
 /** The location's directives, with those lists of the server that it does not replace by its own. */
 export function withInherited(own: readonly Directive[], inherited: readonly Directive[]): Directive[] {
-  const missing = PER_LOCATION.filter((name) => !own.some((each) => each.name === name))
+  const isProxy = own.some(({ name, block }) => name === 'proxy_pass' || block !== undefined)
+  const missing = PER_LOCATION.filter(
+    (name) => !own.some((each) => each.name === name) && (isProxy || name !== 'proxy_hide_header'),
+  )
   return [...inherited.filter(({ name }) => missing.some((each) => each === name)), ...own]
 }
 
@@ -101,8 +121,6 @@ function hasPath({ name, args: [target = ''] }: Directive): boolean {
   return name === 'proxy_pass' && /^\w+:\/\/(?:unix:[^:]+:|(?!unix:)[^/$]+)\/[^$]*$/.test(target)
 }
 
-const EMPTY = { set: {}, taken: new Set<Directive>() }
-
 /** Those that are sent on every status: others are not what the field means. */
 function responseHeaders(directives: readonly Directive[]) {
   const all = directives.filter(({ name }) => name === 'add_header')
@@ -115,17 +133,32 @@ function responseHeaders(directives: readonly Directive[]) {
     )
   })
   const set = Object.fromEntries(fitting.map(({ args }) => [args[0] as string, args[1] as string]))
-  return { set, taken: new Set(fitting) }
+  return { fields: { set }, taken: new Set(fitting) }
 }
 
-function limitsOf(directives: readonly Directive[], isProxy: boolean) {
-  const rules = isProxy ? { ...ROUTE_RULES, ...PROXY_RULES } : ROUTE_RULES
+/** Those of the upstream that no client sees. */
+function hiddenHeaders(directives: readonly Directive[]) {
+  const fitting = directives.filter(
+    ({ name, args }) =>
+      name === 'proxy_hide_header' &&
+      faultOf({ path: '/', action: 'return', return: { status: 204 }, responseHeaders: { remove: args } }) === '',
+  )
+  return { fields: { remove: [...new Set(fitting.flatMap(({ args }) => args))] }, taken: new Set(fitting) }
+}
+
+/** @param base the route without them */
+function limitsOf(directives: readonly Directive[], base: Tree) {
+  const rules = 'proxy' in base ? { ...ROUTE_RULES, ...PROXY_RULES } : ROUTE_RULES
   const limits: Tree = {}
   const taken = new Set<Directive>()
   for (const directive of directives) {
     const rule = Object.hasOwn(rules, directive.name) ? rules[directive.name] : undefined
     const value = rule?.value(directive.args)
     if (rule === undefined || value === undefined) continue
+    const trial = structuredClone(limits)
+    put(trial, rule.field, value)
+    // Judged alone: what does not fit stays text, and takes nothing with it.
+    if (faultOf(merge(base, trial)) !== '') continue
     put(limits, rule.field, value)
     taken.add(directive)
   }
@@ -141,16 +174,6 @@ function merge(...trees: readonly Tree[]): Tree {
     }
   }
   return merged
-}
-
-function faultOf(route: Tree): string {
-  try {
-    const spec = { hosts: ['*'], routes: { it: route } }
-    parseDocument({ apiVersion: API_VERSION, kind: 'Site', metadata: { name: 'it' }, spec })
-    return ''
-  } catch (error) {
-    return asMeshError(error).message.replace('spec.routes.it', 'a route:')
-  }
 }
 
 /** The best first. The last always answers as the text does: by whatever directive of it makes the answer. */
@@ -180,7 +203,8 @@ function proxyAttempt(
   if (upstream === undefined) return undefined
   const strips = uri === '/' && path.endsWith('/') && modifier !== '='
   const headers = proxyHeaders(directives, word.replace(scheme === 'http' ? /:80$/ : /:443$/, ''))
-  const proxy: Tree = { upstream, ...headers.proxy }
+  const groups = proxyGroups(directives)
+  const proxy: Tree = { upstream, ...groups.fields, ...headers.proxy }
   if (scheme === 'https') proxy['scheme'] = 'https'
   if (strips) proxy['stripPrefix'] = true
   const fields: Tree = { action: 'proxy', proxy }
@@ -189,12 +213,12 @@ function proxyAttempt(
     ({ name, args }) =>
       (name === 'proxy_http_version' && args[0] === '1.1') ||
       (name === 'proxy_redirect' && args[0] === 'default') ||
-      (name === 'proxy_ssl_server_name' && scheme === 'https' && args[0] === 'on'),
+      (name === 'proxy_ssl_server_name' && scheme === 'https'),
   )
   const rewritten = uri === '' || strips ? [] : [rewriteTo(uri, path, modifier, pass)]
   return {
     fields,
-    taken: new Set([pass, ...implied, ...headers.taken]),
+    taken: new Set([pass, ...implied, ...headers.taken, ...groups.taken]),
     added: [...headers.added, ...rewritten],
   }
 }
@@ -282,10 +306,7 @@ function isIndex(file: string | undefined): boolean {
   return file === undefined || faultOf({ path: '/', action: 'static', static: { root: '/', index: file } }) === ''
 }
 
-/** Where files lie that nobody says where they lie. */
-const DEFAULT_ROOT = '/usr/share/nginx/html'
-
-function staticAttempt(directives: readonly Directive[], { inherited }: Outer): Attempt {
+function staticAttempt(directives: readonly Directive[], { inherited, prefix }: Outer): Attempt {
   const root = directives.find(({ name }) => name === 'root') ?? inherited.findLast(({ name }) => name === 'root')
   const indexes = directives.filter(({ name }) => name === 'index')
   const effective = indexes.length > 0 ? indexes : inherited.filter(({ name }) => name === 'index')
@@ -301,7 +322,7 @@ function staticAttempt(directives: readonly Directive[], { inherited }: Outer): 
       : [{ ...model, name: 'index', args: before.toReversed(), raw: before.toReversed().map(plain) }]
   const fields: Tree = {
     action: 'static',
-    static: { root: root?.args[0] ?? DEFAULT_ROOT, ...(last === 'index.html' ? {} : { index: last }) },
+    static: { root: root?.args[0] ?? defaultRoot(prefix), ...(last === 'index.html' ? {} : { index: last }) },
   }
   return { fields, taken: new Set([...indexes, ...directives.filter(({ name }) => name === 'root')]), added }
 }

@@ -6,11 +6,17 @@
 import { isIP } from 'node:net'
 import { siteHost } from '../../core/resources/fields.ts'
 import type { Tree } from '../../core/resources/kind.ts'
+import { snippet } from '../../core/resources/snippet.ts'
 import type { Certificates } from './certificates.ts'
-import { PER_LOCATION, put, SITE_RULES } from './fields.ts'
+import { faultOfSite } from './faults.ts'
+import { compressionOf } from './field-groups.ts'
+import { isImplied, PER_LOCATION, put, reasonFor, SITE_RULES } from './fields.ts'
 import type { Findings } from './findings.ts'
-import { importLocation, matchOf, withInherited, withProxyHost, type ImportedRoute } from './import-location.ts'
+import { errorPagesOf, type ImportedPages } from './import-error-pages.ts'
+import { policyTextOf, type Policies, type ServerPolicies } from './import-policies.ts'
+import { importLocation, withInherited, withProxyHost, type ImportedRoute } from './import-location.ts'
 import type { Upstreams } from './import-upstream.ts'
+import { matchOf } from './location-match.ts'
 import { Names } from './names.ts'
 import { toText, type Directive } from './parse.ts'
 
@@ -34,7 +40,18 @@ export interface Listen {
 export interface Carried {
   readonly upstreams: Upstreams
   readonly certificates: Certificates
+  readonly policies: Policies
   readonly findings: Findings
+  /** Of nginx. */
+  readonly prefix: string
+  /** Whether a file is there to read. */
+  readonly hasFile: (path: string) => boolean
+}
+
+/** What of a server its fields say, and what each of its locations has to. */
+interface ServerParts {
+  readonly pages: ImportedPages | undefined
+  readonly serverPolicies: ServerPolicies
 }
 
 const PLAIN_PARAMETERS = /^(?:default_server|default|ssl|http2|ipv6only=on)$/
@@ -42,6 +59,8 @@ const PLAIN_PARAMETERS = /^(?:default_server|default|ssl|http2|ipv6only=on)$/
 const TLS_OF_LISTENERS =
   /^(?:http2|ssl|ssl_(?:certificate|certificate_key|protocols|client_certificate|verify_client|verify_depth))$/
 const IN_EACH_LOCATION: readonly string[] = PER_LOCATION
+/** What stands in http becomes part of the server, or is the node's. */
+const NOBODY: ReadonlySet<string> = new Set()
 /** Kept at the server for its text, and said again by every route. */
 const FOR_FILES: readonly string[] = ['root', 'index', 'default_type', 'types']
 
@@ -56,7 +75,8 @@ export function listensOf(directives: readonly Directive[]): Listen[] {
     }))
 }
 
-function addressOf(text: string): Listen['at'] {
+/** Of a `listen`; undefined for a socket, and what is no address. */
+export function addressOf(text: string): Listen['at'] {
   const [, host = '', digits] =
     /^(?:(\*|\[[^\]]+\]|[^:[\]]*[^:[\]\d][^:[\]]*|[\d.]+\.\d+)(?::|$))?(\d+)?$/.exec(text) ?? []
   if (host === '' && digits === undefined) return undefined
@@ -67,7 +87,8 @@ function addressOf(text: string): Listen['at'] {
 }
 
 /** The spec of the site; undefined when nothing of the server can be carried. */
-export function importServer(server: Server, { upstreams, certificates, findings }: Carried): Tree | undefined {
+export function importServer(server: Server, carried: Carried): Tree | undefined {
+  const { upstreams, certificates, policies, findings, prefix, hasFile } = carried
   const { block, directives } = server
   const spec: Tree = {}
   const hosts = importHosts(server, findings)
@@ -83,29 +104,43 @@ export function importServer(server: Server, { upstreams, certificates, findings
     return undefined
   }
   Object.assign(spec, { hosts, listeners: listeners.fields })
+  const compression = compressionOf(directives)
+  const parts = { pages: errorPagesOf(directives, prefix, hasFile), serverPolicies: policies.ofServer(directives) }
+  Object.assign(spec, compression.fields, parts.pages?.fields)
+  const said = new Set<Directive>([...compression.taken, ...parts.serverPolicies.carried])
   const text: Directive[] = [...listeners.text]
   for (const directive of directives) {
     const { name, args } = directive
-    if (['listen', 'server_name', 'location', ...IN_EACH_LOCATION].includes(name)) continue
-    if (name === 'return' || name === 'try_files') continue
+    if (['listen', 'server_name', 'location', ...IN_EACH_LOCATION].includes(name) || said.has(directive)) continue
+    if (name === 'return' || name === 'try_files' || isImplied(directive, NOBODY)) continue
+    if (name === 'proxy_intercept_errors' && parts.pages !== undefined) continue
     const rule = Object.hasOwn(SITE_RULES, name) ? SITE_RULES[name] : undefined
+    const trial: Tree = {}
     const value = rule?.value(args)
-    if (rule !== undefined && value !== undefined) put(spec, rule.field, value)
+    if (rule !== undefined && value !== undefined) put(trial, rule.field, value)
+    if (rule !== undefined && value !== undefined && faultOfSite(trial) === undefined) put(spec, rule.field, value)
     else if (tls !== undefined && TLS_OF_LISTENERS.test(name)) continue
     else if (name === 'access_log' || name === 'error_log' || /^ssl_(?!verify|client)/.test(name))
       findings.lose(directive, 'the node has its own')
     else text.push(directive)
   }
-  const routes = importRoutes(server, upstreams, findings)
-  spec['routes'] = Object.fromEntries(routes.routes.map(({ id, route }) => [id, route]))
+  const routes = importRoutes(server, carried, parts)
+  const [first, ...others] = routes.routes.map((route) => route.policies)
+  const shared = (first ?? []).filter((name) => others.every((names) => names.includes(name)))
+  if (shared.length > 0) spec['policies'] = shared
+  const routeTrees = routes.routes.map(({ id, route, policies: names }): [string, Tree] => {
+    const own = names.filter((name) => !shared.includes(name))
+    return [id, own.length === 0 ? route : { ...route, policies: own }]
+  })
+  spec['routes'] = Object.fromEntries(routeTrees)
   const privileged: Tree = {}
   const serverSnippet = snippetOf([...text, ...routes.text], upstreams, findings, (each) =>
-    FOR_FILES.includes(each.name) ? undefined : 'kept as text: the importer reads it into no field',
+    FOR_FILES.includes(each.name) ? undefined : reasonFor(each),
   )
   if (serverSnippet !== '') privileged['serverSnippet'] = serverSnippet
   const routeSnippets: Tree = {}
   for (const { id, rest } of routes.routes) {
-    const snippet = snippetOf(rest, upstreams, findings, () => 'kept as text: the importer reads it into no field')
+    const snippet = snippetOf(rest, upstreams, findings, reasonFor)
     if (snippet !== '') routeSnippets[id] = snippet
   }
   if (Object.keys(routeSnippets).length > 0) privileged['routeSnippets'] = routeSnippets
@@ -119,7 +154,11 @@ function snippetOf(
   findings: Findings,
   why: (directive: Directive) => string | undefined,
 ): string {
-  const surviving = findings.surviving(directives)
+  const surviving = findings.surviving(directives).filter((directive) => {
+    const fault = snippet.safeParse(toText([directive]))
+    if (!fault.success) findings.lose(directive, `no text of a site can hold it: it ${fault.error.issues[0]?.message}`)
+    return fault.success
+  })
   for (const directive of surviving) {
     const reason = why(directive)
     if (reason !== undefined) findings.keep(directive, reason)
@@ -176,11 +215,13 @@ interface IdentifiedRoute extends ImportedRoute {
   readonly id: string
 }
 
-function importRoutes({ block, directives }: Server, upstreams: Upstreams, findings: Findings) {
+function importRoutes({ block, directives }: Server, carried: Carried, parts: ServerParts) {
+  const { findings } = carried
   const outer = {
     inherited: directives.filter(({ name }) => [...IN_EACH_LOCATION, ...FOR_FILES].includes(name)),
-    upstreams,
-    findings,
+    said: new Set(directives.map(({ name }) => name)),
+    ...carried,
+    ...parts,
   }
   const locations = withRoot(block, directives)
   const results = locations.map((location) => importLocation(location, outer))
@@ -207,10 +248,18 @@ function importRoutes({ block, directives }: Server, upstreams: Upstreams, findi
     ) {
       findings.lose(location, `${result}, and a Site has its own location /`)
     } else {
-      text.push({ ...location, block: textBlock(location, outer.inherited) })
+      text.push({ ...location, block: textBlock(location, outer.inherited, parts.serverPolicies) })
     }
   }
-  return { routes, text }
+  // Without text nobody is sent to the location of a page any more.
+  const isPage = ({ path, route }: ImportedRoute): boolean =>
+    route['match'] === 'exact' && text.length === 0 && parts.pages?.internal.has(path) === true
+  return { routes: routes.map((route) => (isPage(route) ? { ...route, ...hidden(route) } : route)), text }
+}
+
+/** What a location that is internal answers whoever asks for it. */
+function hidden({ path }: ImportedRoute): Pick<ImportedRoute, 'route' | 'rest'> {
+  return { route: { path, match: 'exact', action: 'return', return: { status: 404 } }, rest: [] }
 }
 
 /** The locations of a server; one for all paths where the server itself answers. */
@@ -229,7 +278,11 @@ function withRoot(block: Directive, directives: readonly Directive[]): readonly 
 }
 
 /** What a location says as text of the server, which has not the headers that it would have taken over. */
-function textBlock({ block = [] }: Directive, inherited: readonly Directive[]): readonly Directive[] {
+function textBlock(
+  { block = [] }: Directive,
+  inherited: readonly Directive[],
+  serverPolicies: ServerPolicies,
+): readonly Directive[] {
   const lists = inherited.filter(({ name }) => IN_EACH_LOCATION.includes(name))
-  return withProxyHost(withInherited(block, lists))
+  return withProxyHost([...policyTextOf(block, serverPolicies), ...withInherited(block, lists)])
 }

@@ -4,13 +4,12 @@
  */
 
 import { parseEndpoint } from '../../core/resources/fields.ts'
-import { API_VERSION, parseDocument } from '../../core/resources/index.ts'
 import type { Tree } from '../../core/resources/kind.ts'
-import { asMeshError } from '../../errors.ts'
 import { upstreamBlockName } from '../rendering/render-upstream.ts'
+import { faultOfSpec } from './faults.ts'
 import { ENDPOINT_RULES, PASSED_TO, PASSES, put, UPSTREAM_RULES } from './fields.ts'
 import type { Findings } from './findings.ts'
-import { Names } from './names.ts'
+import type { Names } from './names.ts'
 import type { Directive } from './parse.ts'
 
 export interface Place {
@@ -21,16 +20,19 @@ export interface Place {
 const PORTS: Readonly<Record<string, number>> = { http: 80, https: 443 }
 
 export class Upstreams {
-  readonly #names = new Names('upstream')
+  readonly #names: Names
   /** Resource names by what stands in the configuration. */
   readonly #byWord = new Map<string, string>()
   /** Addresses of upstreams with one socket, which no endpoint can be. */
   readonly #sockets = new Map<string, string>()
+  readonly #lost = new Set<string>()
   readonly #specs = new Map<string, Tree>()
   readonly #findings: Findings
   readonly #place: Place
 
-  constructor(findings: Findings, place: Place) {
+  /** @param names of all upstreams of the place */
+  constructor(findings: Findings, place: Place, names: Names) {
+    this.#names = names
     this.#findings = findings
     this.#place = place
   }
@@ -53,7 +55,7 @@ export class Upstreams {
     for (const directive of upstream.block ?? []) {
       if (directive.name === 'server') {
         if (this.#addEndpoint(spec['endpoints'] as Tree, directive)) continue
-        this.#findings.loseUpstream(upstream, `its server ${directive.args[0]} is no address, or name, with a port`)
+        this.lose(upstream, `its server ${directive.args[0]} is no address, or name, with a port`)
         return
       }
       if (directive.name === 'zone') continue
@@ -62,6 +64,12 @@ export class Upstreams {
     const keepalive = spec['keepalive'] as Tree | undefined
     if (keepalive !== undefined && keepalive['connections'] === undefined) delete spec['keepalive']
     this.#put(word, spec)
+  }
+
+  /** One that cannot be carried, whatever its name looks like. */
+  lose(upstream: Directive, why: string): void {
+    this.#lost.add(upstream.args[0] ?? '')
+    this.#findings.loseUpstream(upstream, why)
   }
 
   #addEndpoint(endpoints: Tree, directive: Directive): boolean {
@@ -106,7 +114,12 @@ export class Upstreams {
     if (known !== undefined) return known
     const key = withPort(word, PORTS[scheme] ?? 80)
     // A name without a port and a dot is that of an upstream which is not carried.
-    if (this.#sockets.has(word) || key === undefined || (key !== word && !/[.:]/.test(word) && word !== 'localhost'))
+    if (
+      this.#lost.has(word) ||
+      this.#sockets.has(word) ||
+      key === undefined ||
+      (key !== word && !/[.:]/.test(word) && word !== 'localhost')
+    )
       return undefined
     return this.#byWord.get(key) ?? this.#put(key, { endpoints: { [key]: {} } })
   }
@@ -156,14 +169,8 @@ export function endpointOf({ args, ...directive }: Directive, findings: Findings
   return endpoint
 }
 
-/** What an Upstream with this spec is refused for. */
 function faultOf(spec: Tree): string | undefined {
-  try {
-    parseDocument({ apiVersion: API_VERSION, kind: 'Upstream', metadata: { name: 'it' }, spec })
-    return undefined
-  } catch (error) {
-    return asMeshError(error).message.replace('spec.', '')
-  }
+  return faultOfSpec('Upstream', spec)
 }
 
 function withPort(address: string, port: number): string | undefined {

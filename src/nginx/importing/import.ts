@@ -8,42 +8,78 @@ import { API_VERSION, parseDocument, type Resource } from '../../core/resources/
 import type { Tree } from '../../core/resources/kind.ts'
 import { SETTINGS_WORKSPACE } from '../../core/slice.ts'
 import { asMeshError } from '../../errors.ts'
-import { Certificates, type KeyToSeal } from './certificates.ts'
+import { Certificates } from './certificates.ts'
 import { Definitions } from './definitions.ts'
 import { HTTP_ONLY, NODE_SETTLES } from './fields.ts'
+import { realClientOf } from './field-groups.ts'
 import { Findings } from './findings.ts'
+import { Policies } from './import-policies.ts'
 import { importServer, listensOf, type Server } from './import-site.ts'
+import { importStreams } from './import-streams.ts'
 import { Upstreams, type Place } from './import-upstream.ts'
 import { MIME_TYPES } from '../rendering/mime-types.ts'
 import { Names } from './names.ts'
 import { parse, type Directive } from './parse.ts'
+import { SecretsToSeal, type SecretToSeal } from './secrets-to-seal.ts'
 
 export interface Import {
-  /** Settings, certificates, upstreams, then sites; each in the order of the configuration. */
+  /** Settings, certificates, policies, upstreams, streams, then sites; each in the order of the configuration. */
   readonly resources: readonly Resource[]
   readonly findings: Findings
-  /** Without them nginx cannot serve the certificates. */
-  readonly keys: readonly KeyToSeal[]
+  /** Without them nginx cannot serve the certificates, and lets nobody in. */
+  readonly secrets: readonly SecretToSeal[]
 }
 
-/** The text of a certificate that the configuration names; undefined when it cannot be read. */
+/** The text of a certificate, a list of users or a page that the configuration names; undefined when it cannot be read. */
 export type ReadFile = (path: string) => string | undefined
 
+/** The host that the configuration is of. */
+export interface ImportHost {
+  readonly readFile?: ReadFile
+  /** Of its nginx. */
+  readonly prefix?: string
+}
+
 /** @param tree the main file with its includes, as readTree gives it; a file of servers alone will do */
-export function importConfig(tree: readonly Directive[], place: Place, readFile: ReadFile = () => undefined): Import {
+export function importConfig(tree: readonly Directive[], place: Place, host: ImportHost = {}): Import {
+  const excluded = new Set<string>()
+  for (;;) {
+    const { shared, ...imported } = importOnce(tree, place, host, excluded)
+    const further = shared.filter((zone) => !excluded.has(zone))
+    if (further.length === 0) return imported
+    for (const zone of further) excluded.add(zone)
+  }
+}
+
+/** @param excluded zones that have to stay text; `shared` names more of them */
+function importOnce(
+  tree: readonly Directive[],
+  place: Place,
+  { readFile = () => undefined, prefix = '/usr/share/nginx' }: ImportHost,
+  excluded: ReadonlySet<string>,
+): Import & { readonly shared: readonly string[] } {
   const findings = new Findings()
   const http = httpOf(tree, findings)
-  const upstreams = new Upstreams(findings, place)
+  const upstreamNames = new Names('upstream')
+  const upstreams = new Upstreams(findings, place, upstreamNames)
   for (const directive of http.filter(({ name }) => name === 'upstream')) upstreams.add(directive)
   const definitions = new Definitions(findings)
-  const shared = sharedOf(http, findings, definitions)
+  const realClient = realClientOf(http)
+  const shared = sharedOf(
+    http.filter((each) => !realClient.taken.includes(each)),
+    findings,
+    definitions,
+  )
   const sites: Resource[] = []
   const names = new Names('default')
   const read = (kind: string, name: string, spec: Tree): Resource =>
     parseDocument({ apiVersion: API_VERSION, kind, metadata: { name, ...place }, spec })
-  const certificates = new Certificates(findings, readFile)
+  const secrets = new SecretsToSeal()
+  const certificates = new Certificates(findings, secrets, readFile)
+  const policies = new Policies(definitions, secrets, readFile, excluded)
+  const hasFile = (path: string): boolean => readFile(path) !== undefined
   for (const server of serversOf(http, shared)) {
-    const spec = importServer(server, { upstreams, certificates, findings })
+    const spec = importServer(server, { upstreams, certificates, policies, findings, prefix, hasFile })
     if (spec === undefined) continue
     const [host = ''] = spec['hosts'] as string[]
     try {
@@ -63,33 +99,45 @@ export function importConfig(tree: readonly Directive[], place: Place, readFile:
         return []
       }
     })
-  const made = [...all('Certificate', certificates.specs), ...all('Upstream', upstreams.specs)]
-  const httpSnippets = definitions.usedBy(sites.map(({ spec }) => spec))
-  const settings = Object.keys(httpSnippets).length === 0 ? [] : [settingsWith(httpSnippets, place)]
-  return { resources: [...settings, ...made, ...sites], findings, keys: certificates.keys }
+  const streams = importStreams(streamOf(tree), new Upstreams(findings, place, upstreamNames), findings)
+  const made = [
+    ...all('Certificate', certificates.specs),
+    ...all('Policy', policies.specs),
+    ...all('Upstream', new Map([...upstreams.specs, ...streams.upstreams])),
+    ...all('Stream', streams.specs),
+  ]
+  const httpSnippets = definitions.usedBy(
+    sites.map(({ spec }) => spec),
+    policies.zones,
+  )
+  const privileged = Object.keys(httpSnippets).length === 0 ? {} : { privileged: { httpSnippets } }
+  const settings = { ...realClient.fields, ...privileged }
+  const settled = Object.keys(settings).length === 0 ? [] : [settingsWith(settings, place)]
+  return {
+    resources: [...settled, ...made, ...sites],
+    findings,
+    secrets: secrets.list,
+    shared: policies.shared(new Set(definitions.used)),
+  }
 }
 
 /** They concern whole nodes, and so lie in the workspace of all. */
-function settingsWith(httpSnippets: Tree, { zone }: Place): Resource {
+function settingsWith(spec: Tree, { zone }: Place): Resource {
   const metadata = { name: 'settings', workspace: SETTINGS_WORKSPACE, zone }
-  return parseDocument({
-    apiVersion: API_VERSION,
-    kind: 'ZoneSettings',
-    metadata,
-    spec: { privileged: { httpSnippets } },
-  })
+  return parseDocument({ apiVersion: API_VERSION, kind: 'ZoneSettings', metadata, spec })
+}
+
+function streamOf(tree: readonly Directive[]): readonly Directive[] {
+  return tree.filter(({ name }) => name === 'stream').flatMap(({ block = [] }) => block)
 }
 
 /** What stands in http. Of the rest of a main file nothing is a resource's business. */
 function httpOf(tree: readonly Directive[], findings: Findings): readonly Directive[] {
-  if (!tree.some(({ name }) => name === 'http' || name === 'events')) return tree
+  if (!tree.some(({ name }) => /^(?:http|events|stream)$/.test(name))) return tree
   for (const directive of tree) {
-    if (directive.name === 'http') continue
-    const isTraffic = directive.name === 'stream' || directive.name === 'mail'
-    findings.lose(
-      directive,
-      isTraffic ? 'the importer does not read it: a Stream may say it' : "it is the host's, and the node has its own",
-    )
+    if (directive.name === 'http' || directive.name === 'stream') continue
+    const why = directive.name === 'mail' ? 'no kind is for mail' : "it is the host's, and the node has its own"
+    findings.lose(directive, why)
   }
   return tree.filter(({ name }) => name === 'http').flatMap(({ block = [] }) => block)
 }
@@ -105,7 +153,6 @@ function sharedOf(http: readonly Directive[], findings: Findings, definitions: D
     else if (NODE_SETTLES.test(name)) findings.lose(directive, 'the node has its own')
     else if (definitions.add(directive)) continue
     else if (HTTP_ONLY.test(name)) findings.loseDefinition(directive)
-    else if (name === 'proxy_http_version' && directive.args[0] === '1.1') continue
     else shared.push(directive)
   }
   // nginx's default is another than that of the node.

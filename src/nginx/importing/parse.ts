@@ -25,6 +25,9 @@ export interface Directive {
 
 /** Blocks within blocks; nginx itself has no use for over five. */
 const DEPTH_MAX = 32
+/** nginx reads a word into a buffer of so many bytes, and refuses a longer one. */
+const WORD_MAX = 4096
+const WORD_SHOWN = 40
 const ESCAPES: Readonly<Record<string, string>> = { '"': '"', "'": "'", '\\': '\\', t: '\t', r: '\r', n: '\n' }
 
 interface Word {
@@ -35,7 +38,9 @@ interface Word {
 
 /** @throws MeshError `input_invalid` where nginx would find the syntax at fault, with file and line. */
 export function parse(text: string, file: string): Directive[] {
-  return new Reader(text, file).directives(0)
+  const reader = new Reader(text, file)
+  reader.expectText()
+  return reader.directives(0)
 }
 
 class Reader {
@@ -48,6 +53,14 @@ class Reader {
   constructor(text: string, file: string) {
     this.#text = text
     this.#file = file
+  }
+
+  /** What no editor of a configuration writes. */
+  expectText(): void {
+    if (this.#text.startsWith('\uFEFF'))
+      throw this.#fault('begins with a byte order mark, which nginx takes for a part of the first word')
+    this.#position = Math.max(0, this.#text.indexOf('\0'))
+    if (this.#text.includes('\0')) throw this.#fault('has a byte of zero: it is no text')
   }
 
   directives(depth: number): Directive[] {
@@ -63,7 +76,7 @@ class Reader {
         continue
       }
       if (word.kind === 'end' || word.kind === '}') {
-        if (words.length > 0) throw this.#fault(`${words[0]?.raw} has no ; or {`)
+        if (words.length > 0) throw this.#fault(`${shown(words[0]?.raw ?? '')} has no ; or {`)
         if ((word.kind === '}') !== depth > 0) throw this.#fault(depth > 0 ? 'a } is missing' : 'there is a } too many')
         return found
       }
@@ -85,30 +98,53 @@ class Reader {
   }
 
   #word(): Word {
-    this.#skip(/(?:[ \t\r\n]+|#[^\n]*)*/y)
+    // One at a time: a repeated choice would need room for each repetition.
+    while (this.#skip(/[ \t\r\n]+|#[^\n]*/y) !== '');
     const first = this.#text[this.#position]
     if (first === undefined) return { kind: 'end', raw: '', quote: '' }
     if (first === ';' || first === '{' || first === '}') {
       this.#position += 1
       return { kind: first, raw: first, quote: '' }
     }
-    if (first !== '"' && first !== "'") {
-      return { kind: 'word', raw: this.#skip(/(?:\\[^]|\$\{|[^ \t\r\n;{\\]|\\$)+/y), quote: '' }
+    const isQuoted = first === '"' || first === "'"
+    const raw = isQuoted ? this.#quoted(first) : this.#bare()
+    if (raw.includes('\uFFFD')) throw this.#fault(`${shown(raw)} has bytes that are no UTF-8`)
+    if (isQuoted && !/[ \t\r\n;{)]/.test(this.#text[this.#position] ?? ' '))
+      throw this.#fault(`there is no space after ${shown(raw)}`)
+    return { kind: 'word', raw, quote: isQuoted ? first : '' }
+  }
+
+  #bare(): string {
+    const raw = this.#skip(/(?:\\[^]|\$\{|[^ \t\r\n;{\\]|\\$){1,4097}/y)
+    if (raw.length > WORD_MAX) throw this.#tooLong(raw)
+    return raw
+  }
+
+  #quoted(quote: string): string {
+    const from = this.#position
+    for (let at = from + 1; at < this.#text.length; at += this.#text[at] === '\\' ? 2 : 1) {
+      if (at - from > WORD_MAX) throw this.#tooLong(this.#text.slice(from, at))
+      if (this.#text[at] !== quote) continue
+      this.#position = at + 1
+      return this.#text.slice(from, at + 1)
     }
-    const raw = this.#skip(first === '"' ? /"(?:\\[^]|[^"\\])*"/y : /'(?:\\[^]|[^'\\])*'/y)
-    if (raw === '') throw this.#fault('a quote is not closed')
-    if (!/[ \t\r\n;{)]/.test(this.#text[this.#position] ?? ' ')) throw this.#fault(`there is no space after ${raw}`)
-    return { kind: 'word', raw, quote: first }
+    throw this.#fault('a quote is not closed')
+  }
+
+  #tooLong(raw: string): MeshError {
+    return this.#fault(`${shown(raw)} is longer than the ${WORD_MAX} bytes that nginx reads, or a quote is not closed`)
   }
 
   /** To the brace that closes the block: those in Lua's strings and comments do not count. */
   #lua(): string {
     const from = this.#position
-    const piece =
-      /--\[(=*)\[[^]*?\]\1\]|--[^\n]*|\[(=*)\[[^]*?\]\2\]|"(?:\\[^]|[^"\\\n])*"|'(?:\\[^]|[^'\\\n])*'|[{}]|[^]/y
+    const piece = /(?:--)?\[(=*)\[|--[^\n]*|"(?:\\[^]|[^"\\\n])*"|'(?:\\[^]|[^'\\\n])*'|[{}]|[^{}"'[-]+|[^]/y
     for (let depth = 1; ;) {
       const token = this.#skip(piece)
-      if (token === '') throw this.#fault('a block of Lua is not closed')
+      const [, level] = /^(?:--)?\[(=*)\[$/.exec(token) ?? []
+      const end = level === undefined ? this.#position : this.#text.indexOf(`]${level}]`, this.#position)
+      if (token === '' || end === -1) throw this.#fault('a block of Lua is not closed')
+      this.#position = end
       if (token === '{') depth += 1
       if (token === '}') depth -= 1
       if (depth === 0) return this.#text.slice(from, this.#position - 1)
@@ -134,9 +170,15 @@ class Reader {
     const place = `${this.#file}:${this.#lineNow()}`
     return new MeshError('input_invalid', `${place}: ${what}`, {
       field: place,
-      hint: 'nginx -t must take the configuration before it can be imported',
+      hint: 'nginx -t must take the configuration before it can be imported; write it in UTF-8',
     })
   }
+}
+
+/** The beginning of a word, as it may stand in a message. */
+function shown(raw: string): string {
+  const start = raw.length > WORD_SHOWN ? `${raw.slice(0, WORD_SHOWN)}...` : raw
+  return start.replace(/[\p{Cc}\p{Cf}\p{Cs}\p{Zl}\p{Zp}]/gu, '?')
 }
 
 function valueOf({ raw, quote }: Word): string {

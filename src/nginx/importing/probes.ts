@@ -3,7 +3,7 @@
  * a prefix, a regular expression and a file ask for. Pure; called by meshctl import.
  */
 
-import { matchOf } from './import-location.ts'
+import { matchOf } from './location-match.ts'
 import type { Directive } from './parse.ts'
 
 export interface Probe {
@@ -17,41 +17,46 @@ export interface Probe {
 }
 
 /** Of one import. What is beyond is not asked, and said to be so. */
-export const PROBES_MAX = 2000
+const PROBES_MAX = 2000
 /** Of a server: what is asked by other methods, and for another protocol, too. */
 const OTHER_METHODS_PATHS = 5
 
 /**
+ * The first of each server, then the second of each, and so on until there are enough.
  * @param http as Sandbox.template gives it
  * @param filesBelow a few paths of files below a directory, relative
  */
-export function probesFor(http: readonly Directive[], filesBelow: (root: string) => readonly string[]): Probe[] {
-  const probes = new Map<string, Probe>()
-  const servers = http.filter(({ name }) => name === 'server')
-  for (const { block = [] } of servers) {
-    const listeners = block.filter(({ name }) => name === 'listen').map(({ args }) => args[0] ?? '')
-    const hosts = hostsOf(block)
-    const paths = [
-      ...pathsOf(block),
-      ...rootsOf([...http, ...block]).flatMap((root) => filesBelow(root).map((file) => encodeURI(`/${file}`))),
-    ]
-    for (const listener of listeners) {
-      const add = (method: Probe['method'], host: string, path: string, upgrades = false): void => {
-        if (probes.size >= PROBES_MAX) return
-        const key = `${listener} ${method} ${host} ${path} ${upgrades}`
-        probes.set(key, { listener, method, host, path, upgrades })
-      }
-      const [first = 'unknown.invalid', ...others] = hosts
-      for (const path of paths) add('GET', first, path)
-      for (const path of paths.slice(0, OTHER_METHODS_PATHS)) {
-        add('POST', first, path)
-        add('HEAD', first, path)
-        add('GET', first, path, true)
-      }
-      for (const host of [...others, 'unknown.invalid']) add('GET', host, paths[0] ?? '/')
-    }
+export function probesFor(http: readonly Directive[], filesBelow: (root: string) => readonly string[]) {
+  const files = new Map<string, readonly string[]>()
+  const found = (root: string): readonly string[] => {
+    const known = files.get(root) ?? filesBelow(root).map((file) => encodeURI(`/${file}`))
+    files.set(root, known)
+    return known
   }
-  return [...probes.values()]
+  const outer = http.filter(({ name }) => name === 'root')
+  const servers = http.filter(({ name }) => name === 'server')
+  const lists = servers.map(({ block = [] }) => [...probesOf(block, rootsOf([...outer, ...block]).flatMap(found))])
+  const longest = lists.reduce((most, { length }) => Math.max(most, length), 0)
+  const rounds = Array.from({ length: longest }, (_, index) => lists.flatMap((list) => list[index] ?? []))
+  const all = new Map(rounds.flat().map((probe) => [JSON.stringify(Object.values(probe)), probe]))
+  const probes: readonly Probe[] = [...all.values()].slice(0, PROBES_MAX)
+  return { probes, unasked: all.size - probes.length }
+}
+
+function* probesOf(block: readonly Directive[], files: readonly string[]): Generator<Probe> {
+  const listeners = block.filter(({ name }) => name === 'listen').map(({ args }) => args[0] ?? '')
+  const [first = 'unknown.invalid', ...others] = hostsOf(block)
+  const paths = [...pathsOf(block), ...files]
+  for (const listener of listeners) {
+    const probe = { listener, method: 'GET', host: first, upgrades: false } as const
+    for (const path of paths) yield { ...probe, path }
+    for (const path of paths.slice(0, OTHER_METHODS_PATHS)) {
+      yield { ...probe, path, method: 'POST' }
+      yield { ...probe, path, method: 'HEAD' }
+      yield { ...probe, path, upgrades: true }
+    }
+    for (const host of [...others, 'unknown.invalid']) yield { ...probe, host, path: paths[0] ?? '/' }
+  }
 }
 
 function hostsOf(block: readonly Directive[]): string[] {

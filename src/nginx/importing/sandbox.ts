@@ -3,7 +3,8 @@
  * instead of upstreams, and writes nowhere. What is left answers as it would, so that an import can be proven by it. Pure; called by meshctl import.
  */
 
-import { PASSED_TO, PASSES } from './fields.ts'
+import { plain } from '../rendering/quote.ts'
+import { defaultRoot, PASSED_TO, PASSES } from './fields.ts'
 import { parse, toText, type Directive } from './parse.ts'
 
 /** Something that answers in the place of an upstream. */
@@ -18,7 +19,7 @@ export interface SandboxParts {
   readonly directory: string
   /** Of stand-ins. */
   readonly backendPort: number
-  /** What `nginx -V` names as prefix: relative paths of modules begin there. */
+  /** What `nginx -V` names as prefix: relative paths of modules begin there, and files lie below it where nobody says where. */
   readonly prefix: string
   /** As whom workers run, so that they read what its files are; only when nginx starts as root. */
   readonly user?: string
@@ -60,7 +61,10 @@ export class Sandbox {
       const [first] = block.filter((each) => each.name === 'server')
       this.#standIn(name, first?.args[0] ?? '', isPassedAs(http, name))
     }
-    this.#http = http.flatMap((directive) => this.#harmless(directive, pools))
+    const root = http.some(({ name }) => name === 'root')
+      ? []
+      : parse(`root ${plain(defaultRoot(parts.prefix))};`, 'nginx')
+    this.#http = [...root, ...http].flatMap((directive) => this.#harmless(directive, pools))
     this.#before = tree.flatMap((directive) => {
       const [path = ''] = directive.args
       if (directive.name !== 'load_module') return []
