@@ -170,7 +170,11 @@ const siteSpec = optional(
     listeners: fc.dictionary(
       key,
       optional(
-        { port: fc.integer({ min: 1, max: 65535 }), address: fc.constantFrom('127.0.0.1', '::1', '2001:DB8::1') },
+        {
+          port: fc.integer({ min: 1, max: 65535 }),
+          address: fc.constantFrom('127.0.0.1', '::1', '2001:DB8::1'),
+          proxyProtocol: fc.boolean(),
+        },
         ['port'],
       ),
       { maxKeys: 2 },

@@ -281,6 +281,7 @@ spec:
     https:
       port: 444
       address: 127.0.0.1
+      proxyProtocol: true
       tls: { certificate: tls, minVersion: TLSv1.3, clientCertificate: { ca: tls, mode: optional, depth: 2 } }
   hsts: { maxAge: 9, includeSubdomains: true }
   template: { name: web, values: { told: by a template } }

@@ -83,6 +83,11 @@ describe('what cannot be meant is refused', () => {
       { listeners: { a: { port: 443 }, b: { port: 443, address: '0.0.0.0', tls: { certificate: 'a' } } } },
       'spec.listeners.b is on the address and port of a, with other TLS',
     ],
+    [
+      'PROXY headers and none on one port',
+      { listeners: { a: { port: 80 }, b: { port: 80, address: '0.0.0.0', proxyProtocol: true } } },
+      'spec.listeners.b is on the address and port of a, with another proxyProtocol',
+    ],
     ['gRPC without HTTP/2', { routes: grpc }, 'spec.routes.calls.proxy.scheme needs a listener with HTTP/2'],
     [
       'gRPC with HTTP/2 turned off',

@@ -11,6 +11,7 @@ import { renderStates, renderYaml, sliceOf, statesOf } from '../support/resource
 const ALL = '{ port: 80 }'
 const ONE = '{ port: 80, address: 10.0.0.1 }'
 const OTHER = '{ port: 80, address: 10.0.0.2 }'
+const PROXIED = '{ port: 80, proxyProtocol: true }'
 
 interface Parts {
   readonly listeners?: readonly string[]
@@ -49,6 +50,8 @@ describe('a port is listened on in one form', () => {
     ['one address, even an older one, beside several wildcards', [ONE, ALL, ALL], ['s1', 's2']],
     ['as many of each: the form of the oldest', [ONE, ALL], ['s0']],
     ['as many of each: the form of the oldest, a wildcard', [ALL, ONE, ONE, ALL], ['s0', 's3']],
+    ['one with PROXY headers, even an older one, beside several without', [PROXIED, ALL, ALL], ['s1', 's2']],
+    ['as many with PROXY headers: the form of the oldest', [PROXIED, ALL, ALL, PROXIED], ['s0', 's3']],
     ['IPv6', ['{ port: 80, address: "::" }', '{ port: 80, address: "2001:db8::1" }'], ['s0']],
   ])('%s', (_, listeners, served) => {
     const { units, problems } = renderAll(...listeners.map((each, index) => site(`s${index}`, { listeners: [each] })))

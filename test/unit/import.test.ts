@@ -301,6 +301,17 @@ describe('certificates', () => {
     expect(findings.lost.map(({ what }) => what)).toContain('ssl_ciphers x')
   })
 
+  test('a listener with PROXY headers, which say who the client is', () => {
+    const { resources, findings } = carried(
+      'server { listen 80 proxy_protocol; server_name a.example; set_real_ip_from 10.0.0.0/8; real_ip_header proxy_protocol; return 204; }',
+    )
+    expect(resources[0]?.spec['listeners']).toEqual({ 'port-80': { port: 80, proxyProtocol: true } })
+    expect(resources[0]?.spec['privileged']).toEqual({
+      serverSnippet: 'default_type text/plain;\nset_real_ip_from 10.0.0.0/8;\n',
+    })
+    expect(findings.lost).toEqual([])
+  })
+
   test('of clients: their authorities, and never let in without being told', () => {
     const tls = (directives: string) => {
       const { resources, findings } = carried(`server { listen 443 ssl; ${PAIR} server_name a.example; ${directives} }`)

@@ -30,6 +30,8 @@ export const listener = z.strictObject({
   /** All IPv4 addresses of the host when left out. */
   address: ipAddress.optional(),
   tls: tls.optional(),
+  /** Connections begin with a PROXY header; it tells the client where the zone settings trust who sends it. */
+  proxyProtocol: z.boolean().default(false),
 })
 export type SiteListener = z.output<typeof listener>
 
@@ -64,8 +66,8 @@ export function listeningFaults({ listeners, redirectToHttps, hsts: told }: List
   if (told !== undefined && !hasTls)
     faults.push({ path: ['hsts'], fault: { message: 'needs a listener with TLS', hint } })
   const taken = new Map<string, string>()
-  for (const [id, { address = '0.0.0.0', port, tls: own }] of Object.entries(listeners).toSorted(([a], [b]) =>
-    a < b ? -1 : 1,
+  for (const [id, { address = '0.0.0.0', port, tls: own, proxyProtocol }] of Object.entries(listeners).toSorted(
+    ([a], [b]) => (a < b ? -1 : 1),
   )) {
     const place = `${address} ${port}`
     const twin = taken.get(place)
@@ -73,6 +75,9 @@ export function listeningFaults({ listeners, redirectToHttps, hsts: told }: List
     else if (JSON.stringify(listeners[twin]?.tls) !== JSON.stringify(own)) {
       const message = `is on the address and port of ${twin}, with other TLS`
       faults.push({ path: ['listeners', id], fault: { message, hint: 'one address and port is over TLS or not' } })
+    } else if (listeners[twin]?.proxyProtocol !== proxyProtocol) {
+      const message = `is on the address and port of ${twin}, with another proxyProtocol`
+      faults.push({ path: ['listeners', id], fault: { message, hint: 'say the same of proxyProtocol in both' } })
     }
   }
   return faults

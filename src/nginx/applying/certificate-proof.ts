@@ -5,6 +5,7 @@
 
 import { connect } from 'node:tls'
 import type { Unit } from '../rendering/unit.ts'
+import { introduced } from './http.ts'
 import { probeTargets, type LiveFingerprints, type ProbeTarget } from './probe.ts'
 
 /** Sites asked after one push; of more the first by path are. */
@@ -40,10 +41,12 @@ async function faultOf(target: ProbeTarget, live: LiveFingerprints): Promise<str
   }
 }
 
-function shownFingerprint({ address, port, host }: ProbeTarget): Promise<string | undefined> {
+async function shownFingerprint(target: ProbeTarget): Promise<string | undefined> {
+  const { address, port, host, proxyProtocol } = target
+  const over = proxyProtocol === true ? { socket: await introduced(target) } : { host: address, port }
   return new Promise((resolve, reject) => {
     // Nobody is trusted with anything here: who asks compares the certificate.
-    const socket = connect({ host: address, port, servername: host, rejectUnauthorized: false })
+    const socket = connect({ ...over, servername: host, rejectUnauthorized: false })
     const timer = setTimeout(
       () => socket.destroy(new Error(`no handshake within ${HANDSHAKE_TIMEOUT_MS} ms`)),
       HANDSHAKE_TIMEOUT_MS,

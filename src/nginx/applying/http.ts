@@ -3,15 +3,23 @@
  * in time and size. For verification, probes and the live lane only.
  */
 
-import { request, type IncomingMessage } from 'node:http'
+import { once } from 'node:events'
+import { request, type IncomingMessage, type RequestOptions } from 'node:http'
 import { request as requestOverTls } from 'node:https'
-import { TLSSocket } from 'node:tls'
+import { connect, type Socket } from 'node:net'
+import { connect as connectTls, TLSSocket } from 'node:tls'
 import { PLANNED_HEADER } from '../../core/names.ts'
 
 export interface LocalRequest {
   readonly to:
     | { readonly socketPath: string }
-    | { readonly address: string; readonly port: number; readonly tls?: boolean | undefined }
+    | {
+        readonly address: string
+        readonly port: number
+        readonly tls?: boolean | undefined
+        /** Whether connections begin with a PROXY header there. */
+        readonly proxyProtocol?: boolean | undefined
+      }
   readonly path: string
   /** The Host header, and over TLS the name that is asked for by SNI. */
   readonly host: string
@@ -49,11 +57,12 @@ function exchange(
   // Nobody is trusted with anything here: who asks compares the certificate.
   const overTls = { servername: host, rejectUnauthorized: false, ALPNProtocols: ['http/1.1'] }
   const isTls = 'tls' in to && to.tls === true
+  const isProxied = 'proxyProtocol' in to && to.proxyProtocol === true
   return new Promise((resolve, reject) => {
     const signal = AbortSignal.timeout(timeoutMs)
     const length = sent === undefined ? {} : { 'content-length': Buffer.byteLength(sent) }
     const headers = { host, 'user-agent': 'nxmesh-probe', ...length }
-    const options = { ...where, path, method, headers, agent: false, setHost: false, signal } as const
+    const options = { ...where, path, method, headers, setHost: false, signal } as const
     const answer = (response: IncomingMessage) => {
       let body = ''
       const isPlanned = response.headers[PLANNED_HEADER.toLowerCase()] !== undefined
@@ -70,8 +79,34 @@ function exchange(
       response.on('end', done)
       response.on('error', reject)
     }
-    const outgoing = isTls ? requestOverTls({ ...options, ...overTls }, answer) : request(options, answer)
+    const createConnection: RequestOptions['createConnection'] = (_, created) => {
+      const made = introduced(to as { address: string; port: number })
+      made.then(
+        (socket) => created(null, isTls ? connectTls({ socket, ...overTls }) : socket),
+        (error: Error) => created(error, undefined as never),
+      )
+      return undefined
+    }
+    const outgoing = isProxied
+      ? request({ ...options, createConnection }, answer)
+      : isTls
+        ? requestOverTls({ ...options, ...overTls, agent: false }, answer)
+        : request({ ...options, agent: false }, answer)
     outgoing.on('error', (error) => reject(signal.aborted ? new Error(`no answer within ${timeoutMs} ms`) : error))
     outgoing.end(sent)
   })
+}
+
+/** A connection that has begun with a PROXY header: this host is the client itself, and speaks for nobody. */
+export async function introduced({
+  address,
+  port,
+}: {
+  readonly address: string
+  readonly port: number
+}): Promise<Socket> {
+  const socket = connect({ host: address, port })
+  await once(socket, 'connect')
+  socket.write('PROXY UNKNOWN\r\n')
+  return socket
 }

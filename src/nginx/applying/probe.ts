@@ -22,6 +22,8 @@ export interface ProbeTarget {
   readonly tls?: readonly string[]
   /** Keys of the live entries that hold more of those. */
   readonly live?: readonly string[]
+  /** Connections begin with a PROXY header. */
+  readonly proxyProtocol?: true
   /** A stream: all that is asked is whether its port takes connections. */
   readonly isStream?: boolean
 }
@@ -55,9 +57,10 @@ export function probeTargets(sites: readonly Unit[]): readonly ProbeTarget[] {
         return [{ site: path, address: reachable(flow.address), port: flow.port, host: 'stream', isStream: true }]
       const listener = listeners.find(({ tls }) => tls) ?? listeners[0]
       if (kind !== 'site' || host === undefined || listener === undefined) return []
-      const { address, port } = listener
+      const { address, port, proxyProtocol } = listener
+      const proxied = proxyProtocol === true ? { proxyProtocol } : {}
       const tls = listener.tls ? { tls: fingerprintsOf(files ?? []), live: certificateKeysIn(text) } : {}
-      return [{ site: path, address: reachable(address), port, host: concrete(host), ...tls }]
+      return [{ site: path, address: reachable(address), port, host: concrete(host), ...proxied, ...tls }]
     })
     .slice(0, PROBES_MAX)
 }
@@ -65,7 +68,8 @@ export function probeTargets(sites: readonly Unit[]): readonly ProbeTarget[] {
 /** Whether both name the same server of nginx, so that their answers can be compared. */
 export function sameTarget(a: ProbeTarget, b: ProbeTarget): boolean {
   const isTls = [a, b].map(({ tls }) => tls !== undefined)
-  return a.address === b.address && a.port === b.port && a.host === b.host && isTls[0] === isTls[1]
+  const isSameWay = isTls[0] === isTls[1] && a.proxyProtocol === b.proxyProtocol
+  return a.address === b.address && a.port === b.port && a.host === b.host && isSameWay
 }
 
 /** SHA-256 of the certificates that workers may show for a live entry now. */
@@ -105,11 +109,11 @@ export function worsened(before: ProbeAnswer | undefined, after: ProbeAnswer): s
 }
 
 async function probeOne(target: ProbeTarget, timeoutMs: number, live: LiveFingerprints): Promise<ProbeAnswer> {
-  const { address, port, host, tls } = target
+  const { address, port, host, tls, proxyProtocol } = target
   const expected = () => [...(tls ?? []), ...(target.live ?? []).flatMap(live)]
   if (target.isStream === true) return connects(target, timeoutMs)
   try {
-    const to = { address, port, tls: tls !== undefined }
+    const to = { address, port, tls: tls !== undefined, proxyProtocol }
     // Another may be pushed meanwhile.
     const before = expected()
     const { status, body, isPlanned, fingerprint } = await get({ to, path: '/', host, timeoutMs })

@@ -33,6 +33,7 @@ export interface Listen {
   /** Undefined for a unix socket. */
   readonly at: { readonly address?: string; readonly port: number } | undefined
   readonly isTls: boolean
+  readonly isProxied: boolean
   readonly isDefault: boolean
 }
 
@@ -54,7 +55,7 @@ interface ServerParts {
   readonly serverPolicies: ServerPolicies
 }
 
-const PLAIN_PARAMETERS = /^(?:default_server|default|ssl|http2|ipv6only=on)$/
+const PLAIN_PARAMETERS = /^(?:default_server|default|ssl|http2|proxy_protocol|ipv6only=on)$/
 /** What a listener with TLS says. */
 const TLS_OF_LISTENERS =
   /^(?:http2|ssl|ssl_(?:certificate|certificate_key|protocols|client_certificate|verify_client|verify_depth))$/
@@ -71,6 +72,7 @@ export function listensOf(directives: readonly Directive[]): Listen[] {
       directive,
       at: addressOf(directive.args[0] ?? ''),
       isTls: directive.args.includes('ssl'),
+      isProxied: directive.args.includes('proxy_protocol'),
       isDefault: directive.args.includes('default_server') || directive.args.includes('default'),
     }))
 }
@@ -93,6 +95,7 @@ export function importServer(server: Server, carried: Carried): Tree | undefined
   const spec: Tree = {}
   const hosts = importHosts(server, findings)
   const hasTls = listensOf(directives).some(({ isTls }) => isTls)
+  const isProxied = listensOf(directives).some((listen) => listen.isProxied)
   const tls = hasTls ? certificates.tlsOf(directives, hosts.find((host) => host !== '*') ?? 'default') : undefined
   const listeners = importListeners(directives, tls, findings)
   if (listeners === undefined) {
@@ -120,7 +123,9 @@ export function importServer(server: Server, carried: Carried): Tree | undefined
     if (rule !== undefined && value !== undefined) put(trial, rule.field, value)
     if (rule !== undefined && value !== undefined && faultOfSite(trial) === undefined) put(spec, rule.field, value)
     else if (tls !== undefined && TLS_OF_LISTENERS.test(name)) continue
-    else if (name === 'access_log' || name === 'error_log' || /^ssl_(?!verify|client)/.test(name))
+    else if (isProxied && name === 'real_ip_header') {
+      if (args[0] !== 'proxy_protocol') findings.lose(directive, 'listeners with proxy_protocol go by the PROXY header')
+    } else if (name === 'access_log' || name === 'error_log' || /^ssl_(?!verify|client)/.test(name))
       findings.lose(directive, 'the node has its own')
     else text.push(directive)
   }
@@ -175,11 +180,12 @@ function importListeners(directives: readonly Directive[], tls: Tree | undefined
   const text: Directive[] = []
   const ids = new Names('listener')
   if (listens.length === 0) fields['http'] = { port: 80 }
-  for (const { directive, at, isTls } of listens) {
+  for (const { directive, at, isTls, isProxied } of listens) {
     if (at === undefined) text.push(directive)
     else if (isTls && tls === undefined) findings.lose(directive, 'a listener with TLS needs a certificate')
     else {
-      fields[ids.take(listenerId(at))] = isTls ? { ...at, tls } : at
+      const told = isTls ? { ...at, tls } : at
+      fields[ids.take(listenerId(at))] = isProxied ? { ...told, proxyProtocol: true } : told
       const odd = directive.args.slice(1).filter((parameter) => !PLAIN_PARAMETERS.test(parameter))
       if (odd.length > 0) findings.lose(directive, `a listener has no field for ${odd.join(' ')}`)
     }

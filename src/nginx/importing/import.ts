@@ -179,7 +179,9 @@ function serversOf(http: readonly Directive[], shared: readonly Directive[]): Se
   const blocks = http.filter(({ name }) => name === 'server')
   const listens = blocks.map(({ block = [] }) => {
     const found = listensOf(block)
-    return found.length > 0 ? found : [{ directive: undefined, at: { port: 80 }, isTls: false, isDefault: false }]
+    return found.length > 0
+      ? found
+      : [{ directive: undefined, at: { port: 80 }, isTls: false, isProxied: false, isDefault: false }]
   })
   const defaults = new Map<string, { index: number; isSaid: boolean }>()
   const keyOf = (at: { address?: string; port: number }): string => `${at.address ?? '*'} ${at.port}`

@@ -5,7 +5,7 @@
 
 import { isIPv6 } from 'node:net'
 import { perObject } from '../../core/memo.ts'
-import type { ListenerTls } from '../../core/resources/listener.ts'
+import type { ListenerTls, SiteListener } from '../../core/resources/listener.ts'
 import type { SiteSpec } from '../../core/resources/site.ts'
 import type { Problem, SliceResource } from '../../core/slice.ts'
 import { shareOut } from './shares.ts'
@@ -48,12 +48,15 @@ const spotOf = perObject((listener: Listener) => ({
   isWildcard: isWildcard(listener),
 }))
 
+function listenerOf({ address, port, tls, proxyProtocol }: Partial<SiteListener> & { port: number }): Listener {
+  const listener = { address: normalAddress(address), port, tls: tls !== undefined }
+  return proxyProtocol === true ? { ...listener, proxyProtocol } : listener
+}
+
 /** What the site asks for, sorted. */
 function listenersOf(spec: SiteSpec, defaultPort: number): Listener[] {
   const stated = Object.values(spec.listeners)
-  const listeners = (stated.length > 0 ? stated : [{ port: defaultPort, address: undefined, tls: undefined }]).map(
-    ({ address, port, tls }): Listener => ({ address: normalAddress(address), port, tls: tls !== undefined }),
-  )
+  const listeners = (stated.length > 0 ? stated : [{ port: defaultPort }]).map(listenerOf)
   const unique = new Map(listeners.map((listener) => [listenerKey(listener), listener]))
   // What listens on all addresses of a port listens on each.
   const isCovered = (listener: Listener): boolean => !isWildcard(listener) && unique.has(wildcardOf(listener))
@@ -172,9 +175,13 @@ function formClash(path: string, listener: Listener, form: Form): Problem {
       ? form.tls
         ? ['over TLS', 'give the listener tls']
         : ['without TLS', 'leave out tls']
-      : form.isWildcard
-        ? ['on all addresses', 'leave out the address']
-        : ['on single addresses', 'name an address']
+      : form.proxyProtocol !== listener.proxyProtocol
+        ? form.proxyProtocol === true
+          ? ['behind a proxy', 'give the listener proxyProtocol: true']
+          : ['without PROXY headers', 'leave out proxyProtocol']
+        : form.isWildcard
+          ? ['on all addresses', 'leave out the address']
+          : ['on single addresses', 'name an address']
   const why = `more sites of this port, or as many and the oldest, listen ${which}`
   const message = `cannot listen on ${listenerKey(listener)} beside ${form.oldest.key} of the site ${form.oldest.path}: ${why}`
   return { path, code: 'clash', message, hint: `${way}, or take another port` }
@@ -204,16 +211,17 @@ interface Wanted {
   readonly listeners: readonly Listener[]
 }
 
-/** One of the four ways to listen on a port. */
+/** One of the eight ways to listen on a port. */
 interface Form {
   readonly isWildcard: boolean
   readonly tls: boolean
+  readonly proxyProtocol: true | undefined
   readonly oldest: { readonly path: string; readonly key: string }
   sites: number
 }
 
 /**
- * An address and port is over TLS or not, for all of its sites; and beside `*:80` a listener on `10.0.0.1:80` would take that address away from every site on `*:80`, and a reload could
+ * An address and port is over TLS or not, and begins with PROXY headers or not, for all of its sites; and beside `*:80` a listener on `10.0.0.1:80` would take that address away from every site on `*:80`, and a reload could
  * not bind one beside the other, so one form has to give way. The one that more sites use stays. One site alone, of whatever
  * age it claims, must take down neither those that share the port nor those that have an address each; that the older
  * go first would let it, since ages are claimed, and so would a fixed precedence of either form. Between equals the
@@ -230,7 +238,8 @@ function formsOf(oldestFirst: readonly Wanted[]): Map<string, Form> {
       const form = forms.find((one) => isOf(listener, one))
       if (form === undefined) {
         const { key, isWildcard: isAll } = spotOf(listener)
-        forms.push({ isWildcard: isAll, tls: listener.tls, oldest: { path: site.path, key }, sites: 1 })
+        const { tls, proxyProtocol } = listener
+        forms.push({ isWildcard: isAll, tls, proxyProtocol, oldest: { path: site.path, key }, sites: 1 })
       } else form.sites += 1
     }
   }
@@ -240,11 +249,12 @@ function formsOf(oldestFirst: readonly Wanted[]): Map<string, Form> {
 
 /** One listener of each port and way. */
 const eachFormOf = perObject((listeners: readonly Listener[]): readonly Listener[] => [
-  ...new Map(listeners.map((each) => [`${wildcardOf(each)} ${each.tls}`, each])).values(),
+  ...new Map(listeners.map((each) => [`${wildcardOf(each)} ${each.tls} ${each.proxyProtocol}`, each])).values(),
 ])
 
 function isOf(listener: Listener, form: Form): boolean {
-  return spotOf(listener).isWildcard === form.isWildcard && listener.tls === form.tls
+  const { tls, proxyProtocol } = listener
+  return spotOf(listener).isWildcard === form.isWildcard && tls === form.tls && proxyProtocol === form.proxyProtocol
 }
 
 /** Within a workspace the listeners that most sites use go first, then the oldest: one site must not crowd out many. */

@@ -14,7 +14,7 @@ import { MIME_TYPES } from './mime-types.ts'
 import { compareVersions, isMet, NEEDS } from './needs.ts'
 import { DOLLAR_VARIABLE, literal, plain } from './quote.ts'
 import { CONNECTION_VARIABLE, DEFAULT_HEADER_LINES } from './proxy.ts'
-import { listenLine, rejectingLines, TLS_LINES } from './server-tls.ts'
+import { listenLine, realClientLines, rejectingLines, TLS_LINES } from './server-tls.ts'
 import { TRAFFIC_FORMAT_LINE, TRAFFIC_LOG_LINE } from './traffic-log.ts'
 import type { Listener } from './unit.ts'
 
@@ -77,7 +77,7 @@ export function mainConf(input: MainInput, digest: string): string {
       ...HTTP_LINES,
       ...when(compareVersions(capabilities.version, '1.27.4') >= 0, KEEPS_IDLE_LINE),
       ...REFUSAL_MAPS,
-      ...realClientLines(settings, capabilities),
+      ...trustLines(settings, capabilities),
       ...directive('client_max_body_size', settings.maxBodySize),
       ...timeoutLines('proxy', settings),
       ...timeoutLines('grpc', settings),
@@ -94,7 +94,7 @@ export function mainConf(input: MainInput, digest: string): string {
 }
 
 /** Nothing where nginx cannot: render.ts has a problem for it then. */
-function realClientLines({ realClient }: NodeSettings, capabilities: Capabilities): readonly string[] {
+function trustLines({ realClient }: NodeSettings, capabilities: Capabilities): readonly string[] {
   if (realClient === undefined || realClient.trust.length === 0 || !isMet(NEEDS.realClient, capabilities)) return []
   return [
     ...realClient.trust.toSorted().map((network) => `set_real_ip_from ${plain(network)};`),
@@ -230,6 +230,7 @@ function defaultServer(listener: Listener, host: HostLayout, capabilities: Capab
   return [
     listenLine(listener, true),
     'server_name _;',
+    ...realClientLines(listener),
     ...(listener.tls ? rejectingLines(capabilities) : []),
     ...drainable([{ match: '/', body }], host.drainFile),
   ]

@@ -40,6 +40,7 @@ export const NEEDS = {
   jwtKeys: { what: 'jwt of a policy', module: 'http_ssl' },
   externalAuth: { what: 'externalAuth of a policy', module: 'http_auth_request' },
   realClient: { what: 'realClient of zone settings', module: 'http_realip' },
+  proxyProtocol: { what: 'proxyProtocol of a listener of a Site', module: 'http_realip' },
   stream: { what: 'the kind Stream', module: 'stream' },
   streamHosts: { what: 'hosts of a Stream', module: 'stream_ssl_preread' },
   streamProxyProtocol: { what: 'proxyProtocol of a listener, or hosts, of a Stream', module: 'stream_realip' },
@@ -59,6 +60,7 @@ export function upstreamNeeds({ method, keepalive }: UpstreamSpec): Need[] {
 
 export function siteNeeds({ routes, listeners }: SiteSpec): Need[] {
   const hasTls = Object.values(listeners).some(({ tls }) => tls !== undefined)
+  const isProxied = Object.values(listeners).some(({ proxyProtocol }) => proxyProtocol)
   const schemes = Object.values(routes).flatMap((route) => (route.action === 'proxy' ? [route.proxy.scheme] : []))
   const hasFlags = Object.values(routes).some((route) => {
     const { secure, httpOnly, sameSite } = (route.action === 'proxy' ? route.proxy.cookies : undefined) ?? {}
@@ -66,6 +68,7 @@ export function siteNeeds({ routes, listeners }: SiteSpec): Need[] {
   })
   return [
     ...(hasTls ? [NEEDS.listenerTls] : []),
+    ...(isProxied ? [NEEDS.proxyProtocol] : []),
     ...new Set(schemes.flatMap((scheme) => SCHEME_NEEDS[scheme] ?? [])),
     ...(hasFlags ? [NEEDS.cookieFlags] : []),
   ]

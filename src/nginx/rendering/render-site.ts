@@ -19,7 +19,15 @@ import { policiesFor, serverLinesOf, type SitePolicies } from './render-policy.t
 import { responseHeaderLines } from './response-headers.ts'
 import { listenerKey } from './claims.ts'
 import { proxyLines, type ProxyTls } from './proxy.ts'
-import { hstsValue, listenLine, serverTlsLines, tlsFiles, type Http2, type ServerTls } from './server-tls.ts'
+import {
+  hstsValue,
+  listenLine,
+  realClientLines,
+  serverTlsLines,
+  tlsFiles,
+  type Http2,
+  type ServerTls,
+} from './server-tls.ts'
 import { BROTLI } from './needs.ts'
 import { SiteMaps } from './site-maps.ts'
 import { TRAFFIC_LOG_LINE } from './traffic-log.ts'
@@ -61,12 +69,14 @@ export function renderSite(site: SliceResource<SiteSpec>, place: SitePlace, host
   return toText([`# ${path}`, ...maps.lines, ...servers])
 }
 
-/** The listeners that are one server: all without TLS, and all with the same TLS. */
+/** The listeners that are one server: all without TLS, and all with the same TLS; those with PROXY headers apart. */
 function serverGroups({ listeners, tls }: SitePlace) {
   const tlsOf = (listener: Listener) => tls.get(listenerKey(listener))
   const groups = Map.groupBy(listeners, (listener) => {
     const own = tlsOf(listener)
-    return own === undefined ? '' : JSON.stringify([own.spec, own.live, ...tlsFiles(own).map(({ name }) => name)])
+    const isProxied = listener.proxyProtocol === true ? 'PROXY' : ''
+    if (own === undefined) return isProxied
+    return isProxied + JSON.stringify([own.spec, own.live, ...tlsFiles(own).map(({ name }) => name)])
   })
   return [...groups.values()].map((same) => ({ listeners: same, tls: tlsOf(same[0] as Listener) }))
 }
@@ -79,6 +89,7 @@ function serverLines({ path, spec: told }: SliceResource<SiteSpec>, place: Serve
   const beginning = [
     ...place.listeners.map((listener) => listenLine(listener, isDefault, http2)),
     `server_name ${names.length > 0 ? names.map(plain).join(' ') : '_'};`,
+    ...realClientLines(place.listeners[0] as Listener),
     `set $nxmesh_site ${literal(path)};`,
     // nginx ends the path there, and passes on the whole line: what guards look at must be what upstreams get.
     'if ($request_uri ~ "#") { return 400; }',

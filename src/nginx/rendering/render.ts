@@ -408,7 +408,7 @@ function siteUnit(
     host.drainFile,
     ...modules,
     ...hosts,
-    ...listeners.map(listenerKey),
+    ...listeners.map((listener) => `${listenerKey(listener)} ${listener.proxyProtocol}`),
     ...upstreams.values(),
     '',
     ...open,
@@ -512,8 +512,11 @@ function unclaimedListeners(units: readonly Unit[]): Listener[] {
     const keys = socketsOf(unit)
     for (const [index, listener] of unit.listeners.entries()) {
       const key = keys[index] as string
-      // Beside a last good text without TLS, which nobody gets to then, the whole listener is over TLS.
-      if (unclaimed.get(key)?.tls !== true) unclaimed.set(key, listener)
+      // Beside a last good text without TLS, which nobody gets to then, the whole listener is over TLS; so with PROXY headers.
+      const known = unclaimed.get(key)
+      if (known === undefined) unclaimed.set(key, listener)
+      else if (known.tls !== listener.tls || known.proxyProtocol !== listener.proxyProtocol)
+        unclaimed.set(key, { ...known, ...listener, tls: known.tls || listener.tls })
     }
   }
   for (const unit of units) {

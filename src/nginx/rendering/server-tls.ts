@@ -54,9 +54,20 @@ export function tlsFiles({ certificate, key, clientCa, live }: ServerTls): reado
   return [certificate, key, ...(clientCa === undefined ? [] : [clientCa])]
 }
 
-export function listenLine({ address, port, tls }: Listener, isDefault: boolean, http2 = false): string {
-  const flags = [...when(isDefault, 'default_server'), ...when(tls, 'ssl'), ...when(http2, 'http2')]
+export function listenLine(listener: Listener, isDefault: boolean, http2 = false): string {
+  const { address, port, tls, proxyProtocol } = listener
+  const flags = [
+    ...when(isDefault, 'default_server'),
+    ...when(tls, 'ssl'),
+    ...when(http2, 'http2'),
+    ...when(proxyProtocol === true, 'proxy_protocol'),
+  ]
   return `listen ${[plain(`${address}:${port}`), ...flags].join(' ')};`
+}
+
+/** Of a server with this listener: whom the PROXY header names, where http trusts who sends it. */
+export function realClientLines({ proxyProtocol }: Listener): readonly string[] {
+  return when(proxyProtocol === true, 'real_ip_header proxy_protocol;')
 }
 
 /** Of the server block of all listeners with this. */

@@ -8,6 +8,8 @@ export interface Listener {
   readonly address: string
   readonly port: number
   readonly tls: boolean
+  /** Connections begin with a PROXY header. */
+  readonly proxyProtocol?: true
 }
 
 export interface StreamListener extends Pick<Listener, 'address' | 'port'> {
