@@ -5,7 +5,15 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { liveEndpoint } from '../../src/nginx/applying/live-endpoint.ts'
 import type { HostLayout } from '../../src/nginx/rendering/host-layout.ts'
 import { wholeText } from '../../src/nginx/rendering/live.ts'
-import { ask, freePort, luaModules, nginxDirectory, serve, testGeneration } from '../support/real-nginx.ts'
+import {
+  ask,
+  freePort,
+  luaModules,
+  nginxDirectory,
+  serve,
+  testGeneration,
+  writeGeneration,
+} from '../support/real-nginx.ts'
 import { renderYaml } from '../support/resources.ts'
 import { waitFor } from '../support/wait.ts'
 
@@ -35,8 +43,18 @@ const SPECS: Specs = {
     `method: hash\n  hashKey: 'k-$http_x_key'\n  endpoints: { '127.0.0.1:${a}': { weight: 2 }, '127.0.0.1:${b}': {}, '127.0.0.1:${c}': {} }`,
   ring: ({ a, b, c }) =>
     `method: hash\n  consistent: true\n  hashKey: $http_x_key\n  endpoints: { '127.0.0.1:${a}': {}, '127.0.0.1:${b}': { weight: 2 }, '127.0.0.1:${c}': {} }`,
+  cookie: ({ a, b, c }) =>
+    `method: hash\n  hashKey: $cookie_KEY\n  endpoints: { '127.0.0.1:${a}': {}, '127.0.0.1:${b}': {}, '127.0.0.1:${c}': {} }`,
+  query: ({ a, b, c }) =>
+    `method: hash\n  consistent: true\n  hashKey: $arg_key\n  endpoints: { '127.0.0.1:${a}': {}, '127.0.0.1:${b}': {}, '127.0.0.1:${c}': {} }`,
+  sticky: ({ a, b }) => `${STICKY}  endpoints: { '127.0.0.1:${a}': {}, '127.0.0.1:${b}': {} }`,
   kept: ({ a }) => `keepalive: { connections: 4 }\n  endpoints: { '127.0.0.1:${a}': {} }`,
 }
+
+const STICKY = 'method: hash\n  consistent: true\n  sticky: { cookie: srv, maxAge: 60 }\n'
+
+/** Which of the endpoints, in their order, each key gets: the same with and without the program. */
+const placesByLane: (readonly number[])[] = []
 
 function yaml(ports: Readonly<Record<Name | 'dead', number>>, changed: Specs = {}): string {
   const specs = Object.entries({ ...SPECS, ...changed })
@@ -87,8 +105,22 @@ describe.each(['live', 'reload'] as const)('spreading requests by the %s lane, o
     remove?.()
   })
 
-  const get = (name: string, headers: Record<string, string> = {}) =>
-    ask({ port, path: `/${name}/`, headers: { host: 's.example', ...headers } })
+  /** Other upstreams, by the lane. */
+  const change = async (stamp: number, changed: Specs) => {
+    const { generation, live } = renderYaml(yaml(ports, changed), { host })
+    if (live !== undefined) return liveEndpoint(host.verifySocket).push(wholeText({ stamp, state: live }))
+    writeGeneration(host, generation)
+    nginx.reload()
+    return waitFor(
+      async () =>
+        (await ask({ socketPath: host.verifySocket, path: '/generation' })).body.startsWith(generation.digest) &&
+        nginx.workers().length === 1,
+      { timeoutMs: 10_000, what: 'the new generation' },
+    )
+  }
+
+  const get = (name: string, headers: Record<string, string> = {}, query = '') =>
+    ask({ port, path: `/${name}/${query}`, headers: { host: 's.example', ...headers } })
   const from = async (name: string, headers: Record<string, string> = {}) => {
     const { status, headers: answered } = await get(name, headers)
     return (answered['x-from'] as string | undefined) ?? `${status}`
@@ -175,6 +207,58 @@ describe.each(['live', 'reload'] as const)('spreading requests by the %s lane, o
       expect(new Set(first)).toEqual(new Set(NAMES))
       expect(await times(120, name, byKey)).toEqual(first)
     }
+  })
+
+  test('a cookie and a parameter of the query say where to go; who has none is spread', async () => {
+    const byCookie = (index: number) => ({ Cookie: `a=b; KEY=key-${index}; c=d` })
+    const first = await times(60, 'cookie', byCookie)
+    expect(new Set(first)).toEqual(new Set(NAMES))
+    expect(await times(60, 'cookie', byCookie)).toEqual(first)
+    expect(new Set(await times(3, 'cookie'))).toEqual(new Set(NAMES))
+    const byQuery = async (index: number) => (await get('query', {}, `?x=1&key=${index}`)).headers['x-from']
+    const asked: unknown[] = []
+    for (let index = 0; index < 60; index += 1) asked.push([await byQuery(index % 20)])
+    expect(asked.slice(20)).toEqual([...asked.slice(0, 20), ...asked.slice(0, 20)])
+    expect(new Set(asked.flat())).toEqual(new Set(NAMES))
+    expect(new Set(await times(3, 'query'))).toEqual(new Set(NAMES))
+    const ordered = NAMES.toSorted((one, other) => (`${ports[one]}` < `${ports[other]}` ? -1 : 1))
+    placesByLane.push(first.map((name) => ordered.indexOf(name as Name)))
+    expect(placesByLane.at(-1)).toEqual(placesByLane[0])
+  })
+
+  test('a client is given a cookie, and stays by it, also when endpoints come and go', async () => {
+    const clients: { readonly cookie: string; at: string }[] = []
+    for (let index = 0; index < 40; index += 1) {
+      const { headers } = await get('sticky', { Cookie: 'other=1' })
+      const [given = '', ...more] = headers['set-cookie'] ?? []
+      expect(more).toEqual([])
+      expect(given).toMatch(/^srv=[0-9a-f]{32}; Path=\/; HttpOnly; Max-Age=60; SameSite=Lax$/)
+      clients.push({ cookie: given.replace(/;.*/, ''), at: headers['x-from'] as string })
+    }
+    expect(new Set(clients.map(({ at }) => at))).toEqual(new Set(['a', 'b']))
+    const now = async () => {
+      const places: string[] = []
+      for (const { cookie } of clients) {
+        const { headers } = await get('sticky', { Cookie: cookie })
+        expect(headers['set-cookie']).toBeUndefined()
+        places.push(headers['x-from'] as string)
+      }
+      return places
+    }
+    const first = clients.map(({ at }) => at)
+    expect(await now()).toEqual(first)
+    await change(2, {
+      sticky: ({ a, b, c }) =>
+        `${STICKY}  endpoints: { '127.0.0.1:${a}': {}, '127.0.0.1:${b}': {}, '127.0.0.1:${c}': {} }`,
+    })
+    const more = await now()
+    // Who went, went to the new one.
+    expect(more.filter((place, index) => place !== first[index] && place !== 'c')).toEqual([])
+    expect(new Set(more)).toEqual(new Set(NAMES))
+    await change(3, { sticky: ({ b, c }) => `${STICKY}  endpoints: { '127.0.0.1:${b}': {}, '127.0.0.1:${c}': {} }` })
+    const fewer = await now()
+    expect(fewer.filter((place, index) => more[index] !== 'a' && place !== more[index])).toEqual([])
+    expect(new Set(fewer)).toEqual(new Set(['b', 'c']))
   })
 
   test('connections to a server are kept when asked to', async () => {

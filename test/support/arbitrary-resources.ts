@@ -259,6 +259,7 @@ const upstreamSpec = optional({
   nodeSelector: labels,
   method: fc.constantFrom('round_robin', 'least_conn'),
   consistent: fc.boolean(),
+  hashKey: fc.constantFrom('$cookie_Session', 'a-${arg_Key}', '$http_x_user$remote_addr'),
   endpoints: fc.dictionary(
     fc.constantFrom('10.0.0.1:80', '[2001:db8::1]:8080', 'app.internal:9000', 'b.internal:1'),
     endpoint,

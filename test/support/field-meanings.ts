@@ -38,10 +38,11 @@ export function expandedText(argument: string): string {
     .join('')
 }
 
-/** The text that a template is meant to give. Variables are in lower case: $hostA is $host and an A. */
+/** The text that a template is meant to give. Variables are in lower case, $hostA is $host and an A, but for names that clients gave. */
 function templateText(text: string): string {
-  return text.replace(/\$(?:\$|([a-z0-9_]+)|\{([a-z0-9_]+)\})/g, (whole, bare?: string, braced?: string) =>
-    whole === '$$' ? '$' : variable((bare ?? braced) as string),
+  return text.replace(
+    /\$(?:\$|((?:cookie|arg)_\w+|[a-z0-9_]+)|\{((?:cookie|arg)_\w+|[a-z0-9_]+)\})/g,
+    (whole, bare?: string, braced?: string) => (whole === '$$' ? '$' : variable((bare ?? braced) as string)),
   )
 }
 
@@ -225,6 +226,14 @@ const upstream: Record<string, Field> = {
   'spec.template.values.{key}': nowhere,
   'spec.template.values.*': nowhere,
   'spec.hashKey': template('hash'),
+  'spec.sticky.cookie': (text) => [
+    ...requestVariable('cookie_')(text),
+    {
+      directive: MAP_ENTRY,
+      expanded: `${text}=${variable('request_id')}; Path=/; HttpOnly; Max-Age=9; Secure; SameSite=Lax`,
+    },
+  ],
+  'spec.sticky.sameSite': nowhere,
   'spec.endpoints.{key}': (text) => [
     { directive: 'server', plain: text },
     { directive: 'server', plain: text.replace(/^(.*):/, (_, host: string) => `${addressOf(host)}:`) },

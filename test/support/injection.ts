@@ -85,6 +85,11 @@ spec: { endpoints: { '10.0.0.1:80': {} } }
 ---
 apiVersion: nxmesh/v1
 kind: Upstream
+metadata: { name: stuck }
+spec: { method: hash, sticky: { cookie: own, maxAge: 9, secure: true, sameSite: lax }, endpoints: { '10.0.0.1:80': {} } }
+---
+apiVersion: nxmesh/v1
+kind: Upstream
 metadata: { name: app, workspace: default, zone: '*', labels: { l: v } }
 spec:
   nodeSelector: { disk: ssd }
@@ -324,6 +329,7 @@ spec:
         retries: { attempts: 9, timeout: 9s, on: [error] }
         cookies: { domains: { inner.example: outer.example }, paths: { /inner/: /outer/ }, sameSite: lax }
         redirects: { 'http://inner.example/': 'https://$host/outer/' }
+    stuck: { path: /stuck/, proxy: { upstream: stuck } }
     replaced: { path: /replaced/, proxy: { upstream: app, replacePrefix: /replacement/ } }
     turned: { path: /turned/, redirect: { regex: '^/turned/(.*)$', to: 'https://turned.example/$1' } }
     spread:

@@ -45,6 +45,10 @@ describe('upstreams', () => {
     ],
     ['least_conn; server 10.0.0.1:80;', { method: 'least_conn', endpoints: { '10.0.0.1:80': {} } }],
     [
+      'hash $cookie_SID; server 10.0.0.1:80;',
+      { method: 'hash', hashKey: '$cookie_SID', endpoints: { '10.0.0.1:80': {} } },
+    ],
+    [
       'hash $request_uri consistent; server 10.0.0.1:80; keepalive 4; keepalive_timeout 1d;',
       {
         method: 'hash',
@@ -60,11 +64,11 @@ describe('upstreams', () => {
 
   test('what a field cannot hold is left out, and the upstream stays', () => {
     const { specs, lost } = imported(
-      'upstream a { hash $cookie_sid consistent; keepalive 5000; server 10.0.0.1:80 weight=5000 max_fails=2; least_conn; }',
+      'upstream a { hash $binary_remote_addr consistent; keepalive 5000; server 10.0.0.1:80 weight=5000 max_fails=2; least_conn; }',
     )
     expect(specs['Upstream a']).toEqual({ method: 'least_conn', endpoints: { '10.0.0.1:80': { maxFails: 2 } } })
     expect(lost.map(({ what }) => what)).toEqual([
-      'hash $cookie_sid consistent',
+      'hash $binary_remote_addr consistent',
       'keepalive 5000',
       'server 10.0.0.1:80 weight=5000 max_fails=2',
     ])

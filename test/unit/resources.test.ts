@@ -412,6 +412,18 @@ test.each<[string, unknown, string, RegExp]>([
     /has more than 256 entries/,
   ],
   [
+    'a sticky cookie without hashing',
+    upstream({ sticky: { cookie: 'srv' }, endpoints: { 'a:80': {} } }),
+    'spec.sticky',
+    /needs method: hash/,
+  ],
+  [
+    'a cookie that browsers refuse',
+    upstream({ method: 'hash', sticky: { cookie: 'srv', sameSite: 'none' }, endpoints: { 'a:80': {} } }),
+    'spec.sticky.sameSite',
+    /secure: true/,
+  ],
+  [
     'weights that consistent hashing multiplies',
     upstream({ method: 'hash', consistent: true, endpoints: { 'a:80': { weight: 1000 }, 'b:80': { weight: 25 } } }),
     'spec.endpoints',
@@ -597,7 +609,30 @@ test('templates are split', () => {
     { text: '1 ' },
     { variable: 'http_x_y' },
   ])
-  for (const bad of ['$', '${', '${host', '$1', '$uri', '$HOST', '$ host', '${}', '$nxmesh_site', '$arg_x']) {
+  // Names that clients give have either case.
+  expect(parseTemplate('$cookie_JSESSIONID.$arg_pageId,${cookie_a}B$http_xY')).toEqual([
+    { variable: 'cookie_JSESSIONID' },
+    { text: '.' },
+    { variable: 'arg_pageId' },
+    { text: ',' },
+    { variable: 'cookie_a' },
+    { text: 'B' },
+    { variable: 'http_x' },
+    { text: 'Y' },
+  ])
+  for (const bad of [
+    '$',
+    '${',
+    '${host',
+    '$1',
+    '$uri',
+    '$HOST',
+    '$ host',
+    '${}',
+    '$nxmesh_site',
+    '$arg_',
+    '${cookie_}',
+  ]) {
     expect(parseTemplate(bad), bad).toHaveProperty('message')
   }
 })

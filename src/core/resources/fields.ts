@@ -213,7 +213,8 @@ export const endpointKey = text((value) => {
 // ---------------------------------------------------------------------------------------------- templates
 
 /**
- * The nginx variables that a template may use, beside `$http_<name>` for a request header. `$uri` is left out on
+ * The nginx variables that a template may use, beside `$http_<name>` for a request header, `$cookie_<name>` and
+ * `$arg_<name>` of the query. `$uri` is left out on
  * purpose: it is decoded, so that a client could put line breaks into a header through it. Use `$request_uri`.
  */
 const VARIABLES: ReadonlySet<string> = new Set([
@@ -263,13 +264,15 @@ function splitTemplate<Part>(
 ): (Part | TemplatePart)[] | Fault {
   const parts: (Part | TemplatePart)[] = []
   let end = 0
-  for (const match of value.matchAll(/\$(?:\$|([a-z0-9_]+)|\{([a-z0-9_]+)\})?/g)) {
+  for (const match of value.matchAll(
+    /\$(?:\$|((?:cookie|arg)_\w+|[a-z0-9_]+)|\{((?:cookie|arg)_\w+|[a-z0-9_]+)\})?/g,
+  )) {
     if (match.index > end) parts.push({ text: value.slice(end, match.index) })
     end = match.index + match[0].length
     const name = match[1] ?? match[2]
     if (match[0] === '$$') parts.push({ text: '$' })
     else if (name !== undefined && special(name) !== undefined) parts.push(special(name) as Part)
-    else if (name !== undefined && (VARIABLES.has(name) || /^http_[a-z0-9_]+$/.test(name)))
+    else if (name !== undefined && (VARIABLES.has(name) || /^(?:http_[a-z0-9_]+|(?:cookie|arg)_\w+)$/.test(name)))
       parts.push({ variable: name })
     else return templateFault(name)
   }

@@ -16,6 +16,7 @@ import {
   text,
   wholeSeconds,
 } from './fields.ts'
+import { variableName } from './conditions.ts'
 import type { Kind } from './kind.ts'
 import { templateUse } from './template-use.ts'
 
@@ -44,6 +45,17 @@ const keepalive = z.strictObject({
   timeout: duration.default('60s'),
   requests: integer(1, 1_000_000_000).default(1000),
 })
+
+/** The cookie by which a client stays with its endpoint; nginx gives one to whom has none. */
+const sticky = z.strictObject({
+  cookie: variableName,
+  /** Seconds; as long as the browser runs when left out. */
+  maxAge: integer(1, 34_560_000).optional(),
+  /** Only over TLS. */
+  secure: z.boolean().default(false),
+  sameSite: z.enum(['strict', 'lax', 'none']).default('lax'),
+})
+export type StickyCookie = z.output<typeof sticky>
 
 /** How this host finds out whether an endpoint can serve. */
 const healthCheck = z
@@ -128,6 +140,8 @@ const schema = z
     hashKey: template((value) => (value === '' ? { message: 'is empty' } : undefined)).default('$request_uri'),
     /** With `method: hash`: adding an endpoint moves only its share of the keys. */
     consistent: z.boolean().default(false),
+    /** With `method: hash`: takes the place of hashKey. */
+    sticky: sticky.optional(),
     endpoints: atMost(ENDPOINTS_MAX, endpointKey, endpoint).default({}),
     keepalive: keepalive.optional(),
     healthCheck: healthCheck.optional(),
@@ -145,6 +159,14 @@ const schema = z
       const hint = 'divide them all by a number, or leave out consistent'
       const message = `have weights that add up to ${weight}; with consistent at most ${CONSISTENT_WEIGHT_MAX}`
       context.addIssue({ code: 'custom', message, path: ['endpoints'], params: { hint } })
+    }
+    if (spec.sticky !== undefined && spec.method !== 'hash') {
+      const hint = 'write method: hash, and consistent: true to keep clients where they are when endpoints change'
+      context.addIssue({ code: 'custom', message: 'needs method: hash', path: ['sticky'], params: { hint } })
+    }
+    if (spec.sticky?.sameSite === 'none' && !spec.sticky.secure) {
+      const message = 'is only taken by browsers with secure: true'
+      context.addIssue({ code: 'custom', message, path: ['sticky', 'sameSite'] })
     }
     if (!WITHOUT_BACKUP.includes(spec.method)) return
     for (const [key, { backup }] of Object.entries(spec.endpoints)) {

@@ -159,11 +159,11 @@ end
 
 local function key_parts(text)
   local parts = {}
-  for kind, value in text:gmatch("([vt])([^,]*)") do
+  for kind, value in text:gmatch("([vts])([^,]*)") do
     if kind == "t" then
       value = value:gsub("%%(%x%x)", function(hex) return string.char(tonumber(hex, 16)) end)
     end
-    parts[#parts + 1] = { is_variable = kind == "v", value = value }
+    parts[#parts + 1] = { is_variable = kind ~= "t", is_sticky = kind == "s", value = value }
   end
   return parts
 end
@@ -274,7 +274,10 @@ end
 local function hash_key(parts)
   local values = {}
   for i, part in ipairs(parts) do
-    values[i] = part.is_variable and (ngx.var[part.value] or "") or part.value
+    local value = part.is_variable and (ngx.var[part.value] or "") or part.value
+    -- The site gives this client a cookie of the same text.
+    if part.is_sticky and value == "" then value = ngx.var.request_id end
+    values[i] = value
   end
   return table.concat(values)
 end
@@ -325,12 +328,17 @@ local choose = {
   round_robin = function(_, peers) return round_robin(peers) end,
   least_conn = function(_, peers) return least_conn(peers) end,
   random = function(_, peers) return random(peers) end,
-  consistent = function(upstream, peers) return rendezvous(peers, hash_key(upstream.key)) end,
+  consistent = function(upstream, peers)
+    local key = hash_key(upstream.key)
+    return key == "" and round_robin(peers) or rendezvous(peers, key)
+  end,
   ip_hash = function(upstream, peers)
     return hashed(upstream, peers, function(sum, try) return by_address(try == 0 and 89 or sum) end)
   end,
   hash = function(upstream, peers)
     local key = hash_key(upstream.key)
+    -- As nginx does: who sends no key is nobody in particular.
+    if key == "" then return round_robin(peers) end
     return hashed(upstream, peers, function(sum, try)
       local crc = ngx.crc32_long(try == 0 and key or try .. key)
       return sum + band(rshift(crc, 16), 0x7fff)

@@ -5,6 +5,7 @@
  */
 
 import { sha256 } from '../../core/canonical.ts'
+import { requestVariable } from '../../core/resources/conditions.ts'
 import { isFault, parseTemplate } from '../../core/resources/fields.ts'
 import type { SiteSpec } from '../../core/resources/site.ts'
 import { isSplit, sharesOf } from '../../core/resources/split.ts'
@@ -124,7 +125,7 @@ export function siteEntries(
 }
 
 /**
- * An upstream's entry: method, parts of the hash key, and `<address>,<weight>,<backup>,<down>,<maxFails>,<failTimeout s>`
+ * An upstream's entry: method, parts of the hash key or the variable of a sticky cookie, and `<address>,<weight>,<backup>,<down>,<maxFails>,<failTimeout s>`
  * of each server.
  */
 export function upstreamEntry(
@@ -134,17 +135,15 @@ export function upstreamEntry(
   host: HostLayout,
 ): readonly [key: string, value: string] {
   const { path, name, spec } = upstream
-  const { method, consistent, hashKey } = spec
+  const { method, consistent, hashKey, sticky } = spec
   const servers = openCircuits.has(path)
     ? [`unix:${circuitSocket(host.directory)},1,0,0,0,0`]
     : serversOf(upstream, addresses, ejected).map(({ address, weight, backup, down, maxFails, failTimeout }) =>
         [address, weight, Number(backup), Number(down), maxFails, seconds(failTimeout)].join(),
       )
   const how = method === 'hash' && consistent ? 'consistent' : method
-  return [
-    upstreamKey(upstreamBlockName(name)),
-    [how, method === 'hash' ? hashParts(hashKey) : '-', ...servers].join(' '),
-  ]
+  const parts = sticky === undefined ? hashParts(hashKey) : `s${requestVariable('cookie_', sticky.cookie)}`
+  return [upstreamKey(upstreamBlockName(name)), [how, method === 'hash' ? parts : '-', ...servers].join(' ')]
 }
 
 /** `v<variable>`, or `t<text>` with every byte as %xx, for each part. */

@@ -6,6 +6,7 @@
 import { PLANNED_HEADER } from '../../core/names.ts'
 import { conditionsOf } from '../../core/resources/conditions.ts'
 import { upstreamsOf } from '../../core/resources/split.ts'
+import type { StickyCookie } from '../../core/resources/upstream.ts'
 import { isGrpc } from '../../core/resources/upstream-tls.ts'
 import { groupRoutes, type Route, type RouteGroup, type SiteSpec } from '../../core/resources/site.ts'
 import type { SliceResource } from '../../core/slice.ts'
@@ -39,6 +40,8 @@ export interface SitePlace {
   readonly listeners: readonly Listener[]
   /** Upstream block names by the name that a route refers to. */
   readonly upstreams: ReadonlyMap<string, string>
+  /** By the name that a route refers to; of upstreams whose clients stay by a cookie. */
+  readonly sticky: ReadonlyMap<string, StickyCookie>
   /** Names of blocks with an open circuit, among those that are passed to over TLS. */
   readonly open: ReadonlySet<string>
   readonly policies: SitePolicies
@@ -197,6 +200,7 @@ function routeBody(id: string, route: Route, spec: SiteSpec, place: ServerPlace,
   const lines = [
     ...limitLines(route, isGrpcRoute(route)),
     ...responseHeaderLines(route.responseHeaders, spec, upstreamModule(route)),
+    ...stickyLines(route, place),
     ...headers,
     ...pages,
     ...when(upstreamModule(route) === 'proxy', ...routeLines(id, proxying), ...proxying),
@@ -204,6 +208,13 @@ function routeBody(id: string, route: Route, spec: SiteSpec, place: ServerPlace,
   ]
   const isFixed = route.action === 'redirect' || route.action === 'return'
   return { guards, lines, content: actionLines(id, route, spec, place), isFixed }
+}
+
+/** A cookie of each upstream that the request may reach, for who has none. */
+function stickyLines(route: Route, { sticky, maps }: ServerPlace): readonly string[] {
+  const cookies = route.action === 'proxy' ? upstreamsOf(route.proxy).flatMap((name) => sticky.get(name) ?? []) : []
+  const variables = new Set(cookies.map((cookie) => maps.stickyCookie(cookie)))
+  return [...variables].map((variable) => `add_header Set-Cookie $${variable} always;`)
 }
 
 /** The route's ID, where lines ask for it. */

@@ -22,8 +22,9 @@ export const STREAM = 'stream'
 const HASH_VARIABLES: ReadonlySet<string> = new Set(['remote_addr', 'remote_port', 'server_addr', 'server_port'])
 
 /** Why the upstream cannot serve a stream; undefined where it can. */
-export function streamObstacle({ method, hashKey }: UpstreamSpec): string | undefined {
+export function streamObstacle({ method, hashKey, sticky }: UpstreamSpec): string | undefined {
   if (method !== 'hash') return undefined
+  if (sticky !== undefined) return 'its sticky cookie is of requests, which a stream has none of'
   const parts = parseTemplate(hashKey)
   const isKnown = !isFault(parts) && parts.every((part) => !('variable' in part) || HASH_VARIABLES.has(part.variable))
   return isKnown ? undefined : `its hashKey ${JSON.stringify(hashKey)} is of requests, which a stream has none of`

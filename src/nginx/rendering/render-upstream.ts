@@ -4,8 +4,10 @@
  */
 
 import { isIP } from 'node:net'
+import { sha256 } from '../../core/canonical.ts'
 import { perObject } from '../../core/memo.ts'
 import { parseResourcePath, type ResourceName } from '../../core/names.ts'
+import { requestVariable } from '../../core/resources/conditions.ts'
 import { parseEndpoint, type Endpoint } from '../../core/resources/fields.ts'
 import type { UpstreamSpec } from '../../core/resources/upstream.ts'
 import type { SliceResource } from '../../core/slice.ts'
@@ -101,8 +103,9 @@ export function renderUpstream(
     : serversOf(upstream, addresses, observed.ejected).map(serverLine)
   return toText([
     `# ${path}`,
+    ...stickyLines(path, spec),
     ...block(`upstream ${upstreamBlockName(name)}`, [
-      ...methodLines(spec),
+      ...methodLines(path, spec),
       ...(servers.length > 0 ? servers : ['server 127.0.0.1:1 down;']),
       ...keepaliveLines(spec),
     ]),
@@ -129,9 +132,23 @@ export function serverLine({ address, weight, maxFails, failTimeout, backup, dow
   return `server ${[plain(address), ...parameters].join(' ')};`
 }
 
-function methodLines({ method, hashKey, consistent }: UpstreamSpec): readonly string[] {
+/** The variable that a client is told by: its cookie, else the one that this answer gives it. */
+function stickyLines(path: string, { sticky }: UpstreamSpec): readonly string[] {
+  if (sticky === undefined) return []
+  const cookie = `$${requestVariable('cookie_', sticky.cookie)}`
+  return block(`map ${cookie} $${stickyVariable(path)}`, [`default ${cookie};`, '"" $request_id;'])
+}
+
+function stickyVariable(path: string): string {
+  return `nxmesh_${sha256(path).slice(0, 16)}_sticky`
+}
+
+function methodLines(path: string, { method, hashKey, consistent, sticky }: UpstreamSpec): readonly string[] {
   if (method === 'round_robin') return []
-  if (method === 'hash') return [`hash ${template(hashKey)}${consistent ? ' consistent' : ''};`]
+  if (method === 'hash') {
+    const key = sticky === undefined ? template(hashKey) : `$${stickyVariable(path)}`
+    return [`hash ${key}${consistent ? ' consistent' : ''};`]
+  }
   return [`${method};`]
 }
 

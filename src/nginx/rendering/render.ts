@@ -8,7 +8,7 @@ import { sha256 } from '../../core/canonical.ts'
 import { Memo, perObject } from '../../core/memo.ts'
 import { resourcePath } from '../../core/names.ts'
 import { upstreamsOf } from '../../core/resources/split.ts'
-import { CONSISTENT_WEIGHT_MAX, type UpstreamSpec } from '../../core/resources/upstream.ts'
+import { CONSISTENT_WEIGHT_MAX, type StickyCookie, type UpstreamSpec } from '../../core/resources/upstream.ts'
 import type { ZoneSettingsSpec } from '../../core/resources/zone-settings.ts'
 import {
   isSite,
@@ -130,6 +130,9 @@ export function render(input: RenderInput): Rendering {
   }
   // An upstream with a problem of its own is there all the same: its last good unit may serve.
   const known = new Set([...slice.resources, ...slice.problems].map(({ path }) => path))
+  const sticky = new Map(
+    upstreams.flatMap(({ path, spec }) => (spec.sticky === undefined ? [] : [[path, spec.sticky] as const])),
+  )
   const sites = slice.resources.filter(isSite).toSorted(olderFirst)
   const wordy = tooManyVariables(sites)
   const policies = settlePolicies(sites, known, input)
@@ -146,7 +149,7 @@ export function render(input: RenderInput): Rendering {
   const unitFor = (site: Site, place: Place) =>
     wordy.get(site.path) ??
     siteOutcomes.get(site.spec, variantOf(place), (keyed) =>
-      siteUnit(site, place, known, { certificates, live: live.entries }, input, policies, keyed),
+      siteUnit(site, place, { known, sticky }, { certificates, live: live.entries }, input, policies, keyed),
     )
   const rendered = sites.filter((site) => !('code' in unitFor(site, wishesOf(site, host.defaultHttpPort))))
   const streams = slice.resources.filter(isStream).toSorted(olderFirst)
@@ -180,14 +183,20 @@ function inPathOrder(units: readonly Unit[], { resources }: Slice): readonly Uni
   return [...ordered, ...left.values()].toSorted(byPath)
 }
 
-/** What sites may see of all else: other resources, but of upstreams only that they are there; problems; secrets. */
+/** What sites may see of all else: other resources, but of upstreams only that they are there and their cookie; problems; secrets. */
 function inViewOf({ slice, secrets }: RenderInput): readonly string[] {
   const others = slice.resources.filter((resource) => !isSite(resource))
   return [
-    ...others.flatMap((resource) => (isUpstream(resource) ? resource.path : [resource.path, resource.hash])),
+    ...others.flatMap((resource) =>
+      isUpstream(resource) ? [resource.path, stickyText(resource)] : [resource.path, resource.hash],
+    ),
     ...slice.problems.flatMap(({ path, message }) => [path, message]),
     ...[...secrets].flat(),
   ]
+}
+
+function stickyText({ spec }: SliceResource<UpstreamSpec>): string {
+  return spec.sticky === undefined ? '' : JSON.stringify(spec.sticky)
 }
 
 /** The live part of the rendering alone, which does not cost the work of all sites. */
@@ -344,13 +353,21 @@ function settingsUnit({ path, spec, hash }: SliceResource<ZoneSettingsSpec>): Ou
 /** Hosts and listeners of a site: those that it asks for, or those that it gets. */
 type Place = Pick<Unit, 'hosts' | 'listeners'>
 
+/** What a site may refer to. */
+interface Others {
+  /** Paths. */
+  readonly known: ReadonlySet<string>
+  /** By path of the upstream. */
+  readonly sticky: ReadonlyMap<string, StickyCookie>
+}
+
 /** Of most sites the place is the same object in each rendering: all that they ask for. */
 const variantOf = perObject(({ hosts, listeners }: Place) => JSON.stringify([hosts, listeners]))
 
 function siteUnit(
   site: Site,
   { hosts, listeners }: Place,
-  known: ReadonlySet<string>,
+  { known, sticky: stickyUpstreams }: Others,
   shown: ShownCertificates,
   { capabilities, host, openCircuits }: RenderInput,
   settled: SettledPolicies,
@@ -370,6 +387,7 @@ function siteUnit(
   ])
   const files = policies.used.flatMap(({ text }) => text.files ?? [])
   const open = new Set<string>()
+  const sticky = new Map<string, StickyCookie>()
   const forbidden = pageFilesOf(site.spec).find((file) => !isAllowedRoot(file, host))
   if (forbidden !== undefined) return forbiddenRoot(path, forbidden, host)
   for (const name of pageUpstreamsOf(site.spec)) {
@@ -388,6 +406,8 @@ function siteUnit(
       upstreams.set(name, upstreamBlockName(upstream))
       const upstreamPath = resourcePath(upstream)
       needs.push(upstreamPath)
+      const cookie = stickyUpstreams.get(upstreamPath)
+      if (cookie !== undefined) sticky.set(name, cookie)
       // What is passed as plain HTTP needs not know it: see targetUrl.
       if (route.proxy.scheme !== 'http' && openCircuits.has(upstreamPath)) open.add(upstreamBlockName(upstream))
     }
@@ -400,7 +420,7 @@ function siteUnit(
     ...policies.used.flatMap(({ text }) => text.modules ?? []),
     ...when((isLive && asksLive(site.spec)) || tls.liveKeys.length > 0, LUA),
   ]
-  const place = { hosts, listeners, upstreams, open, policies, ...served, http2, isLive, modules }
+  const place = { hosts, listeners, upstreams, sticky, open, policies, ...served, http2, isLive, modules }
   files.push(...tlsFiles)
   const key = [
     path,
@@ -410,6 +430,8 @@ function siteUnit(
     ...hosts,
     ...listeners.map((listener) => `${listenerKey(listener)} ${listener.proxyProtocol}`),
     ...upstreams.values(),
+    '',
+    ...[...sticky].map(([name, cookie]) => `${name} ${JSON.stringify(cookie)}`),
     '',
     ...open,
     '',

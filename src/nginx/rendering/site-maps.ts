@@ -9,10 +9,11 @@ import { perObject } from '../../core/memo.ts'
 import { conditionsOf, requestVariable, type Condition } from '../../core/resources/conditions.ts'
 import type { Route, RouteGroup, SiteSpec } from '../../core/resources/site.ts'
 import { isSplit, sharesOf } from '../../core/resources/split.ts'
+import type { StickyCookie } from '../../core/resources/upstream.ts'
 import { block } from './lines.ts'
 import { maintenanceKey, splitKey } from './live.ts'
 import { flagLine, splitLine } from './live-program.ts'
-import { escapeRegex, plain } from './quote.ts'
+import { escapeRegex, plain, template } from './quote.ts'
 
 /** How many variables the site may take at most: each is room in every request of every site. */
 export const variableDemand = perObject(({ routes, maintenance }: SiteSpec): number => {
@@ -124,6 +125,20 @@ export class SiteMaps {
     return requestVariables(sticky).reduce((otherwise, variable) => {
       return this.#define(`map $${variable}`, [`default $${variable};`, `"" $${otherwise};`])
     }, 'remote_addr')
+  }
+
+  /** The variable that holds the cookie to give to a client that has none; empty for the others. */
+  stickyCookie({ cookie, maxAge, secure, sameSite }: StickyCookie): string {
+    const parts = [
+      `${cookie}=$request_id`,
+      'Path=/',
+      'HttpOnly',
+      ...(maxAge === undefined ? [] : [`Max-Age=${maxAge}`]),
+      ...(secure ? ['Secure'] : []),
+      `SameSite=${sameSite.replace(/^./, (letter) => letter.toUpperCase())}`,
+    ]
+    const entry = `"" ${template(parts.join('; '))};`
+    return this.#define(`map $${requestVariable('cookie_', cookie)}`, ['default "";', entry])
   }
 
   /** The variable that is http where the target is one of these blocks, else https. */
