@@ -1,5 +1,5 @@
 /**
- * When the certificates that sites serve expire, and whether they name the sites' hosts: what nginx does not look at, and
+ * When the certificates that sites and streams serve expire, and whether they name the sites' hosts: what nginx does not look at, and
  * clients do. Says it in the log, with names, and to health and metrics as numbers. Called by the composition root.
  */
 
@@ -7,7 +7,7 @@ import { X509Certificate } from 'node:crypto'
 import { Memo } from './core/memo.ts'
 import { resourcePath } from './core/names.ts'
 import type { CertificateSpec } from './core/resources/certificate.ts'
-import { isCertificate, isSite, type Slice, type SliceResource } from './core/slice.ts'
+import { isCertificate, isSite, isStream, type Slice, type SliceResource } from './core/slice.ts'
 import type { Log } from './log.ts'
 import { nearest } from './core/references.ts'
 
@@ -59,7 +59,7 @@ export class ServedCertificates {
     const known = new Set(certificates.keys())
     const expiries = new Map<string, number>()
     const misnamed: string[] = []
-    for (const site of resources.filter(isSite)) {
+    for (const site of [...resources.filter(isSite), ...resources.filter(isStream)]) {
       for (const { tls } of Object.values(site.spec.listeners)) {
         const found = tls === undefined ? undefined : nearest(site, 'certificate', tls.certificate, known)
         const certificate = found === undefined ? undefined : certificates.get(resourcePath(found))
@@ -67,7 +67,7 @@ export class ServedCertificates {
         const leaf = this.#leaves.get(certificate.hash, () => leafOf(certificate))
         expiries.set(certificate.path, leaf.expiresAt)
         const verdict = this.#verdicts.get(`${site.hash} ${certificate.hash}`, () => ({
-          misnamed: !site.spec.hosts.every((host) => host === '*' || leaf.names(host)),
+          misnamed: !(site.spec.hosts ?? []).every((host) => host === '*' || leaf.names(host)),
         }))
         if (verdict.misnamed) misnamed.push(`${site.path} by ${certificate.path}`)
       }

@@ -1,16 +1,16 @@
 /**
  * Streams on a real nginx: what clients send over TCP and UDP reaches the upstream, TLS passes by its name with no key of
- * ours, addresses of clients are told and obeyed, and a port is shared as the slice says.
+ * ours or ends here, addresses of clients are told and obeyed, and a port is shared as the slice says.
  */
 
 import { createSocket, type Socket as DatagramSocket } from 'node:dgram'
 import { once } from 'node:events'
 import { connect, createServer, type AddressInfo, type Server } from 'node:net'
-import { connect as connectTls, createServer as createTlsServer } from 'node:tls'
+import { connect as connectTls, createServer as createTlsServer, type ConnectionOptions } from 'node:tls'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { LocalNginx } from '../../src/adapters/nginx-process.ts'
 import { probe, probeTargets } from '../../src/nginx/applying/probe.ts'
-import { makeCertificate } from '../support/certificates.ts'
+import { certificateYaml, makeCertificate, secretsOf, secretYaml } from '../support/certificates.ts'
 import { freePort, nginxDirectory, serve } from '../support/real-nginx.ts'
 import { renderYaml } from '../support/resources.ts'
 
@@ -19,6 +19,12 @@ let datagrams: DatagramSocket
 let stop: () => Promise<void> = () => Promise.resolve()
 let remove: () => void = () => undefined
 let rendered: ReturnType<typeof renderYaml>
+const TLS_PORTS = ['plain', 'ending', 'modern', 'known', 'open', 'verified', 'misled', 'misnamed', 'shown']
+const own = makeCertificate(['own.example'])
+const people = makeCertificate(['people'])
+const ana = makeCertificate(['ana'], people)
+const mallory = makeCertificate(['ana'], makeCertificate(['people']))
+const [one, two] = ['one', 'two'].map((name) => makeCertificate([`${name}.example`])) as [typeof own, typeof own]
 const ports: Record<string, number> = {}
 
 async function listening(server: Server): Promise<number> {
@@ -38,16 +44,21 @@ function upstream(name: string, port: number): string {
 
 beforeAll(async () => {
   const echo = await listening(createServer((socket) => socket.on('error', () => undefined).pipe(socket)))
-  const tls = (name: string) => {
-    const { certificate, key } = makeCertificate([`${name}.example`])
-    return listening(createTlsServer({ cert: certificate, key }, (socket) => socket.end(name)))
-  }
-  const [one, two] = [await tls('one'), await tls('two')]
+  const tls = (name: string, { certificate, key }: typeof own, options: object = {}) =>
+    listening(
+      createTlsServer({ cert: certificate, key, ...options }, (socket) =>
+        socket.end(
+          `${name} ${String(socket.servername)} ${String(socket.getPeerCertificate().subject?.CN ?? 'nobody')}`,
+        ),
+      ).on('tlsClientError', () => undefined),
+    )
+  const asking = { requestCert: true, ca: people.certificate }
+  const [first, second, third] = [await tls('one', one), await tls('two', two), await tls('three', one, asking)]
   datagrams = createSocket('udp4')
   datagrams.on('message', (text, from) => datagrams.send(`${String(text)} back`, from.port, from.address))
   datagrams.bind(0, '127.0.0.1')
   await once(datagrams, 'listening')
-  for (const name of ['echo', 'udp', 'names', 'told', 'trusting', 'closed', 'few', 'idle', 'http'])
+  for (const name of ['echo', 'udp', 'names', 'told', 'trusting', 'closed', 'few', 'idle', 'http', ...TLS_PORTS])
     ports[name] = await freePort()
   const { host, remove: removeDirectory } = nginxDirectory(ports['http'] as number)
   remove = removeDirectory
@@ -57,8 +68,32 @@ beforeAll(async () => {
     [
       upstream('echo', echo),
       upstream('datagrams', datagrams.address().port),
-      upstream('one', one),
-      upstream('two', two),
+      upstream('one', first),
+      upstream('two', second),
+      upstream('three', third),
+      ...Object.entries({ own, people, one, ana }).map(([name, pair]) => `${certificateYaml(name, pair)}\n`),
+      ...['own', 'people', 'one', 'ana'].map((name) => `${secretYaml(name)}\n`),
+      stream(
+        'ending',
+        `upstream: echo, listeners: { plain: { port: ${ports['plain']} }, tls: { port: ${ports['ending']}, tls: { certificate: own } } }`,
+      ),
+      stream('modern', `upstream: echo, ${at('modern', ', tls: { certificate: own, minVersion: TLSv1.3 }')}`),
+      stream(
+        'known',
+        `upstream: echo, ${at('known', ', proxyProtocol: true, tls: { certificate: own, clientCertificate: { ca: people } }')}`,
+      ),
+      stream(
+        'own',
+        `upstream: echo, ${at('names', ', tls: { certificate: own }')}, hosts: [own.example], proxyProtocol: true`,
+      ),
+      stream('open', `upstream: one, ${at('open')}, upstreamTls: {}`),
+      stream('verified', `upstream: one, ${at('verified')}, upstreamTls: { ca: one, serverName: one.example }`),
+      stream('misled', `upstream: two, ${at('misled')}, upstreamTls: { ca: one, serverName: one.example }`),
+      stream('misnamed', `upstream: one, ${at('misnamed')}, upstreamTls: { ca: one, serverName: two.example }`),
+      stream(
+        'shown',
+        `upstream: three, ${at('shown')}, upstreamTls: { ca: one, serverName: one.example, clientCertificate: ana }`,
+      ),
       stream('echo', `upstream: echo, ${at('echo')}, timeouts: { connect: 1s, idle: 1m }`),
       stream('udp', `upstream: datagrams, ${at('udp', ', protocol: udp')}, responses: 1`),
       stream('one', `upstream: one, ${at('names')}, hosts: [one.example, '*.one.example']`),
@@ -71,7 +106,7 @@ beforeAll(async () => {
       // Younger than the stream on its port.
       `apiVersion: nxmesh/v1\nkind: Site\nmetadata: { name: late }\nspec: { hosts: ['*'], ${at('echo')} }\n`,
     ].join('---\n'),
-    { host, capabilities: await nginx.capabilities() },
+    { host, capabilities: await nginx.capabilities(), secrets: secretsOf({ own, people, one, ana }) },
   )
   const served = await serve(host, rendered.generation)
   stop = served.stop
@@ -85,8 +120,11 @@ afterAll(async () => {
 })
 
 /** What comes back until the text does, or before the other side closes. */
-async function say(port: number | undefined, text: string): Promise<string> {
-  const socket = connect({ host: '127.0.0.1', port: port as number })
+async function say(port: number | undefined, text: string, over?: ConnectionOptions, head?: string): Promise<string> {
+  const tcp = connect({ host: '127.0.0.1', port: port as number })
+  if (head !== undefined) tcp.write(head)
+  if (over !== undefined) await once(tcp, 'connect')
+  const socket = over === undefined ? tcp : connectTls({ socket: tcp, rejectUnauthorized: false, ...over })
   let back = ''
   try {
     socket.write(text)
@@ -131,6 +169,38 @@ test('TLS passes through by the name that a client says, and ends at the upstrea
   expect(await greet(undefined)).toMatch(/^two /)
 })
 
+test('TLS ends at the listener that says so, with the certificate that it names, from the version that it names', async () => {
+  const verified = { ca: own.certificate, servername: 'own.example', rejectUnauthorized: true }
+  expect(await say(ports['ending'], 'hello', verified)).toBe('hello')
+  expect(await say(ports['plain'], 'hello')).toBe('hello')
+  expect(await say(ports['ending'], 'hello')).toBe('')
+  const old = { maxVersion: 'TLSv1.2' as const }
+  expect(await say(ports['ending'], 'hello', old)).toBe('hello')
+  expect(await say(ports['modern'], 'hello', old)).toBe('')
+  expect(await say(ports['modern'], 'hello', {})).toBe('hello')
+})
+
+test('TLS ends behind a PROXY header too, for clients with a certificate of ours alone', async () => {
+  const head = 'PROXY TCP4 203.0.113.7 127.0.0.1 4000 5000\r\n'
+  const as = ({ certificate, key }: typeof own) => ({ cert: certificate, key })
+  expect(await say(ports['known'], 'hello', as(ana), head)).toBe('hello')
+  expect(await say(ports['known'], 'hello', as(mallory), head)).toBe('')
+  expect(await say(ports['known'], 'hello', {}, head)).toBe('')
+})
+
+test('TLS ends for one name, and passes for the others of its port', async () => {
+  const verified = { ca: own.certificate, servername: 'own.example', rejectUnauthorized: true }
+  expect(await say(ports['names'], 'hello', verified)).toMatch(/^PROXY TCP4 127\.0\.0\.1 .*\r\nhello$/)
+})
+
+test('an upstream is spoken to over TLS, verified by its name and authority, and shown a certificate', async () => {
+  expect(await say(ports['open'], '')).toBe('one false nobody')
+  expect(await say(ports['verified'], '')).toBe('one one.example nobody')
+  expect(await say(ports['misled'], '')).toBe('')
+  expect(await say(ports['misnamed'], '')).toBe('')
+  expect(await say(ports['shown'], '')).toBe('three one.example ana')
+})
+
 test('the upstream is told the client by a PROXY header', async () => {
   expect(await say(ports['told'], 'hello')).toMatch(/^PROXY TCP4 127\.0\.0\.1 127\.0\.0\.1 \d+ \d+\r\nhello$/)
 })
@@ -163,7 +233,7 @@ test('a site does not get the port of an older stream, and says so', () => {
 
 test('a probe says whether the port of a stream takes connections', async () => {
   const targets = probeTargets(rendered.units.filter(({ kind }) => kind === 'stream'))
-  expect(targets).toHaveLength(8)
+  expect(targets).toHaveLength(17)
   const answers = await probe(targets, 5_000)
   expect(new Set([...answers.values()].map(({ kind }) => kind))).toEqual(new Set(['accepted']))
   const [first] = targets as [(typeof targets)[0]]

@@ -497,6 +497,10 @@ const policySpec = fc.oneof(
 )
 
 const streamPort = fc.record({ port: fc.integer({ min: 1, max: 65535 }) })
+const securePort = fc.record({
+  port: fc.integer({ min: 1, max: 65535 }),
+  tls: optional({ certificate: name, minVersion: fc.constantFrom('TLSv1.2', 'TLSv1.3') }, ['certificate']),
+})
 const datagramPort = fc.record({ port: fc.integer({ min: 1, max: 65535 }), protocol: fc.constant('udp') })
 const anyStream = {
   upstream: name,
@@ -512,6 +516,15 @@ const streamSpec = fc.oneof(
       listeners: fc.dictionary(key, streamPort, { minKeys: 1, maxKeys: 2 }),
       hosts: fc.uniqueArray(host, { maxLength: 3 }),
       proxyProtocol: fc.boolean(),
+    },
+    ['listeners', 'upstream'],
+  ),
+  optional(
+    {
+      ...anyStream,
+      listeners: fc.dictionary(key, securePort, { minKeys: 1, maxKeys: 1 }),
+      hosts: fc.uniqueArray(host, { maxLength: 3 }),
+      upstreamTls: optional({ serverName: fc.constant('up.example'), clientCertificate: name }),
     },
     ['listeners', 'upstream'],
   ),

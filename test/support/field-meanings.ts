@@ -347,6 +347,13 @@ const stream: Record<string, Field> = {
     { directive: 'listen', within: new URL(`http://${text.includes(':') ? `[${text}]` : text}`).hostname },
   ],
   'spec.listeners.*.protocol': nowhere,
+  'spec.listeners.*.tls.certificate': nowhere,
+  'spec.listeners.*.tls.minVersion': nowhere,
+  'spec.listeners.*.tls.clientCertificate.ca': nowhere,
+  'spec.listeners.*.tls.clientCertificate.mode': nowhere,
+  'spec.upstreamTls.ca': nowhere,
+  'spec.upstreamTls.serverName': plain('proxy_ssl_name'),
+  'spec.upstreamTls.clientCertificate': nowhere,
   'spec.hosts.[]': (text) => [
     text === '*' ? { directive: MAP_ENTRY, plain: 'default' } : { directive: MAP_ENTRY, plain: text },
   ],

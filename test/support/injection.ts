@@ -70,9 +70,15 @@ kind: Stream
 metadata: { name: all, workspace: default, zone: '*', labels: { l: v } }
 spec:
   nodeSelector: { disk: ssd }
-  listeners: { tls: { port: 8443, address: 127.0.0.1, protocol: tcp } }
+  listeners:
+    tls:
+      port: 8443
+      address: 127.0.0.1
+      protocol: tcp
+      tls: { certificate: tls, minVersion: TLSv1.3, clientCertificate: { ca: tls, mode: optional, depth: 2 } }
   hosts: [a.example, '*.b.example', '*']
   upstream: plain
+  upstreamTls: { ca: tls, serverName: up.example, clientCertificate: tls, depth: 2 }
   timeouts: { connect: 2s, idle: 9m }
   allow: [10.0.0.0/8]
   deny: [10.0.0.1]

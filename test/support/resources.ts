@@ -24,6 +24,7 @@ export const DEBIAN_12: Capabilities = {
     'http_v2',
     'stream',
     'stream_realip',
+    'stream_ssl',
     'stream_ssl_preread',
   ],
   dynamic: { stream: '/usr/lib/nginx/modules/ngx_stream_module.so' },

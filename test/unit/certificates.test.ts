@@ -284,7 +284,15 @@ describe('listeners', () => {
       },
     }
     const app = JSON.stringify(document('Upstream', 'app', { endpoints: { '10.0.0.1:443': {} } }))
-    const { units, problems } = render([app, site('www', spec)])
+    const stream = document('Stream', 'db', {
+      upstream: 'app',
+      listeners: {
+        plain: { port: 5432 },
+        secure: { port: 5433, tls: { certificate: 'a', minVersion: 'TLSv1.3', clientCertificate: { ca: 'a' } } },
+      },
+      upstreamTls: { ca: 'a', serverName: 'db.internal', clientCertificate: 'a' },
+    })
+    const { units, problems } = render([app, site('www', spec), JSON.stringify(stream)])
     expect(problems).toEqual([])
     // Keys are made anew for each run.
     const text = units.map((unit) => unit.text.replace(/[0-9a-f]{64}\.(?=crt|key)/g, 'HASH.')).join('\n')

@@ -86,6 +86,37 @@ describe('a port', () => {
   })
 })
 
+describe('what cannot be meant is refused', () => {
+  test.each([
+    [
+      'TLS over UDP',
+      stream('a', 'port: 1, protocol: udp, tls: { certificate: c }'),
+      'listeners.m.tls is not possible with UDP',
+    ],
+    [
+      'UDP to an upstream over TLS',
+      stream('a', 'port: 1, protocol: udp', ', upstreamTls: {}'),
+      'upstreamTls is not possible with a UDP listener',
+    ],
+    [
+      'an authority for no name',
+      stream('a', 'port: 1', ', upstreamTls: { ca: c }'),
+      'upstreamTls.ca is of no use without serverName',
+    ],
+    [
+      'names before TLS of two sorts',
+      document(
+        'Stream',
+        'a',
+        'upstream: u, hosts: [a.example], listeners: { m: { port: 1 }, n: { port: 2, tls: { certificate: c } } }',
+      ),
+      'listeners.n.tls is not that of m',
+    ],
+  ])('%s', (_, text, message) => {
+    expect(() => statesOf(text)).toThrow(message)
+  })
+})
+
 test('a stream names what it lacks: the module, the upstream, a method that it can use', () => {
   const problems = (yaml: readonly string[], modules = DEBIAN_12.modules) =>
     renderYaml(yaml.join('---\n'), { capabilities: { version: '1.22.1', modules, dynamic: {} } }).problems.map(
@@ -97,10 +128,25 @@ test('a stream names what it lacks: the module, the upstream, a method that it c
   expect(problems([UPSTREAM, stream('a', 'port: 1', ', hosts: [a.example]')], ['stream'])).toEqual([
     'unsupported: hosts of a Stream needs nginx with its module stream_ssl_preread; this host has 1.22.1',
   ])
+  for (const told of [stream('a', 'port: 1, tls: { certificate: c }'), stream('a', 'port: 1', ', upstreamTls: {}')]) {
+    expect(problems([UPSTREAM, told], ['stream'])).toEqual([
+      'unsupported: tls of a listener, or upstreamTls, of a Stream needs nginx with its module stream_ssl; this host has 1.22.1',
+    ])
+  }
+  expect(problems([UPSTREAM, stream('a', 'port: 1, tls: { certificate: c }')])).toEqual([
+    'reference: there is no certificate c',
+  ])
+  expect(problems([UPSTREAM, stream('a', 'port: 1', ', upstreamTls: { clientCertificate: c }')])).toEqual([
+    'reference: there is no certificate c',
+  ])
   expect(problems([stream('a', 'port: 1')])).toEqual(['reference: there is no upstream u'])
   const hashed = document('Upstream', 'u', 'method: hash')
   expect(problems([hashed, stream('a', 'port: 1')])).toEqual([
     'unsupported: the upstream u is not for streams: its hashKey "$request_uri" is of requests, which a stream has none of',
+  ])
+  const stuck = document('Upstream', 'u', 'method: hash, sticky: { cookie: srv }')
+  expect(problems([stuck, stream('a', 'port: 1')])).toEqual([
+    'unsupported: the upstream u is not for streams: its sticky cookie is of requests, which a stream has none of',
   ])
   const byClient = document('Upstream', 'u', "method: hash, hashKey: '$remote_addr'")
   expect(problems([byClient, stream('a', 'port: 1')])).toEqual([])

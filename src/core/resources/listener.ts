@@ -1,5 +1,6 @@
 /**
- * Where a site listens, and over TLS with which certificate: the listeners of the kind Site, what else it says of https,
+ * Where a site listens, and over TLS with which certificate: the listeners of the kind Site (their TLS also of the kind
+ * Stream), what else it says of https,
  * and what cannot be meant.
  */
 
@@ -15,13 +16,21 @@ const clientCertificate = z.strictObject({
   depth: integer(1, 10).default(1),
 })
 
-const tls = z.strictObject({
-  /** A Certificate of the same workspace, looked up from the site's zone outward. */
+/** Of streams too. */
+const served = {
+  /** A Certificate of the same workspace, looked up from the resource's zone outward. */
   certificate: reference,
   minVersion: z.enum(['TLSv1.2', 'TLSv1.3']).default('TLSv1.2'),
+  clientCertificate: clientCertificate.optional(),
+}
+
+/** Where TLS of a stream ends here. */
+export const streamTls = z.strictObject(served)
+
+const tls = z.strictObject({
+  ...served,
   /** Before nginx 1.25.1 it is on for all sites of an address and port when it is for one. */
   http2: z.boolean().default(true),
-  clientCertificate: clientCertificate.optional(),
 })
 export type ListenerTls = z.output<typeof tls>
 

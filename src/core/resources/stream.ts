@@ -1,11 +1,13 @@
 /**
  * The kind Stream: TCP or UDP, passed on to an Upstream as it comes. Without hosts a Stream has its ports for itself;
- * with hosts several share a port, and the name that a client says at the beginning of TLS chooses, without TLS ending here.
+ * with hosts several share a port, and the name that a client says at the beginning of TLS chooses. TLS passes, or ends here.
  */
 
 import { z } from 'zod'
 import { atMost, duration, integer, ipAddress, key, labels, network, reference, siteHost } from './fields.ts'
 import type { Kind } from './kind.ts'
+import { streamTls } from './listener.ts'
+import { streamUpstreamTls } from './upstream-tls.ts'
 
 const listener = z.strictObject({
   port: integer(1, 65535),
@@ -14,7 +16,10 @@ const listener = z.strictObject({
   protocol: z.enum(['tcp', 'udp']).default('tcp'),
   /** Connections begin with a PROXY header; it tells the client where the zone settings trust who sends it. */
   proxyProtocol: z.boolean().default(false),
+  /** TLS ends here; where the stream has hosts, behind the choice by name. */
+  tls: streamTls.optional(),
 })
+export type StreamListenerSpec = z.output<typeof listener>
 
 const schema = z
   .strictObject({
@@ -36,6 +41,8 @@ const schema = z
       .optional(),
     /** Connections to the upstream begin with a PROXY header, which tells it the client. */
     proxyProtocol: z.boolean().default(false),
+    /** The upstream is spoken to over TLS. */
+    upstreamTls: streamUpstreamTls.optional(),
     /** Of UDP: how many datagrams answer one; the session is over then. Unknown when left out. */
     responses: integer(0, 65535).optional(),
     /** Only these clients; all when left out. */
@@ -49,8 +56,19 @@ const schema = z
     const fault = (path: readonly string[], message: string, hint?: string): void => {
       context.addIssue({ code: 'custom', message, path: [...path], params: { hint } })
     }
-    for (const [id, { protocol, proxyProtocol }] of Object.entries(spec.listeners)) {
+    const [first, ...more] = Object.entries(spec.listeners).toSorted(([a], [b]) => (a < b ? -1 : 1))
+    const other = more.find(([, { tls }]) => JSON.stringify(tls) !== JSON.stringify(first?.[1].tls))
+    if (other !== undefined && (spec.hosts ?? []).length > 0)
+      fault(
+        ['listeners', other[0], 'tls'],
+        `is not that of ${first?.[0]}`,
+        'where hosts choose, all listeners have the same',
+      )
+    for (const [id, { protocol, proxyProtocol, tls }] of Object.entries(spec.listeners)) {
       if (protocol === 'tcp') continue
+      if (tls !== undefined) fault(['listeners', id, 'tls'], 'is not possible with UDP')
+      if (spec.upstreamTls !== undefined)
+        fault(['upstreamTls'], 'is not possible with a UDP listener', 'use a Stream of its own')
       if (proxyProtocol) fault(['listeners', id, 'proxyProtocol'], 'is not possible with UDP')
       if (spec.proxyProtocol) fault(['proxyProtocol'], 'is not possible with a UDP listener', 'use a Stream of its own')
       if ((spec.hosts ?? []).length > 0)
@@ -66,5 +84,5 @@ export const streamKind = {
   plural: 'streams',
   schema,
   sets: [['hosts'], ['allow'], ['deny']],
-  items: [['listeners', '*']],
+  items: [['listeners', '*'], ['upstreamTls']],
 } as const satisfies Kind<StreamSpec>

@@ -44,6 +44,7 @@ export const NEEDS = {
   stream: { what: 'the kind Stream', module: 'stream' },
   streamHosts: { what: 'hosts of a Stream', module: 'stream_ssl_preread' },
   streamProxyProtocol: { what: 'proxyProtocol of a listener, or hosts, of a Stream', module: 'stream_realip' },
+  streamTls: { what: 'tls of a listener, or upstreamTls, of a Stream', module: 'stream_ssl' },
   random: { what: 'method: random of an upstream', version: '1.15.1' },
   keepalive: { what: 'keepalive.timeout and keepalive.requests of an upstream', version: '1.15.3' },
   cookieFlags: { what: 'cookies.secure, httpOnly and sameSite of a proxy', version: '1.19.3' },
@@ -80,10 +81,16 @@ const SCHEME_NEEDS: Readonly<Record<string, readonly Need[]>> = {
   grpcs: [NEEDS.grpcs, NEEDS.grpc],
 }
 
-export function streamNeeds({ hosts, listeners }: StreamSpec): Need[] {
+export function streamNeeds({ hosts, listeners, upstreamTls }: StreamSpec): Need[] {
   const hasHosts = (hosts ?? []).length > 0
   const isProxied = hasHosts || Object.values(listeners).some(({ proxyProtocol }) => proxyProtocol)
-  return [NEEDS.stream, ...(hasHosts ? [NEEDS.streamHosts] : []), ...(isProxied ? [NEEDS.streamProxyProtocol] : [])]
+  const hasTls = upstreamTls !== undefined || Object.values(listeners).some(({ tls }) => tls !== undefined)
+  return [
+    NEEDS.stream,
+    ...(hasHosts ? [NEEDS.streamHosts] : []),
+    ...(isProxied ? [NEEDS.streamProxyProtocol] : []),
+    ...(hasTls ? [NEEDS.streamTls] : []),
+  ]
 }
 
 export function settingsNeeds({ realClient }: ZoneSettingsSpec): Need[] {

@@ -6,14 +6,18 @@
 
 import { sha256 } from '../../core/canonical.ts'
 import { isFault, parseTemplate } from '../../core/resources/fields.ts'
+import type { StreamUpstreamTls } from '../../core/resources/upstream-tls.ts'
 import type { UpstreamSpec } from '../../core/resources/upstream.ts'
 import type { SliceResource } from '../../core/slice.ts'
 import type { HostLayout } from './host-layout.ts'
 import { streamSocket } from './host-layout.ts'
 import { block, directive, toText, when } from './lines.ts'
 import { DOLLAR_VARIABLE, literal, plain } from './quote.ts'
+import type { ProxyTls } from './proxy.ts'
 import { serverLine, serversOf, upstreamBlockName, type ObservedHealth } from './render-upstream.ts'
+import { CIPHER_LINES, tlsFiles, type ServerTls } from './server-tls.ts'
 import { keyOf, type Stream, type StreamPlace } from './stream-claims.ts'
+import { filePath } from './unit-files.ts'
 import type { StreamListener, Unit } from './unit.ts'
 
 export const STREAM = 'stream'
@@ -30,20 +34,51 @@ export function streamObstacle({ method, hashKey, sticky }: UpstreamSpec): strin
   return isKnown ? undefined : `its hashKey ${JSON.stringify(hashKey)} is of requests, which a stream has none of`
 }
 
+/** The certificates of one stream, found. */
+export interface StreamTls {
+  /** By keyOf a listener; none for one without TLS. */
+  readonly served: ReadonlyMap<string, ServerTls>
+  readonly passed: ProxyTls | undefined
+}
+
+interface StreamParts {
+  readonly upstream: SliceResource<UpstreamSpec>
+  readonly addresses: ReadonlyMap<string, readonly string[]>
+  readonly observed: ObservedHealth
+  readonly host: HostLayout
+  readonly tls: StreamTls
+}
+
 export function renderStream(
   { path, name, spec }: Stream,
   { listeners, hosts }: StreamPlace,
-  upstream: SliceResource<UpstreamSpec>,
-  addresses: ReadonlyMap<string, readonly string[]>,
-  observed: ObservedHealth,
-  host: HostLayout,
+  parts: StreamParts,
 ): string {
+  const { upstream, addresses, observed, host, tls } = parts
   const { timeouts, proxyProtocol, responses, allow, deny, connectionsPerClient } = spec
   const blockName = upstreamBlockName(name)
   const isOpen = observed.openCircuits.has(upstream.path)
   const servers = isOpen ? [] : serversOf(upstream, addresses, observed.ejected).map(serverLine)
   const zone = `nxmesh_stream_${sha256(path).slice(0, 16)}`
+  const lines = [
+    ...(deny ?? []).toSorted().map((network) => `deny ${plain(network)};`),
+    ...(allow ?? []).toSorted().map((network) => `allow ${plain(network)};`),
+    ...when((allow ?? []).length > 0, 'deny all;'),
+    ...when(connectionsPerClient !== undefined, `limit_conn ${zone} ${connectionsPerClient};`),
+    ...directive('proxy_connect_timeout', timeouts?.connect),
+    ...directive('proxy_timeout', timeouts?.idle),
+    ...directive('proxy_responses', responses),
+    ...when(proxyProtocol, 'proxy_protocol on;'),
+    ...upstreamTlsLines(spec.upstreamTls, tls.passed, host),
+    `proxy_pass ${blockName};`,
+  ]
+  // Behind the choice by name all listeners are one, and of one TLS.
+  const socket = plain(`unix:${streamSocket(host.directory, path)}`)
+  const [sole] = tls.served.values()
   const isShared = hosts.length > 0
+  const groups = isShared
+    ? [{ listens: [`listen ${socket}${sole === undefined ? '' : ' ssl'} proxy_protocol;`], over: sole }]
+    : serverGroups(listeners, tls)
   return toText([
     `# ${path}`,
     ...when(connectionsPerClient !== undefined, `limit_conn_zone $binary_remote_addr zone=${zone}:1m;`),
@@ -51,21 +86,66 @@ export function renderStream(
       ...methodLines(upstream.spec),
       ...(servers.length > 0 ? servers : ['server 127.0.0.1:1 down;']),
     ]),
-    ...block('server', [
-      ...(isShared
-        ? [`listen ${plain(`unix:${streamSocket(host.directory, path)}`)} proxy_protocol;`]
-        : listeners.map(listenLine)),
-      ...(deny ?? []).toSorted().map((network) => `deny ${plain(network)};`),
-      ...(allow ?? []).toSorted().map((network) => `allow ${plain(network)};`),
-      ...when((allow ?? []).length > 0, 'deny all;'),
-      ...when(connectionsPerClient !== undefined, `limit_conn ${zone} ${connectionsPerClient};`),
-      ...directive('proxy_connect_timeout', timeouts?.connect),
-      ...directive('proxy_timeout', timeouts?.idle),
-      ...directive('proxy_responses', responses),
-      ...when(proxyProtocol, 'proxy_protocol on;'),
-      `proxy_pass ${blockName};`,
-    ]),
+    ...groups.flatMap(({ listens, over }) => block('server', [...listens, ...servedTlsLines(over, host), ...lines])),
   ])
+}
+
+/** The listeners that are one server: all without TLS, and all with the same. */
+function serverGroups(listeners: readonly StreamListener[], { served }: StreamTls) {
+  const ofListener = (listener: StreamListener) => served.get(keyOf(listener))
+  const same = Map.groupBy(listeners, (listener) => {
+    const over = ofListener(listener)
+    return over === undefined ? '' : JSON.stringify([over.spec, ...tlsFiles(over).map(({ name }) => name)])
+  })
+  return [...same.values()].map((group) => {
+    const over = ofListener(group[0] as StreamListener)
+    return { listens: group.map((listener) => listenLine(listener, over !== undefined)), over }
+  })
+}
+
+/** No other stream is on the same socket, so that its own version and clients' certificates count from the handshake on. */
+function servedTlsLines(tls: ServerTls | undefined, host: HostLayout): readonly string[] {
+  if (tls === undefined) return []
+  const { certificate, key, clientCa, spec } = tls
+  return [
+    `ssl_certificate ${filePath(host, certificate)};`,
+    `ssl_certificate_key ${filePath(host, key)};`,
+    `ssl_protocols ${spec.minVersion === 'TLSv1.3' ? 'TLSv1.3' : 'TLSv1.2 TLSv1.3'};`,
+    ...CIPHER_LINES,
+    ...(clientCa === undefined
+      ? []
+      : [
+          `ssl_client_certificate ${filePath(host, clientCa)};`,
+          `ssl_verify_client ${spec.clientCertificate?.mode === 'optional' ? 'optional' : 'on'};`,
+          `ssl_verify_depth ${spec.clientCertificate?.depth};`,
+        ]),
+  ]
+}
+
+function upstreamTlsLines(
+  told: StreamUpstreamTls | undefined,
+  { ca, own }: Partial<ProxyTls> = {},
+  host: HostLayout,
+): readonly string[] {
+  if (told === undefined) return []
+  const { serverName, depth } = told
+  return [
+    'proxy_ssl on;',
+    ...(serverName === undefined ? [] : ['proxy_ssl_server_name on;', `proxy_ssl_name ${plain(serverName)};`]),
+    ...(ca === undefined
+      ? []
+      : [
+          `proxy_ssl_trusted_certificate ${filePath(host, ca)};`,
+          'proxy_ssl_verify on;',
+          `proxy_ssl_verify_depth ${depth};`,
+        ]),
+    ...(own === undefined
+      ? []
+      : [
+          `proxy_ssl_certificate ${filePath(host, own.certificate)};`,
+          `proxy_ssl_certificate_key ${filePath(host, own.key)};`,
+        ]),
+  ]
 }
 
 function methodLines({ method, hashKey, consistent }: UpstreamSpec): readonly string[] {
@@ -82,10 +162,10 @@ function methodLines({ method, hashKey, consistent }: UpstreamSpec): readonly st
   return [`hash ${plain(text.join(''))}${consistent ? ' consistent' : ''};`]
 }
 
-function listenLine({ address, port, protocol, proxyProtocol }: StreamListener): string {
+function listenLine({ address, port, protocol, proxyProtocol }: StreamListener, isTls: boolean): string {
   // Each worker has a socket of its own, so that all of a client's datagrams reach the same one.
   const udp = protocol === 'udp' ? ' udp reuseport' : ''
-  return `listen ${plain(`${address}:${port}`)}${udp}${proxyProtocol ? ' proxy_protocol' : ''};`
+  return `listen ${plain(`${address}:${port}`)}${udp}${isTls ? ' ssl' : ''}${proxyProtocol ? ' proxy_protocol' : ''};`
 }
 
 /** The block of nginx.conf; nothing without streams. @param trusted networks whose PROXY headers count */
@@ -125,7 +205,7 @@ export function streamBlock(units: readonly Unit[], trusted: readonly string[], 
             .map(([name, path]) => `${plain(name)} ${socket(path)};`),
         ]),
         ...block('server', [
-          listenLine(listener),
+          listenLine(listener, false),
           'ssl_preread on;',
           'preread_timeout 10s;',
           'proxy_protocol on;',

@@ -112,6 +112,18 @@ export function renderUpstream(
   ])
 }
 
+/** All that the endpoints in its text depend on. */
+export function upstreamKeyOf(
+  { path, spec, hash }: SliceResource<UpstreamSpec>,
+  addresses: ReadonlyMap<string, readonly string[]>,
+  { ejected, openCircuits }: ObservedHealth,
+  host: HostLayout,
+): string {
+  const resolved = hostNames(spec).map((name) => `${name}=${(addresses.get(name) ?? []).toSorted().join()}`)
+  const out = [...ejected].filter((one) => one.startsWith(`${path} `)).toSorted()
+  return [path, hash, host.directory, ...resolved, openCircuits.has(path) ? 'open' : out.join()].join('\n')
+}
+
 function keepaliveLines({ keepalive }: UpstreamSpec): readonly string[] {
   return [
     ...directive('keepalive', keepalive?.connections),

@@ -40,7 +40,6 @@ import {
   siteModules,
   settingsNeeds,
   siteNeeds,
-  streamNeeds,
   unsupported,
   upstreamNeeds,
 } from './needs.ts'
@@ -49,7 +48,7 @@ import { missing, nearest } from '../../core/references.ts'
 import { settlePolicies, type SettledPolicies } from './render-policy.ts'
 import { Recall } from './recall.ts'
 import { renderSite, snippetLines } from './render-site.ts'
-import { renderStream, STREAM, streamBlock, streamObstacle } from './render-stream.ts'
+import { streamBlock } from './render-stream.ts'
 import {
   ADDRESSES_MAX,
   consistentWeight,
@@ -59,11 +58,13 @@ import {
   renderUpstream,
   unresolvedNames,
   upstreamBlockName,
+  upstreamKeyOf,
   type ObservedHealth,
 } from './render-upstream.ts'
 import { shareOut, type Demand } from './shares.ts'
 import { variableDemand } from './site-maps.ts'
-import { keyOf, settleStreams, type Stream, type StreamPlace } from './stream-claims.ts'
+import { settleStreams, type Stream, type StreamPlace } from './stream-claims.ts'
+import { streamUnit } from './stream-unit.ts'
 import { filesOf } from './unit-files.ts'
 import type { Listener, Unit, UnitFile } from './unit.ts'
 
@@ -154,13 +155,13 @@ export function render(input: RenderInput): Rendering {
   const rendered = sites.filter((site) => !('code' in unitFor(site, wishesOf(site, host.defaultHttpPort))))
   const streams = slice.resources.filter(isStream).toSorted(olderFirst)
   const whole = (stream: Stream): StreamPlace => ({ listeners: [], hosts: stream.spec.hosts ?? [] })
-  const flowing = streams.filter((stream) => !('code' in streamUnit(stream, whole(stream), upstreams, known, input)))
+  const flows = { ...input, upstreams, known, certificates, remembered }
+  const flowing = streams.filter((stream) => !('code' in streamUnit(stream, whole(stream), flows)))
   const settled = settleStreams(flowing, rendered, host.defaultHttpPort)
   problems.push(...settled.problems)
   for (const stream of streams) {
     const place = settled.places.get(stream.path)
-    if (place !== undefined || !flowing.includes(stream))
-      add(streamUnit(stream, place ?? whole(stream), upstreams, known, input))
+    if (place !== undefined || !flowing.includes(stream)) add(streamUnit(stream, place ?? whole(stream), flows))
   }
   const claims = new Claims(rendered, host.defaultHttpPort, settled.taken)
   const renders = new Set(rendered)
@@ -220,7 +221,9 @@ function liveState(input: RenderInput, certificates: LiveState): LiveState | und
   const knownPaths = () => (known ??= new Set([...slice.resources, ...slice.problems].map(({ path }) => path)))
   return new Map([
     ...rendered.map((upstream) =>
-      entries.get(upstreamKeyOf(upstream, input), () => upstreamEntry(upstream, addresses, input, host)),
+      entries.get(upstreamKeyOf(upstream, addresses, input, host), () =>
+        upstreamEntry(upstream, addresses, input, host),
+      ),
     ),
     ...slice.resources.filter(isSite).flatMap((site) => siteEntries(site, knownPaths)),
     ...certificates,
@@ -293,49 +296,13 @@ function upstreamUnit(upstream: SliceResource<UpstreamSpec>, input: RenderInput)
   if (unmet !== undefined) return unsupported(path, unmet, capabilities)
   const isLive = usesLane(capabilities, host)
   return upstreamOutcomes.get(spec, '', (keyed) =>
-    keyed(isLive ? `${path}\n${hash}\nlive` : upstreamKeyOf(upstream, input), () =>
+    keyed(isLive ? `${path}\n${hash}\nlive` : upstreamKeyOf(upstream, addresses, input, host), () =>
       unitOf(
         { path, kind: 'upstream', needs: [], listeners: [], hosts: [], ...(isLive ? { modules: [LUA] } : {}) },
         () => (isLive ? renderLiveUpstream(upstream) : renderUpstream(upstream, addresses, input, host)),
       ),
     ),
   )
-}
-
-/** All that an upstream's endpoints depend on. */
-function upstreamKeyOf(
-  { path, spec, hash }: SliceResource<UpstreamSpec>,
-  { addresses, ejected, openCircuits, host }: Omit<RenderInput, 'secrets'>,
-): string {
-  const resolved = hostNames(spec).map((name) => `${name}=${(addresses.get(name) ?? []).toSorted().join()}`)
-  const out = [...ejected].filter((one) => one.startsWith(`${path} `)).toSorted()
-  return [path, hash, host.directory, ...resolved, openCircuits.has(path) ? 'open' : out.join()].join('\n')
-}
-
-function streamUnit(
-  stream: Stream,
-  place: StreamPlace,
-  upstreams: readonly SliceResource<UpstreamSpec>[],
-  known: ReadonlySet<string>,
-  input: RenderInput,
-): Outcome {
-  const { path, spec, hash } = stream
-  const unmet = firstUnmet(streamNeeds(spec), input.capabilities)
-  if (unmet !== undefined) return unsupported(path, unmet, input.capabilities)
-  const name = nearest(stream, 'upstream', spec.upstream, known)
-  if (name === undefined) return missing(stream, 'Upstream', spec.upstream)
-  const upstream = upstreams.find((each) => each.path === resourcePath(name))
-  const message = `the upstream ${spec.upstream} has a problem of its own`
-  if (upstream === undefined) return { path, code: 'reference', message, hint: 'mend the upstream' }
-  const obstacle = streamObstacle(upstream.spec)
-  if (obstacle !== undefined) {
-    const hint = 'hash by $remote_addr, or take another method'
-    return { path, code: 'unsupported', message: `the upstream ${spec.upstream} is not for streams: ${obstacle}`, hint }
-  }
-  const { addresses, host } = input
-  const key = [path, hash, upstreamKeyOf(upstream, input), ...place.listeners.map(keyOf), ...place.hosts].join('\n')
-  const about = { path, kind: 'stream', needs: [], listeners: [], hosts: [], modules: [STREAM], stream: place } as const
-  return remembered.get(key, () => unitOf(about, () => renderStream(stream, place, upstream, addresses, input, host)))
 }
 
 /** What the settings of a zone say in http; their other fields are nginx.conf's. */

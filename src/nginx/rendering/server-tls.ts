@@ -110,11 +110,16 @@ const NO_CERTIFICATE_LINES: readonly string[] = [
   'ssl_certificate_key data:$nxmesh_nothing;',
 ]
 
+/** In http, and in servers of streams. */
+export const CIPHER_LINES: readonly string[] = [
+  'ssl_ciphers ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-RSA-AES128-GCM-SHA256:ECDHE-ECDSA-AES256-GCM-SHA384:ECDHE-RSA-AES256-GCM-SHA384:ECDHE-ECDSA-CHACHA20-POLY1305:ECDHE-RSA-CHACHA20-POLY1305;',
+  'ssl_prefer_server_ciphers off;',
+]
+
 /** In http, once some listener is over TLS. */
 export const TLS_LINES: readonly string[] = [
   'ssl_protocols TLSv1.2 TLSv1.3;',
-  'ssl_ciphers ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-RSA-AES128-GCM-SHA256:ECDHE-ECDSA-AES256-GCM-SHA384:ECDHE-RSA-AES256-GCM-SHA384:ECDHE-ECDSA-CHACHA20-POLY1305:ECDHE-RSA-CHACHA20-POLY1305;',
-  'ssl_prefer_server_ciphers off;',
+  ...CIPHER_LINES,
   `map "" $nxmesh_nothing { default ""; }`,
 ]
 

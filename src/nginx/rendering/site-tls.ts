@@ -5,7 +5,8 @@
 
 import { Memo } from '../../core/memo.ts'
 import type { ListenerTls } from '../../core/resources/listener.ts'
-import type { Problem } from '../../core/slice.ts'
+import type { StreamUpstreamTls } from '../../core/resources/upstream-tls.ts'
+import type { Problem, SliceResource } from '../../core/slice.ts'
 import type { Certificates } from './certificates.ts'
 import { listenerKey, tlsOf, type Site } from './claims.ts'
 import { certificateKey, type LiveState } from './live.ts'
@@ -50,6 +51,22 @@ export function siteTls(site: Site, listeners: readonly Listener[], shown: Shown
   return rememberedTls.get(key, () => findTls(site, over, certificates, new Set(keys)))
 }
 
+/** What whoever passes to an upstream over TLS verifies it by, and shows. */
+export function proxyTlsOf(
+  referrer: Pick<SliceResource, 'path' | 'name'>,
+  { ca: caName, clientCertificate }: Pick<StreamUpstreamTls, 'ca' | 'clientCertificate'>,
+  certificates: Certificates,
+): ProxyTls | Problem {
+  const ca = caName === undefined ? undefined : certificates.authorities(referrer, caName)
+  if (ca !== undefined && 'code' in ca) return ca
+  const own = clientCertificate === undefined ? undefined : certificates.keyPair(referrer, clientCertificate)
+  return own !== undefined && 'code' in own ? own : { ca, own }
+}
+
+export function proxyFiles({ ca, own }: ProxyTls): readonly UnitFile[] {
+  return [...(ca === undefined ? [] : [ca]), ...(own === undefined ? [] : [own.certificate, own.key])]
+}
+
 function findTls(
   site: Site,
   listeners: readonly Listener[],
@@ -69,13 +86,10 @@ function findTls(
   }
   for (const [id, route] of Object.entries(spec.routes)) {
     if (route.action !== 'proxy' || route.proxy.tls === undefined) continue
-    const { ca: caName, clientCertificate } = route.proxy.tls
-    const ca = caName === undefined ? undefined : certificates.authorities(site, caName)
-    if (ca !== undefined && 'code' in ca) return ca
-    const own = clientCertificate === undefined ? undefined : certificates.keyPair(site, clientCertificate)
-    if (own !== undefined && 'code' in own) return own
-    proxyTls.set(id, { ca, own })
-    files.push(...(ca === undefined ? [] : [ca]), ...(own === undefined ? [] : [own.certificate, own.key]))
+    const found = proxyTlsOf(site, route.proxy.tls, certificates)
+    if ('code' in found) return found
+    proxyTls.set(id, found)
+    files.push(...proxyFiles(found))
   }
   const liveKeys = [...tls.values()].flatMap((server) => server.live ?? [])
   return { tls, proxyTls, files, liveKeys }

@@ -3,7 +3,7 @@
  * streams. Every rule follows from the slice alone. Pure; called by render.ts.
  */
 
-import type { StreamSpec } from '../../core/resources/stream.ts'
+import type { StreamListenerSpec, StreamSpec } from '../../core/resources/stream.ts'
 import { olderFirst, type Problem, type SliceResource } from '../../core/slice.ts'
 import { isWildcard, listenerKey, normalAddress, portClash, wildcardOf, wishesOf, type Site } from './claims.ts'
 import { shareOut } from './shares.ts'
@@ -28,11 +28,12 @@ export interface SettledStreams {
   readonly taken: ReadonlyMap<string, string>
 }
 
+export function streamListener({ address, port, protocol, proxyProtocol }: StreamListenerSpec): StreamListener {
+  return { address: normalAddress(address), port, protocol, proxyProtocol }
+}
+
 function streamListeners({ listeners }: StreamSpec): readonly StreamListener[] {
-  const all = Object.values(listeners).map(({ address, ...rest }): StreamListener => ({
-    ...rest,
-    address: normalAddress(address),
-  }))
+  const all = Object.values(listeners).map(streamListener)
   const unique = new Map(all.map((listener) => [keyOf(listener), listener]))
   return [...unique.keys()].toSorted().map((key) => unique.get(key) as StreamListener)
 }
