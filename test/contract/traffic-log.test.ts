@@ -1,7 +1,7 @@
 /** The traffic log as a real nginx writes it, read as the daemon reads it. */
 
 import { once } from 'node:events'
-import { appendFileSync, mkdtempSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import { appendFileSync, mkdtempSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { createServer, type Server } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { tmpdir } from 'node:os'
@@ -48,6 +48,28 @@ spec:
     fixed: { path: /, return: { status: 404, body: "a\\tb" } }
 ---
 apiVersion: nxmesh/v1
+kind: Site
+metadata: { name: logged, zone: '*' }
+spec:
+  hosts: [logged.example]
+  accessLogFields: { tenant: 'of "$http_x_tenant" \\ $$1' }
+  routes:
+    proxied: { path: /proxied, proxy: { upstream: two } }
+    health: { path: /health, accessLog: false, return: { status: 200 } }
+    fixed: { path: /, return: { status: 404 } }
+---
+apiVersion: nxmesh/v1
+kind: Site
+metadata: { name: sampled, zone: '*' }
+spec:
+  hosts: [sampled.example]
+  accessLog: false
+  accessLogPercent: 30
+  routes:
+    logged: { path: /logged, accessLog: true, return: { status: 200 } }
+    fixed: { path: /, return: { status: 404 } }
+---
+apiVersion: nxmesh/v1
 kind: Upstream
 metadata: { name: two, zone: '*' }
 spec: { endpoints: { '${good}': { backup: true }, '${bad}': { maxFails: 0 } } }
@@ -76,8 +98,8 @@ spec: { endpoints: { '${good}': {} } }
     remove?.()
   })
 
-  const answerTo = async (path: string, site = 'a.example'): Promise<Answer> => {
-    const { status } = await ask({ port, path, headers: { host: site } })
+  const answerTo = async (path: string, site = 'a.example', more: Record<string, string> = {}): Promise<Answer> => {
+    const { status } = await ask({ port, path, headers: { host: site, ...more } })
     const found = await waitFor(
       async () => {
         for (const text of (await log.read()).lines) {
@@ -118,6 +140,47 @@ spec: { endpoints: { '${good}': {} } }
   test('what is not passed on, and what no site answers', async () => {
     expect(await answerTo('/a%09b')).toMatchObject({ site: 'default/*/site/s', block: '', status: 404, attempts: [] })
     expect(await answerTo('/', 'nobody.example')).toMatchObject({ site: '', block: '', status: 404 })
+  })
+
+  const logged = (site: string) =>
+    readFileSync(join(host.directory, 'logs', 'access.log'), 'utf8')
+      .split('\n')
+      .filter(Boolean)
+      .map((line) => JSON.parse(line) as Record<string, string>)
+      .filter((line) => line['site'] === `default/*/site/${site}`)
+
+  test('each line of the access log is a JSON object, with the site’s own fields, and without the routes that are not logged', async () => {
+    await answerTo('/health', 'logged.example')
+    await answerTo('/proxied?"a"', 'logged.example', { 'X-Tenant': 'a"b\\c' })
+    await answerTo('/none', 'logged.example')
+    expect(logged('logged')).toEqual([
+      expect.objectContaining({
+        status: '201',
+        uri: '/proxied?"a"',
+        tenant: String.raw`of "a"b\c" \ $1`,
+        client: '127.0.0.1',
+      }),
+      expect.objectContaining({ status: '404', uri: '/none', tenant: String.raw`of "" \ $1` }),
+    ])
+  })
+
+  test('of the requests so many of a hundred are logged, by chance, and all are counted', async () => {
+    const headers = { host: 'sampled.example' }
+    await ask({ port, path: '/', headers })
+    for (let count = 0; count < 200; count += 1) await ask({ port, path: '/logged', headers })
+    const told: Answer[] = []
+    await waitFor(
+      async () => {
+        told.push(...(await log.read()).lines.flatMap((text) => parseAnswer(text) ?? []))
+        return told.filter(({ site }) => site === 'default/*/site/sampled').length === 201
+      },
+      { timeoutMs: 10_000, what: 'all requests in the log of the daemon' },
+    )
+    const lines = logged('sampled')
+    expect(new Set(lines.map(({ uri }) => uri))).toEqual(new Set(['/logged']))
+    // Less likely to fail than one in a million.
+    expect(lines.length).toBeGreaterThan(25)
+    expect(lines.length).toBeLessThan(100)
   })
 
   test('connections are counted by nginx', async () => {

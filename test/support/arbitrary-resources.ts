@@ -182,6 +182,10 @@ const siteSpec = optional(
     nodeSelector: labels,
     routes,
     accessLog: fc.boolean(),
+    accessLogPercent: fc.integer({ min: 1, max: 100 }),
+    accessLogFields: fc.dictionary(fc.constantFrom('tenant', 'x_1'), fc.constantFrom('$http_x', 'a "$$\\ ${host}'), {
+      maxKeys: 2,
+    }),
     policies: fc.uniqueArray(name, { maxLength: 1 }),
     keepalive: optional({ timeout: duration, requests: fc.integer({ min: 1, max: 99 }) }),
     compression,

@@ -16,6 +16,8 @@ interface Meaning {
   readonly afterPath?: string
   /** The argument holds it among other things; only for what cannot hold any punctuation of nginx's. */
   readonly within?: string
+  /** The argument begins with it; only for what cannot hold any punctuation. */
+  readonly prefix?: string
   /** The argument, its variables told apart, ends in it. */
   readonly suffix?: string
   /** The argument ends in it, after a name and a scheme. */
@@ -210,6 +212,8 @@ const site: Record<string, Field> = {
   'spec.maintenance.body': literal('return'),
   'spec.maintenance.contentType': plain('default_type'),
   'spec.policies.[]': nowhere,
+  'spec.accessLogFields.{key}': (text) => [{ directive: 'log_format', prefix: `,"${text}":"` }],
+  'spec.accessLogFields.*': (text) => [{ directive: 'log_format', suffix: `":${templateText(JSON.stringify(text))}` }],
   'spec.maintenance.allow.[]': plain(MAP_ENTRY),
   'spec.compression.types.[]': plain('gzip_types', 'brotli_types'),
   // Where answers are kept, by which of the site's routes they are.
@@ -413,6 +417,7 @@ export function isMeant(meaning: Meaning, directive: string, argument: string): 
     return /^[\w./:*-]*$/.test(path) && expandedText(argument.slice(path.length + 1)) === meaning.afterPath
   }
   if (meaning.within !== undefined) return argument.includes(meaning.within) && /^[\w./:[\]*?=%-]*$/.test(argument)
+  if (meaning.prefix !== undefined) return argument.startsWith(meaning.prefix)
   if (meaning.suffix !== undefined) return expandedText(argument).endsWith(meaning.suffix)
   if (meaning.ending !== undefined)
     return argument.endsWith(meaning.ending) && /^http:\/\/[\w.*-]+$/.test(argument.slice(0, -meaning.ending.length))

@@ -306,6 +306,8 @@ spec:
   timeouts: { connect: 8s, read: 8s, send: 8s }
   maxBodySize: 8m
   accessLog: false
+  accessLogPercent: 9
+  accessLogFields: { tenant: 'of $http_x_tenant' }
   policies: [office, rates, connections, pages, people, passwords, kept, tokens, judged, rules]
   compression: { types: [text/css], minLength: 9 }
   maintenance: { enabled: true, retryAfter: 9, body: down, contentType: text/plain, allow: ['10.0.0.0/8'] }
@@ -322,6 +324,7 @@ spec:
       errorPages: { pages: { '404': { body: not here, contentType: text/plain }, '410': { file: /srv/www/gone.html }, '411': { upstream: app, path: /long } } }
       timeouts: { connect: 7s, read: 7s, send: 7s }
       maxBodySize: 7m
+      accessLog: true
       policies: [office]
       withoutPolicies: [office]
     changed:

@@ -310,9 +310,7 @@ describe('certificates', () => {
       'server { listen 80 proxy_protocol; server_name a.example; set_real_ip_from 10.0.0.0/8; real_ip_header proxy_protocol; return 204; }',
     )
     expect(resources[0]?.spec['listeners']).toEqual({ 'port-80': { port: 80, proxyProtocol: true } })
-    expect(resources[0]?.spec['privileged']).toEqual({
-      serverSnippet: 'default_type text/plain;\nset_real_ip_from 10.0.0.0/8;\n',
-    })
+    expect(resources[0]?.spec['privileged']).toEqual({ serverSnippet: 'default_type text/plain;\nset_real_ip_from 10.0.0.0/8;\n' })
     expect(findings.lost).toEqual([])
   })
 

@@ -6,6 +6,7 @@
  */
 
 import { z } from 'zod'
+import { accessLogFields, accessLogPercent } from './access-log.ts'
 import { contentType, fixedBody } from './body.ts'
 import { compression } from './compression.ts'
 import { conditions, conditionsOf } from './conditions.ts'
@@ -79,6 +80,8 @@ const anyRoute = {
   timeouts: timeouts.optional(),
   maxBodySize: size.optional(),
   errorPages: errorPages.optional(),
+  /** As the site says when left out. */
+  accessLog: z.boolean().optional(),
   /** Each takes the place of the site's policy of the same type. */
   policies: policyNames.optional(),
   /** Policies of the site that this route goes without. */
@@ -232,6 +235,10 @@ const schema = z
     maxBodySize: size.optional(),
     errorPages: errorPages.optional(),
     accessLog: z.boolean().default(true),
+    /** Of the requests that are logged at all. */
+    accessLogPercent: accessLogPercent.optional(),
+    /** In each line, beside those of every site. */
+    accessLogFields: accessLogFields.optional(),
     /** Of connections of clients. */
     keepalive: keepalive.optional(),
     compression: compression.optional(),

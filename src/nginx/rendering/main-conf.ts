@@ -6,6 +6,7 @@
 import { CIRCUIT_HEADER, PLANNED_HEADER } from '../../core/names.ts'
 import type { NodeSettings } from '../../core/resources/zone-settings.ts'
 import type { Capabilities } from '../../ports.ts'
+import { ACCESS_LOG_LINES } from './access-log.ts'
 import { circuitSocket, type HostLayout } from './host-layout.ts'
 import { block, directive, toText, when } from './lines.ts'
 import { LIVE_HTTP_LINES, LIVE_SERVER_LINES } from './live-program.ts'
@@ -111,28 +112,6 @@ function timeoutLines(module: 'proxy' | 'grpc', settings: NodeSettings): readonl
   ]
 }
 
-const LOG_FIELDS = {
-  time: '$time_iso8601',
-  site: '$nxmesh_site',
-  status: '$status',
-  method: '$request_method',
-  host: '$host',
-  uri: '$request_uri',
-  seconds: '$request_time',
-  bytes: '$body_bytes_sent',
-  client: '$remote_addr',
-  agent: '$http_user_agent',
-  upstream: '$upstream_addr',
-  upstream_status: '$upstream_status',
-  upstream_seconds: '$upstream_response_time',
-  request_id: '$request_id',
-  // 1 where a site in maintenance answered.
-  planned: '$nxmesh_planned',
-  // The path of the policy that refused; of one that would have, in a dry run.
-  refused_by: '$nxmesh_refused_by',
-  would_refuse: '$nxmesh_would_refuse',
-}
-
 /**
  * Set by what policies have in locations: the policy that refused in an `if`, or would have; those that refuse when nginx
  * says so, by limit_req, limit_conn, and 401; the one whose
@@ -143,8 +122,7 @@ const REFUSALS = ['refused', 'reported', 'rate_limit', 'connection_limit', 'cred
 )
 
 const HTTP_LINES: readonly string[] = [
-  `log_format nxmesh escape=json '${JSON.stringify(LOG_FIELDS)}';`,
-  'access_log logs/access.log nxmesh;',
+  ...ACCESS_LOG_LINES,
   TRAFFIC_FORMAT_LINE,
   TRAFFIC_LOG_LINE,
   // A request that fails before its server is known has no site.

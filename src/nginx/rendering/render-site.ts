@@ -10,6 +10,7 @@ import type { StickyCookie } from '../../core/resources/upstream.ts'
 import { isGrpc } from '../../core/resources/upstream-tls.ts'
 import { groupRoutes, type Route, type RouteGroup, type SiteSpec } from '../../core/resources/site.ts'
 import type { SliceResource } from '../../core/slice.ts'
+import { routeLogLines, serverLogLines } from './access-log.ts'
 import type { HostLayout } from './host-layout.ts'
 import { ErrorPages } from './error-pages.ts'
 import { block, directive, toText, when } from './lines.ts'
@@ -31,7 +32,6 @@ import {
 } from './server-tls.ts'
 import { BROTLI } from './needs.ts'
 import { SiteMaps } from './site-maps.ts'
-import { TRAFFIC_LOG_LINE } from './traffic-log.ts'
 import type { Listener } from './unit.ts'
 
 /** What render.ts settled about a site before its text is made. */
@@ -97,7 +97,7 @@ function serverLines({ path, spec: told }: SliceResource<SiteSpec>, place: Serve
     // nginx ends the path there, and passes on the whole line: what guards look at must be what upstreams get.
     'if ($request_uri ~ "#") { return 400; }',
     // The daemon goes on counting, and learning of bad endpoints.
-    ...when(!told.accessLog, TRAFFIC_LOG_LINE),
+    ...serverLogLines(told, maps),
   ]
   if (serverTls === undefined && told.redirectToHttps) {
     const body = fixed([`return 308 ${template(`https://$host${portSuffix(told)}$request_uri`)};`])
@@ -199,6 +199,7 @@ function routeBody(id: string, route: Route, spec: SiteSpec, place: ServerPlace,
   const { guards, headers, proxying } = policiesFor(place.policies, route, upstreamModule(route))
   const lines = [
     ...limitLines(route, isGrpcRoute(route)),
+    ...routeLogLines(route, spec, place.maps),
     ...responseHeaderLines(route.responseHeaders, spec, upstreamModule(route)),
     ...stickyLines(route, place),
     ...headers,

@@ -141,6 +141,19 @@ export class SiteMaps {
     return this.#define(`map $${requestVariable('cookie_', cookie)}`, ['default "";', entry])
   }
 
+  /** The name of a format of the log that is made of these parameters. */
+  logFormat(parameters: readonly string[]): string {
+    const name = `${this.#scope}_log`
+    const line = `log_format ${name} escape=json ${parameters.join(' ')};`
+    if (!this.#lines.includes(line)) this.#lines.push(line)
+    return name
+  }
+
+  /** The variable that is 1 for so many of a hundred requests, and empty for the others. */
+  sample(percent: number): string {
+    return this.#define(`split_clients "$request_id ${this.#scope}"`, [`${percent}% 1;`, '* "";'])
+  }
+
   /** The variable that is http where the target is one of these blocks, else https. */
   schemeOf(target: string, plainBlocks: readonly string[]): string {
     return this.#define(`map ${target}`, ['default https;', ...plainBlocks.map((name) => `${plain(name)} http;`)])
