@@ -4,7 +4,8 @@
  */
 
 import { afterAll, beforeAll, expect, test } from 'vitest'
-import { GuardedHost, type Asked, type Ground } from '../support/guarded-host.ts'
+import { GuardedHost, type Ground } from '../support/guarded-host.ts'
+import type { Sent } from '../support/served-documents.ts'
 
 let host: GuardedHost
 beforeAll(async () => {
@@ -14,7 +15,7 @@ afterAll(() => host?.stop())
 
 const PREFLIGHT = { Origin: 'https://app.example', 'Access-Control-Request-Method': 'GET' }
 
-test.each<[what: string, site: string, path: string, status: number, asked?: Asked]>([
+test.each<[what: string, site: string, path: string, status: number, sent?: Sent]>([
   ['a fixed answer', 'all', '/fixed', 200],
   ['a fixed error', 'all', '/gone', 410],
   ['a redirect', 'all', '/moved', 302],

@@ -1,6 +1,6 @@
 import { once } from 'node:events'
 import { createServer, type Server } from 'node:http'
-import type { AddressInfo } from 'node:net'
+import type { AddressInfo, Socket } from 'node:net'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { liveEndpoint } from '../../src/nginx/applying/live-endpoint.ts'
 import type { HostLayout } from '../../src/nginx/rendering/host-layout.ts'
@@ -49,6 +49,8 @@ const SPECS: Specs = {
     `method: hash\n  consistent: true\n  hashKey: $arg_key\n  endpoints: { '127.0.0.1:${a}': {}, '127.0.0.1:${b}': {}, '127.0.0.1:${c}': {} }`,
   sticky: ({ a, b }) => `${STICKY}  endpoints: { '127.0.0.1:${a}': {}, '127.0.0.1:${b}': {} }`,
   kept: ({ a }) => `keepalive: { connections: 4 }\n  endpoints: { '127.0.0.1:${a}': {} }`,
+  worn: ({ a }) => `keepalive: { connections: 4, requests: 2 }\n  endpoints: { '127.0.0.1:${a}': {} }`,
+  brief: ({ a }) => `keepalive: { connections: 4, timeout: 50ms }\n  endpoints: { '127.0.0.1:${a}': {} }`,
 }
 
 const STICKY = 'method: hash\n  consistent: true\n  sticky: { cookie: srv, maxAge: 60 }\n'
@@ -72,19 +74,25 @@ describe.each(['live', 'reload'] as const)('spreading requests by the %s lane, o
   let ports: Record<Name | 'dead', number>
   let nginx: Awaited<ReturnType<typeof serve>>
   let remove: () => void
+  const held: (() => void)[] = []
   let connections = 0
+  /** By nginx. */
+  let closed = 0
 
   beforeAll(async () => {
     backends = NAMES.map((name) =>
       createServer((request, response) => {
         const answer = () => response.setHeader('X-From', name).end('ok')
-        // Takes long when asked to, so that connections can be counted.
+        // Waits when asked to, so that connections can be counted.
         if (request.headers['x-slow'] === undefined) answer()
-        else setTimeout(answer, 300)
+        else held.push(answer)
       }).listen(0, '127.0.0.1'),
     )
     await Promise.all(backends.map((backend) => once(backend, 'listening')))
-    backends[0]?.on('connection', () => (connections += 1))
+    backends[0]?.on('connection', (socket: Socket) => {
+      connections += 1
+      socket.on('end', () => (closed += 1))
+    })
     const [a, b, c] = backends.map((backend) => (backend.address() as AddressInfo).port) as [number, number, number]
     ports = { a, b, c, dead: await freePort() }
     port = await freePort()
@@ -188,12 +196,20 @@ describe.each(['live', 'reload'] as const)('spreading requests by the %s lane, o
   })
 
   test('least_conn passes to whom has fewest open', async () => {
-    const slow = await Promise.all(Array.from({ length: 4 }, () => from('least', { 'X-Slow': '1' })))
+    const open = async (length: number) => {
+      const requests = Array.from({ length }, () => from('least', { 'X-Slow': '1' }))
+      await waitFor(() => held.length === length, { what: `${length} requests under way` })
+      return async () => {
+        for (const answer of held.splice(0)) answer()
+        return Promise.all(requests)
+      }
+    }
+    const slow = await (await open(4))()
     expect([count(slow, 'a'), count(slow, 'b')]).toEqual([2, 2])
-    const busy = from('least', { 'X-Slow': '1' })
+    const busy = await open(1)
     const first = new Set(await times(4, 'least'))
     expect(first.size).toBe(1)
-    expect(first).not.toContain(await busy)
+    expect(first).not.toContain((await busy())[0])
   })
 
   test('random reaches all', async () => {
@@ -261,10 +277,16 @@ describe.each(['live', 'reload'] as const)('spreading requests by the %s lane, o
     expect(new Set(fewer)).toEqual(new Set(['b', 'c']))
   })
 
-  test('connections to a server are kept when asked to', async () => {
+  test('connections to a server are kept when asked to, for so many requests, for so long', async () => {
     await from('kept')
     const before = connections
     await times(10, 'kept')
     expect(connections).toBe(before)
+    await times(10, 'worn')
+    expect(connections).toBe(before + 5)
+    const isKeptAlone = () => connections - closed === 1
+    await waitFor(isKeptAlone, { what: 'nginx to close what has had its requests' })
+    await from('brief')
+    await waitFor(isKeptAlone, { what: 'nginx to close what has had its time' })
   })
 })

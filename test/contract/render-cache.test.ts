@@ -1,19 +1,16 @@
-import { once } from 'node:events'
-import { createServer, type Server } from 'node:http'
-import type { AddressInfo } from 'node:net'
+import { createServer, type Server, type ServerResponse } from 'node:http'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import type { HostLayout } from '../../src/nginx/rendering/host-layout.ts'
-import { ask, freePort, nginxDirectory, serve, testGeneration, writeGeneration } from '../support/real-nginx.ts'
+import { ask, writeGeneration } from '../support/real-nginx.ts'
 import { renderYaml } from '../support/resources.ts'
+import { close, listening, ServedDocuments } from '../support/served-documents.ts'
 import { waitFor } from '../support/wait.ts'
 
 describe('what nginx keeps of answers', () => {
-  let host: HostLayout
-  let port: number
   let yaml: (purge?: string) => string
-  let nginx: Awaited<ReturnType<typeof serve>>
-  let remove: () => void
+  let served: ServedDocuments
   let backend: Server
+  /** Answers that the test gives. */
+  const held: ServerResponse[] = []
   /** How often each path was asked for. */
   let asked: Map<string, number>
   let isDown = false
@@ -27,29 +24,22 @@ describe('what nginx keeps of answers', () => {
       for (const [name, value] of new URL(url, 'http://a').searchParams) {
         if (/^[A-Z]/.test(name)) response.setHeader(name, value)
       }
+      if (url.startsWith('/held')) return void held.push(response)
+      if (headers['if-modified-since'] !== undefined) return response.writeHead(304).end()
       response.writeHead(isDown ? 503 : Number(/status=(\d+)/.exec(url)?.[1] ?? 200))
       response.end(`${method} ${asked.get(url)} ${headers['accept-language'] ?? ''}`)
     })
-    backend.listen(0, '127.0.0.1')
-    await once(backend, 'listening')
-    const { port: backendPort } = backend.address() as AddressInfo
-    port = await freePort()
-    yaml = (purge) => siteYaml(backendPort, purge)
-    ;({ host, remove } = nginxDirectory(port))
-    const { generation, problems } = renderYaml(yaml(), { host })
-    const { words } = await testGeneration(host, generation)
-    if (problems.length > 0 || words !== '') throw new Error(problems[0]?.message ?? words)
-    nginx = await serve(host, generation)
+    const port = await listening(backend)
+    yaml = (purge) => siteYaml(port, purge)
+    served = await ServedDocuments.start(() => yaml())
   })
   afterAll(async () => {
-    await nginx?.stop()
-    backend?.close()
-    backend?.closeAllConnections()
-    remove?.()
+    await served?.stop()
+    close([backend])
   })
 
   const get = (path: string, headers: Record<string, string> = {}, { name = 'a', method = 'GET' } = {}) =>
-    ask({ port, path, method, headers: { host: `${name}.example`, connection: 'keep-alive', ...headers } })
+    served.get(path, { site: name, method, headers })
   /** What became of two requests for the same. */
   async function twice(path: string, headers: Record<string, string> = {}, name = 'a') {
     const first = await get(path, headers, { name })
@@ -93,12 +83,45 @@ describe('what nginx keeps of answers', () => {
     expect((await get('/etag?ETag="a"')).body).toBe('GET 1 ')
   })
 
-  test('sites, upstreams and routes with conditions do not get each other’s answers', async () => {
+  test('sites, upstreams and routes with conditions do not get each other’s answers, nor do requests with another key', async () => {
     expect((await get('/same')).headers['x-cache-status']).toBe('MISS')
     expect((await get('/same', { 'X-Beta': '1' })).headers['x-cache-status']).toBe('MISS')
     expect((await get('/same', { 'X-Beta': '1' })).headers['x-cache-status']).toBe('HIT')
     expect((await get('/same', {}, { name: 'b' })).headers['x-cache-status']).toBe('MISS')
     expect((await get('/same', {}, { name: 'c' })).headers['x-cache-status']).toBe('MISS')
+    expect(await twice('/same', { 'Accept-Language': 'de' }, 'keyed')).toBe('MISS HIT')
+    expect(await twice('/same', { 'Accept-Language': 'fr' }, 'keyed')).toBe('MISS HIT')
+  })
+
+  test('what is asked for often enough is kept', async () => {
+    expect(await twice('/often', {}, 'often')).toBe('MISS MISS')
+    expect(await twice('/often', {}, 'often')).toBe('HIT HIT')
+  })
+
+  test('one request fetches what is missing; who has waited too long goes too', async () => {
+    const [path, twin] = ['/held/one', '/held/two']
+    const first = get(path)
+    await waitFor(() => asked.get(path) === 1, { what: 'the first request' })
+    const second = get(path)
+    // Whoever waits for somebody is not asked for: another path is, meanwhile.
+    const other = get(twin)
+    await waitFor(() => asked.get(twin) === 1, { what: 'another path' })
+    expect(asked.get(path)).toBe(1)
+    await waitFor(() => asked.get(path) === 2, { what: 'the second request to have waited long enough' })
+    for (const response of held.splice(0)) response.end('at last')
+    for (const answer of [first, second, other]) expect(await answer).toMatchObject({ status: 200, body: 'at last' })
+  })
+
+  test('an answer that is too old is given while the upstream is asked whether it still holds', async () => {
+    const path = '/kept?Cache-Control=max-age=1&Last-Modified=Thu,%2001%20Jan%202026%2000:00:00%20GMT'
+    expect((await get(path)).headers['x-cache-status']).toBe('MISS')
+    const became = (status: string) =>
+      waitFor(async () => (await get(path)).headers['x-cache-status'] === status, { what: status })
+    await became('STALE')
+    // The upstream says that nothing has changed: the answer is the first one.
+    await waitFor(() => (asked.get(path) ?? 0) > 1, { what: 'the upstream to be asked' })
+    await became('HIT')
+    expect(await get(path)).toMatchObject({ body: 'GET 1 ' })
   })
 
   test('a site’s policy is for proxies; other routes answer as always', async () => {
@@ -132,20 +155,22 @@ describe('what nginx keeps of answers', () => {
     await statuses()
     expect(await statuses()).toBe('HIT HIT HIT')
     const zones = () =>
-      [...renderYaml(yaml(), { host }).generation.objects.values()].join('').match(/proxy_cache_path .*/g)
+      [...renderYaml(yaml(), { host: served.layout }).generation.objects.values()]
+        .join('')
+        .match(/proxy_cache_path .*/g)
     const before = zones()
     const become = async (purge: string) => {
-      const { generation } = renderYaml(yaml(purge), { host })
+      const { generation } = renderYaml(yaml(purge), { host: served.layout })
       expect([...generation.objects.values()].join('').match(/proxy_cache_path .*/g)).toEqual(before)
-      writeGeneration(host, generation)
-      const old = nginx.workers()
-      nginx.reload()
+      writeGeneration(served.layout, generation)
+      const old = served.nginx.workers()
+      served.nginx.reload()
       await waitFor(
         async () => {
           // One that ends may take a connection still.
-          if (nginx.workers().some((worker) => old.includes(worker))) return undefined
+          if (served.nginx.workers().some((worker) => old.includes(worker))) return undefined
           const answers = await Promise.all(
-            Array.from({ length: 8 }, () => ask({ socketPath: host.verifySocket, path: '/generation' })),
+            Array.from({ length: 8 }, () => ask({ socketPath: served.layout.verifySocket, path: '/generation' })),
           )
           return answers.every(({ body }) => body.startsWith(generation.digest)) || undefined
         },
@@ -162,12 +187,7 @@ describe('what nginx keeps of answers', () => {
   })
 
   test('nothing of this is an error in nginx’s own words', () => {
-    expect(
-      nginx
-        .errors()
-        .split('\n')
-        .filter((line) => /\[(?:alert|emerg|crit)\]/.test(line)),
-    ).toEqual([])
+    expect(served.complaints()).toEqual([])
   })
 })
 
@@ -180,9 +200,11 @@ function siteYaml(port: number, purge = '{}'): string {
     `{ apiVersion: nxmesh/v1, kind: Upstream, metadata: { name: app }, spec: { endpoints: { '127.0.0.1:${port}': {} } } }`,
     policy(
       'usual',
-      `valid: { '200,304': 1h, '404': 10m }, stale: [error, '503'], lock: true, bypass: { headers: [X-Fresh], cookies: [session], query: [preview] }, purge: ${purge}`,
+      `valid: { '200,304': 1h, '404': 10m }, stale: [error, '503', updating], backgroundUpdate: true, revalidate: true, lock: true, lockTimeout: 1s, bypass: { headers: [X-Fresh], cookies: [session], query: [preview] }, purge: ${purge}`,
     ),
     policy('plain', 'inactive: 1h'),
+    policy('keyed', "valid: { any: 1h }, key: '$request_uri $http_accept_language'"),
+    policy('often', 'valid: { any: 1h }, minUses: 2'),
     policy('ignoring', "valid: { '200': 1h }, ignore: [cacheControl, setCookie], authorized: true"),
     site(
       'a',
@@ -191,7 +213,7 @@ function siteYaml(port: number, purge = '{}'): string {
     ),
     site('b', 'usual'),
     site('c', 'usual'),
-    site('plain', 'plain'),
+    ...['plain', 'keyed', 'often'].map((name) => site(name, name)),
     site('ignoring', 'ignoring'),
   ].join('\n---\n')
 }

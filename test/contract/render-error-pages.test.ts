@@ -1,19 +1,14 @@
-import { once } from 'node:events'
-import { mkdirSync, rmSync, writeFileSync } from 'node:fs'
+import { mkdirSync, writeFileSync } from 'node:fs'
 import { createServer, type Server } from 'node:http'
-import type { AddressInfo } from 'node:net'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import type { HostLayout } from '../../src/nginx/rendering/host-layout.ts'
-import { ask, freePort, nginxDirectory, serve, testGeneration } from '../support/real-nginx.ts'
+import { freePort } from '../support/real-nginx.ts'
 import { renderYaml } from '../support/resources.ts'
+import { close, listening, ServedDocuments, type Sent } from '../support/served-documents.ts'
 
 describe('error pages, on real nginx', () => {
-  let host: HostLayout
-  let port: number
+  let served: ServedDocuments
   let backend: Server
-  let nginx: Awaited<ReturnType<typeof serve>>
-  let remove: () => void
   const asked: string[] = []
 
   beforeAll(async () => {
@@ -34,53 +29,34 @@ describe('error pages, on real nginx', () => {
         response.end(`upstream says ${status}`)
       })
     })
-    backend.listen(0, '127.0.0.1')
-    await once(backend, 'listening')
-    const dead = await freePort()
-    port = await freePort()
-    ;({ host, remove } = nginxDirectory(port))
-    const root = join(host.directory, 'www')
-    mkdirSync(join(root, 'files/dir'), { recursive: true })
-    writeFileSync(join(root, 'files/dir/index.html'), 'the index')
-    writeFileSync(join(root, '50x "$page".html'), '<h1>sorry</h1>')
-    const yaml = siteYaml(root, (backend.address() as AddressInfo).port, dead)
-    const { generation, problems } = renderYaml(yaml, { host })
-    const { words } = await testGeneration(host, generation)
-    if (problems.length > 0 || words !== '') throw new Error(problems[0]?.message ?? words)
-    nginx = await serve(host, generation)
+    const [port, dead] = [await listening(backend), await freePort()]
+    served = await ServedDocuments.start(({ directory }) => {
+      const root = join(directory, 'www')
+      mkdirSync(join(root, 'files/dir'), { recursive: true })
+      writeFileSync(join(root, 'files/dir/index.html'), 'the index')
+      writeFileSync(join(root, '50x "$page".html'), '<h1>sorry</h1>')
+      return siteYaml(root, port, dead)
+    })
   })
   afterAll(async () => {
-    await nginx?.stop()
-    backend?.close()
-    backend?.closeAllConnections()
-    remove?.()
+    await served?.stop()
+    close([backend])
   })
 
-  interface Sent {
-    readonly name?: string
-    readonly method?: string
-    readonly headers?: Record<string, string>
-    readonly body?: string
-  }
-  const get = (path: string, { name = 'a', method = 'GET', headers = {}, body = '' }: Sent = {}) =>
-    ask({ port, path, method, headers: { host: `${name}.example`, connection: 'keep-alive', ...headers } }, body)
+  const get = (path: string, sent: Sent = {}) => served.get(path, sent)
   const said = async (path: string, sent: Sent = {}) => {
     const { status, body } = await get(path, sent)
     return `${status} ${body}`
   }
 
-  /** Runs twice: without and with the drain file, while which every answer ends its connection. */
-  async function drainedOrNot(look: () => Promise<unknown>): Promise<void> {
-    await look()
-    writeFileSync(host.drainFile, '')
-    try {
-      await look()
-      expect((await get('/files/none')).headers.connection).toBe('close')
-      expect((await get('/up/503')).headers.connection).toBe('close')
-    } finally {
-      rmSync(host.drainFile)
+  const drainedOrNot = (look: () => Promise<unknown>) => served.drainedOrNot(look)
+
+  test('pages end connections that are drained', async () => {
+    for (const path of ['/files/none', '/up/503']) {
+      expect((await get(path)).headers.connection).toBe('keep-alive')
+      expect((await served.drained(path)).headers.connection).toBe('close')
     }
-  }
+  })
 
   test('errors of nginx itself: a missing file, a body too long, an upstream that is not there, no route', async () => {
     await drainedOrNot(async () => {
@@ -92,6 +68,7 @@ describe('error pages, on real nginx', () => {
     })
     expect((await get('/files/none')).headers['content-type']).toBe('text/html; charset=utf-8')
     expect((await get('/dead')).headers['content-type']).toBe('text/html')
+    expect((await get('/teapot/431')).headers['content-type']).toBe('text/plain')
   })
 
   test('errors of an upstream get pages with intercept alone, and its 418 and 419 are no signals', async () => {
@@ -167,23 +144,18 @@ describe('error pages, on real nginx', () => {
   })
 
   test('in maintenance its page is what all get, and those who are allowed see error pages', async () => {
-    expect(await said('/none', { name: 'down' })).toBe('503 away')
-    expect(await said('/none', { name: 'allowed' })).toBe('404 site page')
+    expect(await said('/none', { site: 'down' })).toBe('503 away')
+    expect(await said('/none', { site: 'allowed' })).toBe('404 site page')
   })
 
   test('pages cannot be asked for', async () => {
-    const { generation } = renderYaml(siteYaml('/srv', 1, 2), { host })
+    const { generation } = renderYaml(siteYaml('/srv', 1, 2), { host: served.layout })
     const paths = [...generation.objects.values()].join('\n').matchAll(/location = (\S+error-\d+) /g)
     for (const [, path] of [...paths].slice(0, 3)) expect((await get(path as string)).status).toBe(404)
   })
 
   test('nothing of this is an error in nginx’s own words', () => {
-    expect(
-      nginx
-        .errors()
-        .split('\n')
-        .filter((line) => /\[(?:alert|emerg|crit)\]|cycle/.test(line)),
-    ).toEqual([])
+    expect(served.complaints(/cycle/)).toEqual([])
   })
 })
 
@@ -217,7 +189,7 @@ spec:
     dir-files: { path: /files/dir/, static: { root: ${root} } }
     up: { path: /up/, proxy: { upstream: app } }
     plain: { path: /plain/, proxy: { upstream: app }, errorPages: { intercept: false } }
-    teapot: { path: /teapot/, proxy: { upstream: app }, errorPages: { pages: { 4xx: { body: every 4xx } } } }
+    teapot: { path: /teapot/, proxy: { upstream: app }, errorPages: { pages: { 4xx: { body: every 4xx, contentType: text/plain } } } }
     dead: { path: /dead, proxy: { upstream: dead } }
     own: { path: /own/, proxy: { upstream: app }, responseHeaders: { set: { X-Route: own } }, errorPages: { pages: { '404': { body: 'an app for $uri', status: 200 } } } }
     beta: { path: /when/, proxy: { upstream: app }, when: { headers: { X-Beta: { present: true } } }, errorPages: { pages: { '404': { body: beta } } } }

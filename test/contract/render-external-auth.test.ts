@@ -31,6 +31,7 @@ describe('requests that an upstream judges, on real nginx', () => {
         asked.push(
           `${method} ${url} ${String(headers['x-original-method'])} ${String(headers['x-original-uri'])} ${body}`,
         )
+        if (headers['x-token'] === 'slow') return
         const status = { good: 200, none: 401, bad: 403, odd: 302, broken: 500 }[String(headers['x-token'] ?? 'none')]
         if (status === undefined) return request.socket.destroy()
         if (status === 401) response.setHeader('WWW-Authenticate', 'Bearer realm="there"')
@@ -76,6 +77,11 @@ describe('requests that an upstream judges, on real nginx', () => {
   test('who cannot be asked lets nobody in', async () => {
     expect(await status('dead', '/', 'good')).toBe(500)
     expect((await host.drained('dead', '/', { headers: { 'X-Token': 'good' } })).status).toBe(500)
+  })
+
+  test('a judge that takes too long lets nobody in', async () => {
+    expect(await status('hasty', '/', 'slow')).toBe(500)
+    expect(await status('hasty', '/', 'good')).toBe(200)
   })
 
   test('the judge sees what is asked for, without the body; the upstream gets both', async () => {
@@ -147,9 +153,11 @@ spec:
     upstream('app', app),
     upstream('gone', dead),
     policy('asked', 'upstream: judge'),
+    policy('hasty', 'upstream: judge, timeout: 100ms'),
     policy('unasked', 'upstream: gone'),
     policy('signing', "upstream: judge, signin: 'https://login.example/?rd=$scheme://$host$request_uri'"),
     site('a', 'asked'),
+    site('hasty', 'hasty'),
     site('dead', 'unasked'),
     site('signin', 'signing'),
   ].join('\n---\n')

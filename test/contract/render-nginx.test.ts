@@ -223,6 +223,7 @@ describe('a served generation', () => {
       'cost: $5 "\\n" ${host}\n',
       'text/plain; charset=utf-8',
     ])
+    expect((await get('/typed')).headers['content-type']).toBe('application/json')
     expect((await get('/teapot')).status).toBe(418)
     expect((await get('/gone')).status).toBe(410)
   })
@@ -249,6 +250,7 @@ describe('a served generation', () => {
     expect((await get('/docs/')).body).toBe('docs')
     expect((await get('/docs')).headers.location).toBe('/docs/')
     expect((await get('/docs/none')).status).toBe(404)
+    expect((await get('/spa/assets/')).body).toBe('script')
     const spa = (path: string) => ask({ port, path, headers: { host: 'spa.example' } })
     expect((await spa('/')).body).toBe('spa')
     expect((await spa('/any/route')).body).toBe('spa')
@@ -427,6 +429,7 @@ spec:
   hosts: [a.example]
   routes:
     hi: { path: /hi, return: { status: 200, body: "cost: $5 \\"\\\\n\\" \${host}\\n" } }
+    typed: { path: /typed, return: { status: 200, body: '{}', contentType: application/json } }
     teapot: { path: /teapot, return: { status: 418, body: short and stout } }
     gone: { path: /gone, return: { status: 410 } }
     exact: { path: /p/exact, match: exact, return: { status: 200, body: exact } }
@@ -437,6 +440,7 @@ spec:
     moved: { path: /moved, redirect: { to: 'https://$host/there', status: 307 } }
     relative: { path: /relative, redirect: { to: /there } }
     docs: { path: /docs, static: { root: ${root} } }
+    assets: { path: /spa/assets/, static: { root: ${root}, index: app.js } }
     echo: { path: /echo/, proxy: { upstream: echo } }
     strip: { path: /strip/, proxy: { upstream: echo, stripPrefix: true } }
     headers:

@@ -1,19 +1,18 @@
 import { once } from 'node:events'
-import { rmSync, writeFileSync } from 'node:fs'
-import { createServer, request, type Server } from 'node:http'
-import { connect, type AddressInfo } from 'node:net'
+import { createServer, request, type ServerResponse } from 'node:http'
+import { connect, createServer as createTcpServer, type Server } from 'node:net'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import type { HostLayout } from '../../src/nginx/rendering/host-layout.ts'
-import { ask, freePort, nginxDirectory, serve, testGeneration } from '../support/real-nginx.ts'
-import { renderYaml } from '../support/resources.ts'
+import { close, listening, ServedDocuments, type Sent } from '../support/served-documents.ts'
 import { waitFor } from '../support/wait.ts'
 
+/** More than the sockets on the way hold. */
+const LARGE = Buffer.alloc(24 * 1024 * 1024, 'x')
+
 describe('what proxies change on the way, on real nginx', () => {
-  let host: HostLayout
-  let port: number
-  let nginx: Awaited<ReturnType<typeof serve>>
-  let remove: () => void
+  let served: ServedDocuments
   const servers: Server[] = []
+  /** Answers that have begun, and go on when the test says so. */
+  const begun: ServerResponse[] = []
   /** What each backend was asked, with the body as far as it came. */
   const asked: string[] = []
 
@@ -30,6 +29,12 @@ describe('what proxies change on the way, on real nginx', () => {
         headers['X-Big'] = 'x'.repeat(Number(sent.headers['x-big'] ?? 0))
       }
       if (sent.url?.startsWith('/hang')) return
+      if (sent.url?.startsWith('/begun')) {
+        response.write('it begins')
+        begun.push(response)
+        return
+      }
+      if (sent.url?.startsWith('/large')) return response.end(LARGE)
       sent.on('end', () => {
         response.writeHead(name === 'bad' ? 503 : status, headers)
         response.end(seen)
@@ -39,54 +44,30 @@ describe('what proxies change on the way, on real nginx', () => {
       socket.on('error', () => {})
       socket.write('HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n')
     })
-    server.listen(0, '127.0.0.1')
-    await once(server, 'listening')
     servers.push(server)
-    return (server.address() as AddressInfo).port
+    return listening(server)
   }
 
   beforeAll(async () => {
-    const [good, bad] = [await backend('good'), await backend('bad')]
-    port = await freePort()
-    ;({ host, remove } = nginxDirectory(port))
-    const { generation, problems } = renderYaml(siteYaml(good, bad), { host })
-    const { words } = await testGeneration(host, generation)
-    if (problems.length > 0 || words !== '') throw new Error(problems[0]?.message ?? words)
-    nginx = await serve(host, generation)
+    // Takes connections, and reads nothing.
+    const deaf = createTcpServer({ pauseOnConnect: true }, (socket) => socket.on('error', () => {}))
+    servers.push(deaf)
+    const [good, bad, unread] = [await backend('good'), await backend('bad'), await listening(deaf)]
+    served = await ServedDocuments.start(() => siteYaml(good, bad, unread))
   })
   afterAll(async () => {
-    await nginx?.stop()
-    for (const server of servers) {
-      server.close()
-      server.closeAllConnections()
-    }
-    remove?.()
+    await served?.stop()
+    close(servers)
   })
 
-  interface Sent {
-    readonly method?: string
-    readonly headers?: Record<string, string>
-    readonly body?: string
-    readonly name?: string
-  }
-  const get = (path: string, { method = 'GET', headers = {}, body = '', name = 'a' }: Sent = {}) =>
-    ask({ port, path, method, headers: { host: `${name}.example`, connection: 'keep-alive', ...headers } }, body)
+  const get = (path: string, sent: Sent = {}) => served.get(path, sent)
   const text = async (path: string, sent: Sent = {}) => (await get(path, sent)).body
   const place = async (path: string) => {
     const { status, headers } = await get(path)
     return `${status} ${headers.location}`
   }
 
-  /** Runs twice: without and with the drain file. */
-  async function drainedOrNot(look: () => Promise<unknown>): Promise<void> {
-    await look()
-    writeFileSync(host.drainFile, '')
-    try {
-      await look()
-    } finally {
-      rmSync(host.drainFile)
-    }
-  }
+  const drainedOrNot = (look: () => Promise<unknown>) => served.drainedOrNot(look)
 
   test('replacePrefix: one prefix for another, the query stays, escapes are decoded', async () => {
     await drainedOrNot(async () => {
@@ -133,12 +114,23 @@ describe('what proxies change on the way, on real nginx', () => {
     })
   })
 
+  test('retries: no other endpoint is asked when the time for it is over', async () => {
+    asked.length = 0
+    expect((await get('/hang/soon')).status).toBe(504)
+    expect((await get('/hang/late')).status).toBe(504)
+    expect(asked).toEqual(['bad GET /hang/soon', 'good GET /hang/soon', 'bad GET /hang/late'])
+  })
+
   test('timeouts of a route', async () => {
     expect((await get('/hang/')).status).toBe(504)
   })
 
+  test('timeouts of a route: an upstream that takes no body', async () => {
+    expect((await get('/unread', { method: 'POST', body: LARGE.toString() })).status).toBe(504)
+  })
+
   test('timeouts of a route end a websocket in which nothing is said', async () => {
-    const socket = connect(port, '127.0.0.1')
+    const socket = connect(served.port, '127.0.0.1')
     const ended = once(socket, 'end')
     socket.write('GET /ws HTTP/1.1\r\nHost: a.example\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n')
     const [data] = (await once(socket, 'data')) as [Buffer]
@@ -149,7 +141,13 @@ describe('what proxies change on the way, on real nginx', () => {
 
   test('requestBuffering: the upstream gets the body as it comes, or whole', async () => {
     const start = (path: string) => {
-      const sent = request({ port, host: '127.0.0.1', path, method: 'POST', headers: { host: 'a.example' } })
+      const sent = request({
+        port: served.port,
+        host: '127.0.0.1',
+        path,
+        method: 'POST',
+        headers: { host: 'a.example' },
+      })
       sent.on('error', () => {})
       sent.write('x'.repeat(100))
       return sent
@@ -161,6 +159,38 @@ describe('what proxies change on the way, on real nginx', () => {
     whole.end()
     await waitFor(() => asked.includes('good POST /whole') || undefined, { what: 'the whole body' })
     stream.end()
+  })
+
+  test('buffering: off, an answer comes as the upstream says it', async () => {
+    const sent = request({ port: served.port, host: '127.0.0.1', path: '/begun', headers: { host: 'a.example' } })
+    sent.end()
+    const [answer] = (await once(sent, 'response')) as [import('node:http').IncomingMessage]
+    const [first] = (await once(answer, 'data')) as [Buffer]
+    expect(first.toString()).toBe('it begins')
+    for (const response of begun.splice(0)) response.end()
+    await once(answer, 'end')
+  })
+
+  test('maxTempFileSize: what a slow client leaves lies in a file, or with the upstream', async () => {
+    /** Reads nothing of the answer until it is told to; then how long that was. */
+    const slowly = (path: string) => {
+      const socket = connect(served.port, '127.0.0.1').pause()
+      socket.write(`GET ${path} HTTP/1.1\r\nHost: a.example\r\nConnection: close\r\n\r\n`)
+      return async () => {
+        let bytes = 0
+        socket.on('data', (chunk: Buffer) => (bytes += chunk.length)).resume()
+        await once(socket, 'end')
+        return bytes
+      }
+    }
+    const reads = ['/large/unfiled', '/large/filed'].map(slowly)
+    const filed = () =>
+      [...served.log('error.log').matchAll(/buffered to a temporary file.*request: "GET (\S+)/g)].map(
+        ([, path]) => path,
+      )
+    await waitFor(() => filed().length > 0, { what: 'a part of the answer to lie in a file' })
+    for (const read of reads) expect(await read()).toBeGreaterThan(LARGE.length)
+    expect(filed()).toEqual(['/large/filed'])
   })
 
   test('buffers: a header of an answer as long as one', async () => {
@@ -189,15 +219,15 @@ describe('what proxies change on the way, on real nginx', () => {
 
   test('headers of the upstream that nobody should see', async () => {
     await drainedOrNot(async () => {
-      expect((await get('/plain/ok', { name: 'b' })).headers).toMatchObject({ 'x-kept': 'yes' })
-      expect((await get('/plain/ok', { name: 'b' })).headers).not.toHaveProperty('x-secret')
-      expect((await get('/own/ok', { name: 'b' })).headers).not.toHaveProperty('x-kept')
-      expect((await get('/own/ok', { name: 'b' })).headers).toMatchObject({ 'x-secret': 'set here' })
+      expect((await get('/plain/ok', { site: 'b' })).headers).toMatchObject({ 'x-kept': 'yes' })
+      expect((await get('/plain/ok', { site: 'b' })).headers).not.toHaveProperty('x-secret')
+      expect((await get('/own/ok', { site: 'b' })).headers).not.toHaveProperty('x-kept')
+      expect((await get('/own/ok', { site: 'b' })).headers).toMatchObject({ 'x-secret': 'set here' })
     })
   })
 
   test('keepalive of clients: so many requests for each connection', async () => {
-    const socket = connect(port, '127.0.0.1')
+    const socket = connect(served.port, '127.0.0.1')
     let seen = ''
     socket.on('data', (chunk: Buffer) => (seen += chunk.toString()))
     const ended = once(socket, 'end')
@@ -207,17 +237,23 @@ describe('what proxies change on the way, on real nginx', () => {
     socket.destroy()
   })
 
+  test('keepalive of clients: an idle connection ends after its time', async () => {
+    const socket = connect(served.port, '127.0.0.1')
+    let seen = ''
+    socket.on('data', (chunk: Buffer) => (seen += chunk.toString()))
+    const ended = once(socket, 'end')
+    socket.write('GET /none HTTP/1.1\r\nHost: c.example\r\n\r\n')
+    await ended
+    expect(seen).toContain('Connection: keep-alive')
+    socket.destroy()
+  })
+
   test('nothing of this is an error in nginx’s own words', () => {
-    expect(
-      nginx
-        .errors()
-        .split('\n')
-        .filter((line) => /\[(?:alert|emerg|crit)\]/.test(line)),
-    ).toEqual([])
+    expect(served.complaints()).toEqual([])
   })
 })
 
-function siteYaml(good: number, bad: number): string {
+function siteYaml(good: number, bad: number, unread: number): string {
   return `
 apiVersion: nxmesh/v1
 kind: Upstream
@@ -226,8 +262,13 @@ spec: { endpoints: { '127.0.0.1:${good}': {} } }
 ---
 apiVersion: nxmesh/v1
 kind: Upstream
+metadata: { name: deaf }
+spec: { endpoints: { '127.0.0.1:${unread}': {} } }
+---
+apiVersion: nxmesh/v1
+kind: Upstream
 metadata: { name: two }
-spec: { endpoints: { '127.0.0.1:${bad}': { maxFails: 0 }, '127.0.0.1:${good}': { backup: true } } }
+spec: { endpoints: { '127.0.0.1:${bad}': { maxFails: 0 }, '127.0.0.1:${good}': { backup: true, maxFails: 0 } } }
 ---
 apiVersion: nxmesh/v1
 kind: Site
@@ -248,6 +289,12 @@ spec:
     always: { path: /always/, proxy: { upstream: two, retries: { on: ['503', non_idempotent] } } }
     plain: { path: /plain/, proxy: { upstream: two } }
     hang: { path: /hang/, proxy: { upstream: app }, timeouts: { connect: 30s, read: 100ms, send: 30s } }
+    late: { path: /hang/late, proxy: { upstream: two, retries: { timeout: 50ms } }, timeouts: { read: 100ms } }
+    soon: { path: /hang/soon, proxy: { upstream: two, retries: { timeout: 30s } }, timeouts: { read: 100ms } }
+    unread: { path: /unread, proxy: { upstream: deaf }, maxBodySize: '0', timeouts: { send: 100ms } }
+    begun: { path: /begun, proxy: { upstream: app, buffering: false } }
+    filed: { path: /large/filed, proxy: { upstream: app } }
+    unfiled: { path: /large/unfiled, proxy: { upstream: app, maxTempFileSize: '0' } }
     ws: { path: /ws, proxy: { upstream: app, websocket: true }, timeouts: { read: 200ms } }
     whole: { path: /whole, proxy: { upstream: app } }
     stream: { path: /stream, proxy: { upstream: app, requestBuffering: false } }
@@ -270,5 +317,10 @@ spec:
   routes:
     plain: { path: /plain/, proxy: { upstream: app } }
     own: { path: /own/, proxy: { upstream: app }, responseHeaders: { remove: [x-kept], set: { X-Secret: set here } } }
+---
+apiVersion: nxmesh/v1
+kind: Site
+metadata: { name: c }
+spec: { hosts: [c.example], keepalive: { timeout: 100ms } }
 `
 }

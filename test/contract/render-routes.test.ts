@@ -1,19 +1,14 @@
-import { once } from 'node:events'
-import { mkdirSync, rmSync, writeFileSync } from 'node:fs'
+import { mkdirSync, writeFileSync } from 'node:fs'
 import { createServer, type Server } from 'node:http'
-import type { AddressInfo } from 'node:net'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import type { HostLayout } from '../../src/nginx/rendering/host-layout.ts'
-import { ask, freePort, nginxDirectory, serve, testGeneration } from '../support/real-nginx.ts'
+import { freePort, nginxDirectory, testGeneration } from '../support/real-nginx.ts'
 import { renderYaml } from '../support/resources.ts'
+import { close, listening, ServedDocuments, type Sent } from '../support/served-documents.ts'
 
 describe('routes with conditions, on real nginx', () => {
-  let host: HostLayout
-  let port: number
+  let served: ServedDocuments
   let backend: Server
-  let nginx: Awaited<ReturnType<typeof serve>>
-  let remove: () => void
 
   beforeAll(async () => {
     backend = createServer((request, response) => {
@@ -21,35 +16,21 @@ describe('routes with conditions, on real nginx', () => {
       request.on('data', (chunk: Buffer) => chunks.push(chunk))
       request.on('end', () => response.end(`${request.method} ${request.url} ${Buffer.concat(chunks).toString()}`))
     })
-    backend.listen(0, '127.0.0.1')
-    await once(backend, 'listening')
-    port = await freePort()
-    ;({ host, remove } = nginxDirectory(port))
-    for (const which of ['beta', 'all']) {
-      mkdirSync(join(host.directory, which, 'docs'), { recursive: true })
-      writeFileSync(join(host.directory, which, 'docs/index.html'), which)
-    }
-    const yaml = siteYaml(host.directory, (backend.address() as AddressInfo).port)
-    const { generation, problems } = renderYaml(yaml, { host })
-    const { words } = await testGeneration(host, generation)
-    if (problems.length > 0 || words !== '') throw new Error(problems[0]?.message ?? words)
-    nginx = await serve(host, generation)
+    const port = await listening(backend)
+    served = await ServedDocuments.start(({ directory }) => {
+      for (const which of ['beta', 'all']) {
+        mkdirSync(join(directory, which, 'docs'), { recursive: true })
+        writeFileSync(join(directory, which, 'docs/index.html'), which)
+      }
+      return siteYaml(directory, port)
+    })
   })
   afterAll(async () => {
-    await nginx?.stop()
-    backend?.close()
-    backend?.closeAllConnections()
-    remove?.()
+    await served?.stop()
+    close([backend])
   })
 
-  interface Sent {
-    readonly method?: string
-    readonly headers?: Record<string, string | string[]>
-    readonly body?: string
-    readonly host?: string
-  }
-  const get = (path: string, { method = 'GET', headers = {}, body = '', host: name = 'a.example' }: Sent = {}) =>
-    ask({ port, path, method, headers: { host: name, connection: 'keep-alive', ...headers } }, body)
+  const get = (path: string, sent: Sent = {}) => served.get(path, sent)
   const text = async (path: string, sent: Sent = {}) => (await get(path, sent)).body
 
   test('a header: exact with its case, an expression, presence and absence', async () => {
@@ -98,8 +79,8 @@ describe('routes with conditions, on real nginx', () => {
   })
 
   test('sites of one node do not share what they call their conditions', async () => {
-    expect(await text('/', { host: 'b.example', headers: { 'X-Other': '1' } })).toBe('other')
-    expect(await text('/', { host: 'b.example', headers: { 'X-Plan': 'Gold (1+1)' } })).toBe('plain')
+    expect(await text('/', { site: 'b', headers: { 'X-Other': '1' } })).toBe('other')
+    expect(await text('/', { site: 'b', headers: { 'X-Plan': 'Gold (1+1)' } })).toBe('plain')
   })
 
   const cases = async () => {
@@ -140,23 +121,16 @@ describe('routes with conditions, on real nginx', () => {
       [419, 'stout'],
       [404, expect.stringContaining('404') as string],
     ])
-    writeFileSync(host.drainFile, '')
-    try {
-      const during = await cases()
-      expect(during.map(({ status, body, headers }) => [status, body, headers.location])).toEqual(
-        before.map(({ status, body, headers }) => [status, body, headers.location]),
-      )
-      const closed = during.map(({ headers }) => headers.connection)
-      expect(closed).toEqual(during.map(() => 'close'))
-    } finally {
-      rmSync(host.drainFile)
-    }
+    const during = await served.whileDrained(cases)
+    expect(during.map(({ status, body, headers }) => [status, body, headers.location])).toEqual(
+      before.map(({ status, body, headers }) => [status, body, headers.location]),
+    )
+    expect(during.map(({ headers }) => headers.connection)).toEqual(during.map(() => 'close'))
     expect((await get('/echo/x', { headers: { 'X-Beta': '1' } })).headers.connection).toBe('keep-alive')
   })
 
   test('nothing of this is an error in nginx’s own words', () => {
-    const words = nginx.errors().split('\n')
-    expect(words.filter((line) => /\[(?:alert|emerg|crit)\]/.test(line) || line.includes('uninitialized'))).toEqual([])
+    expect(served.complaints(/uninitialized/)).toEqual([])
   })
 })
 

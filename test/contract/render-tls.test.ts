@@ -127,6 +127,7 @@ describe('TLS, on real nginx', () => {
     const hsts = async (name: string) => (await get(name)).headers['strict-transport-security']
     expect(await hsts('one.example')).toBe('max-age=86400; includeSubDomains')
     expect(await hsts('proxied.example')).toBe('max-age=31536000')
+    expect(await hsts('modern.example')).toBe('max-age=31536000; includeSubDomains; preload')
     expect(await hsts('two.example')).toBeUndefined()
     const plain = await ask({ port: ports.http, path: '/', headers: { host: 'proxied.example' } })
     expect(plain.status).toBe(200)
@@ -307,6 +308,7 @@ function yaml({ http, https, whole }: { http: number; https: number; whole: numb
     site('modern', {
       hosts: ['modern.example'],
       listeners: over('two', { minVersion: 'TLSv1.3' }),
+      hsts: { includeSubdomains: true, preload: true },
       routes: says('modern'),
     }),
     site('proxied', { hosts: ['proxied.example'], listeners: { ...plain, ...over('two') }, hsts: {}, routes: proxied }),

@@ -26,6 +26,18 @@ describe('defaults of zone settings, on real nginx', () => {
     expect([other['x-node'], other['x-zone'], other['x-workspace']]).toEqual(['shared', 'all', undefined])
   })
 
+  test('upstreams are told the headers of the nearest zone, and are not told others', async () => {
+    const told = async (site: string) => (await host.get(site, '/', { headers: { Authorization: 'mine' } })).body
+    expect(await told('everywhere')).toBe('from the backend of shop')
+    expect(await told('plain')).toBe('from the backend ')
+    expect(await told('own')).toBe('from the backend own')
+    expect(await told('other')).toBe('from the backend mine')
+  })
+
+  test('a site waits as long as the nearest zone says', async () => {
+    expect(await host.get('plain', '/held')).toMatchObject({ status: 504 })
+  })
+
   test('a header of the upstream is removed, unless the site sets it', async () => {
     expect((await host.get('plain', '/app')).headers['access-control-allow-origin']).toBeUndefined()
     expect((await host.get('own', '/app')).headers['access-control-allow-origin']).toBe('own')
@@ -91,11 +103,15 @@ function yaml({ backend, root }: Ground): string {
       responseHeaders: { set: { 'X-Zone': 'shop', 'X-Workspace': 'shop' }, remove: ['Access-Control-Allow-Origin'] },
       errorPages: page('page of shop'),
       maxBodySize: '5k',
+      requestHeaders: { set: { Authorization: 'of shop' } },
+      timeouts: { read: '5m' },
       policies: ['office'],
     }),
     settings('shop/eu', {
       maxBodySize: '1k',
       responseHeaders: { set: { 'X-Zone': 'eu' } },
+      requestHeaders: { remove: ['Authorization'] },
+      timeouts: { read: '100ms' },
       compression: { minLength: 1 },
       errorPages: page('page of eu'),
     }),
@@ -107,6 +123,7 @@ function yaml({ backend, root }: Ground): string {
     shopSite('plain'),
     shopSite('own', {
       maxBodySize: '3k',
+      requestHeaders: { set: { authorization: 'own' } },
       responseHeaders: { set: { 'x-zone': 'own', 'Access-Control-Allow-Origin': 'own' } },
       compression: { enabled: false },
       errorPages: page('page of own'),

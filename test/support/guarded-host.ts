@@ -3,24 +3,13 @@
  * and reads the access log. Ends only what it started.
  */
 
-import { once } from 'node:events'
-import { mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { mkdirSync, writeFileSync } from 'node:fs'
 import { createServer, type ServerResponse } from 'node:http'
-import type { AddressInfo } from 'node:net'
 import { join } from 'node:path'
 import type { HostLayout } from '../../src/nginx/rendering/host-layout.ts'
 import type { RenderInput } from '../../src/nginx/rendering/render.ts'
-import { ask, freePort, nginxDirectory, serve, testGeneration, type Answer } from './real-nginx.ts'
-import { renderYaml } from './resources.ts'
+import { close, listening, ServedDocuments, type Sent } from './served-documents.ts'
 import { waitFor } from './wait.ts'
-
-export interface Asked {
-  readonly headers?: Record<string, string>
-  readonly method?: string
-  readonly body?: string
-  /** Whom the request is from. */
-  readonly client?: string
-}
 
 /** What every site of these tests may use: an upstream `app`, and files below a directory. */
 export interface Ground {
@@ -33,40 +22,25 @@ export class GuardedHost {
   asked = 0
   /** Requests that the backend has not answered yet; see `hold`. */
   readonly held: ServerResponse[] = []
-  readonly #port: number
-  readonly #directory: string
-  readonly #drainFile: string
-  readonly #ends: (() => unknown)[] = []
+  readonly #backend = this.#backendServer()
+  #served: ServedDocuments | undefined
 
-  private constructor(port: number, directory: string, drainFile: string) {
-    this.#port = port
-    this.#directory = directory
-    this.#drainFile = drainFile
-  }
+  private constructor() {}
 
   /** @throws Error with the first problem, or nginx's words */
   static async start(
     yaml: (ground: Ground) => string,
-    changes: Omit<Partial<RenderInput>, 'host'> & { host?: Partial<HostLayout> } = {},
+    changes: Omit<Partial<RenderInput>, 'host'> & { readonly host?: Partial<HostLayout> } = {},
   ): Promise<GuardedHost> {
-    const port = await freePort()
-    const { host, remove } = nginxDirectory(port)
-    const guarded = new GuardedHost(port, host.directory, host.drainFile)
-    guarded.#ends.push(remove)
+    const guarded = new GuardedHost()
     try {
-      const backend = await guarded.#backend()
-      const root = join(host.directory, 'www')
-      mkdirSync(join(root, 'files', 'sub'), { recursive: true })
-      for (const name of ['index.html', 'sub/index.html']) writeFileSync(join(root, 'files', name), 'a file')
-      const { modules = [], ...told }: Partial<HostLayout> = changes.host ?? {}
-      const { generation, problems } = renderYaml(yaml({ backend, root }), {
-        ...changes,
-        host: { ...host, ...told, modules },
-      })
-      const { words } = await testGeneration({ ...host, modules }, generation)
-      if (problems.length > 0 || words !== '') throw new Error(problems[0]?.message ?? words)
-      const { stop } = await serve({ ...host, modules }, generation)
-      guarded.#ends.push(stop)
+      const backend = await listening(guarded.#backend)
+      guarded.#served = await ServedDocuments.start(({ directory }) => {
+        const root = join(directory, 'www')
+        mkdirSync(join(root, 'files', 'sub'), { recursive: true })
+        for (const name of ['index.html', 'sub/index.html']) writeFileSync(join(root, 'files', name), 'a file')
+        return yaml({ backend, root })
+      }, changes)
       return guarded
     } catch (error) {
       await guarded.stop()
@@ -74,8 +48,8 @@ export class GuardedHost {
     }
   }
 
-  async #backend(): Promise<number> {
-    const backend = createServer((request, response) => {
+  #backendServer() {
+    return createServer((request, response) => {
       this.asked += 1
       request.resume()
       // As some applications do, whoever asks.
@@ -87,36 +61,25 @@ export class GuardedHost {
         )
       } else if (request.url?.startsWith('/held') === true) this.held.push(response)
       else response.end(`from the backend ${request.headers.authorization ?? ''}`)
-    }).listen(0, '127.0.0.1')
-    this.#ends.push(() => {
-      backend.closeAllConnections()
-      return new Promise((resolve) => backend.close(resolve))
     })
-    await once(backend, 'listening')
-    return (backend.address() as AddressInfo).port
   }
 
-  get(site: string, path: string, { headers = {}, method = 'GET', body = '', client = '127.0.0.1' }: Asked = {}) {
-    const all = { host: `${site}.example`, connection: 'keep-alive', ...headers }
-    return ask({ port: this.#port, path, method, localAddress: client, headers: all }, body)
+  get #running(): ServedDocuments {
+    return this.#served as ServedDocuments
+  }
+
+  get(site: string, path: string, sent: Sent = {}) {
+    return this.#running.get(path, { ...sent, site })
   }
 
   /** The same while connections are drained. */
-  async drained(site: string, path: string, asked: Asked = {}): Promise<Answer> {
-    writeFileSync(this.#drainFile, '')
-    try {
-      return await this.get(site, path, asked)
-    } finally {
-      rmSync(this.#drainFile)
-    }
+  drained(site: string, path: string, sent: Sent = {}) {
+    return this.#running.drained(path, { ...sent, site })
   }
 
   /** The last line of the access log about this path, once it is there. */
   logged(uri: string): Promise<Record<string, string>> {
-    const lines = () =>
-      readFileSync(join(this.#directory, 'logs', 'access.log'), 'utf8')
-        .trimEnd()
-        .split('\n')
+    const lines = () => this.#running.log('access.log').trimEnd().split('\n')
     return waitFor(
       () =>
         lines()
@@ -128,10 +91,11 @@ export class GuardedHost {
 
   /** What nginx said. */
   errors(): string {
-    return readFileSync(join(this.#directory, 'logs', 'error.log'), 'utf8')
+    return this.#running.log('error.log')
   }
 
   async stop(): Promise<void> {
-    for (const end of this.#ends.toReversed()) await end()
+    await this.#served?.stop()
+    close([this.#backend])
   }
 }

@@ -47,7 +47,7 @@ function leavesOf(schema: Schema, path: Path): { pattern: string; isText: boolea
     return [{ pattern: [...path, '{key}'].join('.'), isText: true }, ...leavesOf(def.valueType, [...path, '*'])]
   if (def.element !== undefined) return leavesOf(def.element, [...path, '[]'])
   // The part of a template: judged as that of the resource that it becomes, once it is one.
-  if (def.type === 'any') return []
+  if (def.type === 'any') return [{ pattern: path.join('.'), isText: false }]
   const isText =
     def.type === 'string' || def.type === 'enum' || (def.type === 'literal' && typeof def.values?.[0] === 'string')
   if (isText || ['number', 'boolean', 'literal'].includes(def.type)) return [{ pattern: path.join('.'), isText }]

@@ -15,6 +15,8 @@ import { parsePolicy, POLICY_KIND } from '../../src/cli/grants/workspace-policy.
 import { describeConfig } from '../../src/config/config-schema.ts'
 import { loadConfig } from '../../src/config/config.ts'
 import { KINDS } from '../../src/core/resources/index.ts'
+import type { Kind } from '../../src/core/resources/kind.ts'
+import { policyKind } from '../../src/core/resources/policy.ts'
 import { createMetrics } from '../../src/metrics.ts'
 import { BROTLI, LUA, NEEDS, type Need } from '../../src/nginx/rendering/needs.ts'
 import { ROUTE_PATHS } from '../../src/api/routes.ts'
@@ -215,30 +217,97 @@ test('every threat of security.md is proven by tests that exist, and every test 
   expect(threats.filter((name) => !named.some(([, proof]) => proof === name))).toEqual([])
 })
 
+describe('what operators read of resources', () => {
+  const sectionsOf = (page: string): string[] => read(page).split(/^## /m)
+  const sites = sectionsOf('docs/sites.md')
+  const of = (...titles: string[]): string[] =>
+    [...titles, 'Where a resource applies'].map((title) => {
+      const found = sites.find((section) => section.startsWith(`${title}\n`))
+      return found ?? expect.fail(`docs/sites.md has no section ${title}`)
+    })
+  const tls = sectionsOf('docs/tls.md')
+  const guides: Readonly<Record<string, readonly string[]>> = {
+    Site: [...of('Site', 'Templates', 'Snippets'), ...tls],
+    Upstream: of('Upstream', 'Templates'),
+    Stream: [...of('Streams'), ...tls],
+    ZoneSettings: [...of('Zone settings', 'Snippets', 'Site'), ...tls],
+    Template: of('Templates'),
+    Certificate: [...of(), ...tls],
+  }
+  const wordsIn = (sections: readonly string[]): ReadonlySet<string> =>
+    new Set(
+      sections
+        .join('\n')
+        .match(/(?<=```yaml\n)[^]*?(?=^```)|`[^`\n]+`/gm)
+        ?.join(' ')
+        .match(/\w+/g),
+    )
+  const unnamed = (patterns: readonly string[], sections: readonly string[]): string[] => {
+    const words = wordsIn(sections)
+    return patterns.filter((pattern) => pattern.split('.').some((part) => /^\w/.test(part) && !words.has(part)))
+  }
+
+  test.each(Object.keys(guides))('every field of %s is named beside the others', (kind) => {
+    const { schema } = [...KINDS.values()].find((each) => each.kind === kind) as { schema: Kind['schema'] }
+    expect(unnamed(fieldPatterns(schema), guides[kind] ?? [])).toEqual([])
+  })
+
+  const policies = fieldPatterns(policyKind.schema).map((pattern) => pattern.split('.'))
+  const types = [...new Set(policies.flatMap(([type = '', ...below]) => (below.length > 0 ? type : [])))]
+  const pages = [...sectionsOf('docs/policies.md').slice(1), ...tls]
+  test.each(types.filter((type) => type !== 'nodeSelector'))(
+    'every field of a policy of type %s is named in its section',
+    (type) => {
+      const isOwn = (section: string): boolean => (section.split('\n')[0] ?? '').split(' ').includes(type)
+      const own = type === 'mtls' ? tls : pages.filter(isOwn)
+      const fields = policies.flatMap(([first, ...below]) => (first === type ? below.join('.') : []))
+      expect(unnamed(fields, own)).toEqual([])
+    },
+  )
+})
+
 describe('nginx.md', () => {
   const sections = read('docs/nginx.md').split(/^## /m).slice(1)
   const rowsOf = (section: string): string[] =>
     section.split('\n').filter((line) => /^\| (?!-|field |what )/.test(line))
-  const segmentsOf = (path: string): string[] => path.split('.').filter((part) => /^\w/.test(part))
+  /** Without what stands for keys and items. */
+  const plain = (path: string): string =>
+    path
+      .split('.')
+      .filter((part) => /^\w/.test(part))
+      .join('.')
+
+  /** What a row is about: `a.b`; beside it `.c` is a.c; `a.**` is all below a. What a colon follows is a value. */
+  function fieldsIn(row: string): string[] {
+    let last = ''
+    return [...(row.split('|')[1] ?? '').matchAll(/`([\w.][^`:]*)[^`]*`/g)].map(([, name = '']) => {
+      last = name.startsWith('.') ? last.replace(/\.[^.]*$/, name) : name
+      return last
+    })
+  }
+  const isAbout = (field: string, pattern: string): boolean =>
+    field.endsWith('.**') ? plain(pattern).startsWith(`${plain(field)}.`) : plain(pattern) === plain(field)
 
   test.each([...KINDS.values()].filter(({ kind }) => kind !== 'Secret'))('names every field of $kind', (kind) => {
     const titles = new RegExp(
-      `^(?:${kind.kind.replace(/(?!^)[A-Z]/, (letter) => ` ${letter.toLowerCase()}`)}|Every kind|Template|Reloads|Without)`,
+      `^(?:${kind.kind.replace(/(?!^)[A-Z]/, (letter) => ` ${letter.toLowerCase()}`)}|Every kind|Reloads|Without)`,
     )
     const named = sections
       .filter((section) => titles.test(section))
-      .flatMap((section) => rowsOf(section))
-      .flatMap((row) =>
-        [...(row.split('|')[1] ?? '').matchAll(/`([^`:]+)/g)].map(([, field = '']) => segmentsOf(field).join('.')),
-      )
-    const patterns = fieldPatterns(kind.schema)
+      .flatMap(rowsOf)
+      .flatMap(fieldsIn)
     // A key that people choose says nothing by itself.
-    const missing = patterns.filter((pattern) => {
-      if (pattern.endsWith('.{key}')) return false
-      const own = `.${segmentsOf(pattern).join('.')}.`
-      return !named.some((field) => own.includes(`.${field}.`))
-    })
-    expect(missing).toEqual([])
+    const patterns = fieldPatterns(kind.schema).filter((pattern) => !pattern.endsWith('.{key}'))
+    expect(patterns.filter((pattern) => !named.some((field) => isAbout(field, pattern)))).toEqual([])
+  })
+
+  test('names no field that is not there', () => {
+    const patterns = [...KINDS.values()].flatMap(({ schema }) => fieldPatterns(schema))
+    const named = sections.flatMap(rowsOf).flatMap(fieldsIn)
+    const isThere = (field: string): boolean => patterns.some((pattern) => isAbout(field, pattern))
+    expect(named.length).toBeGreaterThan(100)
+    // What the host's own configuration says begins so.
+    expect(named.filter((field) => !field.startsWith('nginx.') && !isThere(field))).toEqual([])
   })
 
   test('names tests that exist', () => {
