@@ -27,7 +27,7 @@ import type { PolicyContext, PolicyFault, PolicyText } from './policies/policy-t
 import { missing, nearest } from '../../core/references.ts'
 import { secretText } from './secret-text.ts'
 import { upstreamBlockName } from './render-upstream.ts'
-import { shareOut } from './shares.ts'
+import { shareOut, type Demand } from './shares.ts'
 import type { Unit } from './unit.ts'
 
 /** Of the zones of all policies in use on a node; each is mapped by every worker, and touched as it fills. */
@@ -276,33 +276,35 @@ function twinsAmong(
   return undefined
 }
 
+/** Of the demands those beyond what the node has, each with the same words. */
+function beyond(demands: readonly Demand[], limit: number, words: Omit<Problem, 'path'>): readonly Problem[] {
+  const granted = shareOut(demands, limit)
+  return demands.filter(({ key }) => !granted.has(key)).map(({ key: path }) => ({ path, ...words }))
+}
+
 /** Policies that would cost the node too much, alone or with all others. */
 function tooMuch(inUse: readonly RenderedPolicy[]): readonly Problem[] {
-  const limited = (limit: number, costOf: (text: PolicyText) => number, message: string, hint: string): Problem[] => {
-    const demands = inUse
+  const demandsOf = (costOf: (text: PolicyText) => number): readonly Demand[] =>
+    inUse
       .map(({ path, text }) => ({ key: path, workspace: path.split('/')[0] as string, cost: costOf(text) }))
       .filter(({ cost }) => cost > 0)
-    const granted = shareOut(demands, limit)
-    return demands
-      .filter(({ key }) => !granted.has(key))
-      .map(({ key: path }) => ({ path, code: 'clash', message, hint }))
-  }
-  const mebibytes = NODE_SHARED_BYTES_MAX / 1024 / 1024
+  const bytesOf = ({ sharedBytes = 0 }: PolicyText) => sharedBytes
+  const variablesOf = ({ http = [], adjustable = [] }: PolicyText) =>
+    [...http, ...adjustable].filter((line) => VARIABLE_LINE.test(line)).length
   return [
-    ...limited(
-      NODE_SHARED_BYTES_MAX,
-      ({ sharedBytes = 0 }) => sharedBytes,
-      `the zones of a node's policies have at most ${mebibytes}m, shared out among workspaces`,
-      'give policies smaller zones, or let sites share a policy',
-    ),
-    ...limited(
-      NODE_POLICY_VARIABLES_MAX,
-      ({ http = [], adjustable = [] }) => [...http, ...adjustable].filter((line) => VARIABLE_LINE.test(line)).length,
-      `the policies of a node have at most ${NODE_POLICY_VARIABLES_MAX} variables, shared out among workspaces`,
-      'let sites share policies, or remove rules',
-    ),
+    ...beyond(demandsOf(bytesOf), NODE_SHARED_BYTES_MAX, {
+      code: 'clash',
+      message: `the zones of a node's policies have at most ${NODE_SHARED_BYTES_MAX / 1024 / 1024}m, shared out among workspaces`,
+      hint: 'give policies smaller zones, or let sites share a policy',
+    }),
+    ...beyond(demandsOf(variablesOf), NODE_POLICY_VARIABLES_MAX, {
+      code: 'clash',
+      message: `the policies of a node have at most ${NODE_POLICY_VARIABLES_MAX} variables, shared out among workspaces`,
+      hint: 'let sites share policies, or remove rules',
+    }),
   ]
 }
+
 /** Sites that load rules beyond what a node can load; they keep their last good text. */
 function withTooManyRules(
   sites: readonly Site[],
@@ -314,11 +316,12 @@ function withTooManyRules(
       return 'used' in policies && policies.used.some(({ text }) => text.loadsRules === true)
     })
     .map(({ path, name }) => ({ key: path, workspace: name.workspace, cost: 1 }))
-  const granted = shareOut(demands, NODE_RULE_SETS_MAX)
-  const message = `at most ${NODE_RULE_SETS_MAX} sites of a node have policies with coreRuleSet, shared out among workspaces`
-  const hint = 'use rules alone, or give the site to other nodes'
-  const refused = demands.filter(({ key }) => !granted.has(key))
-  return new Map(refused.map(({ key: path }) => [path, { path, code: 'unsupported', message, hint }]))
+  const refused = beyond(demands, NODE_RULE_SETS_MAX, {
+    code: 'unsupported',
+    message: `at most ${NODE_RULE_SETS_MAX} sites of a node have policies with coreRuleSet, shared out among workspaces`,
+    hint: 'use rules alone, or give the site to other nodes',
+  })
+  return new Map(refused.map((problem) => [problem.path, problem]))
 }
 
 const VARIABLE_LINE = /^(?:map|geo|split_clients) /
