@@ -588,10 +588,10 @@ test('ten applies under keep-alive clients lose no request', async () => {
   const clients = [0, 0, 0, 0, 50, 50].map(client)
   for (let number = 1; number <= 10; number += 1) {
     expect(await applier.apply(host.request(version(number), { drainMs: 200 }))).toMatchObject({ outcome: 'applied' })
+    await waitFor(() => requests > 50 * number, { what: 'clients to have asked often enough' })
   }
   stop = true
   await Promise.all(clients)
-  expect(requests).toBeGreaterThan(500)
   expect(failures).toEqual([])
 })
 
