@@ -5,7 +5,7 @@
 
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { mkdirSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { createServer, type Server } from 'node:http'
 import { connect, type AddressInfo } from 'node:net'
 import { dirname, join, matchesGlob } from 'node:path'
@@ -27,6 +27,11 @@ beforeAll(async () => {
       return name.startsWith('x-') && !url.includes('api') ? '' : `${name}=${String(headers[name] ?? '')}\n`
     })
     const status = Number(/status\/(\d+)/.exec(url)?.[1] ?? 200)
+    if (url.includes('told')) {
+      response.setHeader('location', 'http://app.internal/next')
+      response.setHeader('set-cookie', ['a=1; Path=/app/x; Domain=app.internal', 'b=2; Path=/other'])
+      response.setHeader('x-powered-by', 'tests')
+    }
     request.resume().on('end', () => {
       response.writeHead(status, { 'x-backend': 'yes', 'content-type': 'text/plain' })
       response.end(`${method} ${url}\n${seen.join('')}`)
@@ -94,9 +99,17 @@ test.each(TREES)('answers alike after an import: $name', async ({ files, probes 
     const tree = readTree({ path: '/n/nginx.conf', text: wanted.get('/n/nginx.conf') as string }, (pattern) =>
       [...wanted].filter(([path]) => matchesGlob(path, pattern)).map(([path, text]) => ({ path, text })),
     )
-    const { resources } = importConfig(tree, { workspace: 'default', zone: '*' })
-    const states = resources.map((resource, index) => stateOf(pathOf(resource), fieldsOf(resource), index + 1))
-    const { generation, problems } = renderStates(states, { host: imported.host })
+    const readFile = (path: string): string | undefined => {
+      const own = path.startsWith('/n/') ? join(directory, path.slice(3)) : path
+      return existsSync(own) ? readFileSync(own, 'utf8') : undefined
+    }
+    const { resources, secrets } = importConfig(tree, { workspace: 'default', zone: '*' }, { readFile })
+    const sealed = secrets.map(({ secret, file }) => [`default/*/secret/${secret}`, readFile(file) as string] as const)
+    const states = [
+      ...resources.map((resource, index) => stateOf(pathOf(resource), fieldsOf(resource), index + 1)),
+      ...sealed.map(([path]) => stateOf(path, new Map([['sealed', ['v', 'c']]]))),
+    ]
+    const { generation, problems } = renderStates(states, { host: imported.host, secrets: new Map(sealed) })
     expect(problems).toEqual([])
     expect(await testGeneration(imported.host, generation)).toEqual({ ok: true, words: '' })
     const served = await serve(imported.host, generation)

@@ -287,4 +287,121 @@ const PROGRAMS: Tree = {
   ],
 }
 
-export const TREES: readonly Tree[] = [APPLICATION, FILES, PROGRAMS]
+/** The password is "secret". */
+const USERS = 'ann:$apr1$abcdefgh$h9FWgUz3n9YxylKLlR5SQ/\n'
+const AS_ANN = { authorization: `Basic ${Buffer.from('ann:secret').toString('base64')}` }
+
+/** What importers read into fields and policies: who comes in and how often, pages of errors, compression, answers made right. */
+const FIELDS: Tree = {
+  name: 'rules, limits and pages that have fields',
+  files: ({ port, backend, directory }) => ({
+    ...COMMON,
+    users: USERS,
+    'www/index.html': `the page ${'x'.repeat(100)}\n`,
+    'www/a.txt': 'short\n',
+    'www/404.html': 'no such page\n',
+    'errors/50x.html': 'one moment\n',
+    'nginx.conf': MAIN(`
+    upstream app { server 127.0.0.1:${backend}; }
+    set_real_ip_from 127.0.0.1;
+    real_ip_header X-Forwarded-For;
+    real_ip_recursive on;
+    limit_req_zone $binary_remote_addr zone=slow:1m rate=1r/m;
+    limit_req_status 429;
+    keepalive_timeout 30;
+    proxy_hide_header X-Powered-By;
+    include conf.d/*;`),
+    'conf.d/office': `
+server {
+    listen ${port};
+    server_name office.example;
+    root ${directory}/www;
+    gzip on; gzip_vary on; gzip_proxied any; gzip_min_length 50; gzip_types text/plain; gzip_comp_level 6;
+    allow 10.0.0.0/8;
+    deny 10.1.0.0/16;
+    allow 2001:db8::/32;
+    deny all;
+    location / { }
+    location /open { allow all; proxy_pass http://app; }
+    location = /hello { return 200 "hello"; default_type text/plain; }
+    location /guests { deny 192.0.2.7; proxy_pass http://app; }
+    location /but { deny 10.2.0.0/16; allow 10.0.0.0/8; deny all; proxy_pass http://app; }
+    location /moved { rewrite ^ /guests/there permanent; }
+    location @named { proxy_pass http://app; }
+    location /named { try_files /none @named; }
+}`,
+    'conf.d/members': `
+server {
+    listen ${port};
+    server_name members.example;
+    root ${directory}/www;
+    auth_basic "members";
+    auth_basic_user_file users;
+    location / { }
+    location /free { auth_basic off; proxy_pass http://app; }
+    location = /fixed { return 204; }
+    location /other { auth_basic "others"; proxy_pass http://app; }
+}`,
+    'conf.d/pages': `
+server {
+    listen ${port};
+    server_name pages.example;
+    root ${directory}/www;
+    error_page 404 /404.html;
+    error_page 500 502 503 504 =503 /50x.html;
+    proxy_intercept_errors on;
+    location / { }
+    location = /404.html { internal; }
+    location = /50x.html { root ${directory}/errors; }
+    location /app { proxy_pass http://app; }
+    location /own { proxy_intercept_errors off; proxy_pass http://app; }
+    location /down { proxy_pass http://127.0.0.1:1; }
+    location /slow { limit_req zone=slow burst=1 nodelay; proxy_pass http://app; }
+}`,
+    'conf.d/answers': `
+server {
+    listen ${port};
+    server_name answers.example;
+    location / {
+        proxy_pass http://app;
+        proxy_redirect http://app.internal/ /sub/;
+        proxy_cookie_path /app/ /sub/;
+        proxy_cookie_domain app.internal answers.example;
+        proxy_request_buffering off;
+        proxy_next_upstream error http_502;
+        proxy_next_upstream_tries 2;
+        proxy_buffers 4 16k;
+        proxy_buffer_size 16k;
+        proxy_max_temp_file_size 0;
+    }
+    location /shown { proxy_hide_header X-Backend; proxy_pass http://app; }
+    location /off { proxy_redirect off; proxy_pass http://app; }
+}`,
+  }),
+  probes: [
+    ...['10.2.3.4', '10.1.2.3', '192.0.2.7', '192.0.2.8', '2001:db8::1', '2001:db9::1', '192.0.2.7, 10.2.3.4'].flatMap(
+      (client) =>
+        ['/', '/open', '/hello', '/guests', '/but', '/moved', '/named', '/none'].map((path): Probe => {
+          return { host: 'office.example', path, headers: { 'x-forwarded-for': client } }
+        }),
+    ),
+    ...['/', '/a.txt', '/none'].map((path): Probe => {
+      const headers = { 'accept-encoding': 'gzip', via: '1.1 cache', 'x-forwarded-for': '10.2.3.4' }
+      return { host: 'office.example', path, headers, method: 'HEAD' }
+    }),
+    ...['/', '/a.txt', '/none', '/free', '/fixed', '/other'].flatMap((path): Probe[] => [
+      { host: 'members.example', path },
+      { host: 'members.example', path, headers: AS_ANN },
+      { host: 'members.example', path, headers: { authorization: 'Basic eDp5' } },
+    ]),
+    ...get('pages.example', '/', '/none', '/404.html', '/50x.html', '/app', '/app/status/404', '/app/status/500'),
+    ...get('pages.example', '/own/status/404', '/down', '/app/status/503', '/app/status/403'),
+    ...get('pages.example', '/slow', '/slow', '/slow', '/slow/again', '/'),
+    { host: 'pages.example', path: '/none', method: 'POST', body: 'x' },
+    { host: 'pages.example', path: '/down', method: 'POST', body: 'x' },
+    ...get('answers.example', '/', '/told', '/shown/told', '/off/told', '/status/502'),
+    { host: 'answers.example', path: '/told', method: 'POST', body: 'x'.repeat(1500) },
+  ],
+}
+
+export const TREES: readonly Tree[] = [APPLICATION, FILES, PROGRAMS, FIELDS]

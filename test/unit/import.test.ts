@@ -8,16 +8,17 @@ import { readTree } from '../../src/nginx/importing/includes.ts'
 import { makeCertificate } from '../support/certificates.ts'
 import { meshctl } from '../support/cli.ts'
 
-function imported(text: string) {
+function imported(text: string, files: Readonly<Record<string, string>> = {}) {
   const tree = readTree({ path: '/n/nginx.conf', text }, () => [])
-  const { resources, findings } = importConfig(tree, { workspace: 'default', zone: 'eu' })
+  const host = { readFile: (path: string) => files[path], prefix: '/usr/share/nginx' }
+  const { resources, findings, secrets } = importConfig(tree, { workspace: 'default', zone: 'eu' }, host)
   const specs = Object.fromEntries(resources.map(({ kind, metadata, spec }) => [`${kind} ${metadata.name}`, spec]))
-  return { specs, kept: findings.kept, lost: findings.lost }
+  return { specs, kept: findings.kept, lost: findings.lost, secrets }
 }
 
 /** The one site of a configuration. */
-function site(text: string) {
-  const { specs, ...findings } = imported(text)
+function site(text: string, files: Readonly<Record<string, string>> = {}) {
+  const { specs, ...findings } = imported(text, files)
   const [[, spec] = []] = Object.entries(specs).filter(([name]) => name.startsWith('Site '))
   return { spec, specs, ...findings }
 }

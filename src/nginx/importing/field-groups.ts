@@ -34,11 +34,12 @@ export function compressionOf(server: readonly Directive[]): Group {
   const said = (name: string): string => (wordsOf(server, name) ?? []).join(' ')
   const isSame = said('gzip') === 'on' && said('gzip_vary') === 'on' && said('gzip_proxied') === 'any'
   if (!isSame || server.some(({ name }) => name.startsWith('brotli'))) return NOTHING
-  const types = [...new Set(wordsOf(server, 'gzip_types') ?? [])].filter((type) => type !== 'text/html')
+  // Which is always one, and so the way to say that there are no others.
+  const types = new Set([...(wordsOf(server, 'gzip_types') ?? []), 'text/html'])
   const least = wordsOf(server, 'gzip_min_length')?.[0]?.toLowerCase()
   const minLength = least === undefined ? GZIP_MIN_LENGTH : bytesOf(least)
   if (minLength === undefined) return NOTHING
-  const fields = { compression: { types, minLength } }
+  const fields = { compression: { types: [...types], minLength } }
   if (faultOfSite(fields) !== undefined) return NOTHING
   return { fields, taken: allOf(server, 'gzip', 'gzip_vary', 'gzip_proxied', 'gzip_types', 'gzip_min_length') }
 }

@@ -52,7 +52,6 @@ const IMPLIED: Readonly<Record<string, string>> = {
   proxy_cache: 'off',
   proxy_http_version: '1.1',
   proxy_intercept_errors: 'off',
-  proxy_redirect: 'default',
   proxy_request_buffering: 'on',
   proxy_ssl_verify: 'off',
   sendfile: 'on',

@@ -209,10 +209,11 @@ function proxyAttempt(
   if (strips) proxy['stripPrefix'] = true
   const fields: Tree = { action: 'proxy', proxy }
   if (Object.keys(headers.requestHeaders).length > 0) fields['requestHeaders'] = headers.requestHeaders
+  const redirects = directives.filter(({ name }) => name === 'proxy_redirect')
   const implied = directives.filter(
     ({ name, args }) =>
       (name === 'proxy_http_version' && args[0] === '1.1') ||
-      (name === 'proxy_redirect' && args[0] === 'default') ||
+      (name === 'proxy_redirect' && args[0] === 'default' && redirects.length === 1) ||
       (name === 'proxy_ssl_server_name' && scheme === 'https'),
   )
   const rewritten = uri === '' || strips ? [] : [rewriteTo(uri, path, modifier, pass)]

@@ -31,7 +31,7 @@ const REWRITES = /^(?:return|rewrite|if)$/
 export interface ServerPolicies {
   /** Taken from the server: each location says it, as a policy or as text. */
   readonly carried: readonly Directive[]
-  /** Those of groups that stay the server's text. */
+  /** Those of groups that stay the server's text, and what says how they go together. */
   readonly texts: readonly Directive[]
 }
 
@@ -87,7 +87,10 @@ export class Policies {
       return this.#specOf(name, own, server) === undefined ? [] : own
     })
     const isCarried = new Set(carried)
-    return { carried, texts: server.filter((each) => isOfGroup(each) && !isCarried.has(each)) }
+    return {
+      carried,
+      texts: server.filter((each) => each.name === 'satisfy' || (isOfGroup(each) && !isCarried.has(each))),
+    }
   }
 
   /**
