@@ -1,22 +1,17 @@
 /**
- * A strict HTTP/1.1 client over a raw socket, for the zero-drop benchmark: one kept-alive connection, one request after the
- * other, no retries. It believes what the server says of the connection, so that a close which no answer announced is a
- * failure. Counts into a Tally; zero-drop-load.ts runs many.
+ * A strict HTTP/1.1 client over a raw socket, for the zero-drop benchmark: one kept-alive connection, no retries. It believes
+ * what the server says of the connection, so that a close which no answer announced is a failure.
  */
 
 import { connect, type Socket } from 'node:net'
-import { nextExchange, SITE_HOST, type Exchange } from './zero-drop-exchanges.ts'
-import type { FailureKind, Tally } from './zero-drop-tally.ts'
+import { ANSWER_TIMEOUT_MS, Client, type Pace } from './zero-drop-client.ts'
+import { SITE_HOST, type Exchange } from './zero-drop-exchanges.ts'
+import type { FailureKind } from './zero-drop-tally.ts'
 
-export interface Http1Options {
+export interface Http1Options extends Pace {
   readonly port: number
-  /** Rest between an answer and the next request. */
-  readonly pauseMs: number
   /** Looks at the first Connection header alone, as some clients do. */
   readonly readsFirstOnly: boolean
-  /** As nextExchange() takes it. */
-  readonly longEvery: number
-  readonly tally: Tally
 }
 
 interface Head {
@@ -27,56 +22,31 @@ interface Head {
   readonly at: number
 }
 
-const ANSWER_TIMEOUT_MS = 30_000
-const RETRY_MS = 10
-
-export class Http1Client {
+export class Http1Client extends Client {
   readonly #options: Http1Options
   #socket: Socket | undefined
-  #isStopping = false
   /** Of the request under way. */
-  #exchange: Exchange | undefined
-  #began = 0
   #received: Buffer = Buffer.alloc(0)
   #head: Head | undefined
   #timer: NodeJS.Timeout | undefined
-  #stopped: () => void = () => undefined
 
   constructor(options: Http1Options) {
+    super(options)
     this.#options = options
   }
 
-  start(): void {
-    this.#send()
-  }
-
-  /** Resolves when the request under way is answered. */
-  stop(): Promise<void> {
-    this.#isStopping = true
-    return new Promise((resolve) => {
-      this.#stopped = resolve
-      if (this.#exchange === undefined) this.#end()
-    })
-  }
-
-  #end(): void {
+  protected override hangUp(): void {
     clearTimeout(this.#timer)
     this.#socket?.removeAllListeners().on('error', () => undefined)
     this.#socket?.destroy()
     this.#socket = undefined
-    this.#stopped()
   }
 
-  #send(): void {
-    if (this.#isStopping) return this.#end()
-    const exchange = nextExchange(this.#options.longEvery)
-    this.#exchange = exchange
+  protected override send({ method, path, body }: Exchange): void {
     this.#received = Buffer.alloc(0)
     this.#head = undefined
-    this.#began = performance.now()
     this.#timer = setTimeout(() => this.#fail('late'), ANSWER_TIMEOUT_MS)
     this.#socket ??= this.#connect()
-    const { method, path, body } = exchange
     const length = method === 'POST' ? `Content-Length: ${body.length}\r\n` : ''
     const head = `${method} ${path} HTTP/1.1\r\nHost: ${SITE_HOST}\r\n${length}\r\n`
     // In one write: nginx must not see half of it.
@@ -88,7 +58,7 @@ export class Http1Client {
     let isConnected = false
     socket.on('connect', () => {
       isConnected = true
-      this.#options.tally.connected()
+      this.tally.connected()
     })
     socket.on('data', (chunk) => this.#onData(socket, chunk))
     socket.on('end', () => this.#onClosed(socket, 'closed'))
@@ -100,19 +70,19 @@ export class Http1Client {
 
   #onData(socket: Socket, chunk: Buffer): void {
     if (socket !== this.#socket) return
-    if (this.#exchange === undefined) return this.#fail('malformed', 'bytes that nobody asked for')
+    if (this.exchange === undefined) return this.#fail('malformed', 'bytes that nobody asked for')
     this.#received = this.#received.length === 0 ? chunk : Buffer.concat([this.#received, chunk])
     this.#head ??= this.#readHead()
     if (this.#head === undefined) return
     const { status, length, closes, at } = this.#head
     if (this.#received.length < at + length) return
     if (this.#received.length > at + length) return this.#fail('malformed', 'more than its length')
-    if (status !== 200 || !this.#received.subarray(at).equals(this.#exchange.due))
+    if (status !== 200 || !this.#received.subarray(at).equals(this.exchange.due))
       return this.#fail('wrong', `${status} ${this.#received.subarray(at, at + 80).toString('latin1')}`)
-    this.#options.tally.answered(performance.now() - this.#began)
     // The server ends it; what it still says there concerns nobody.
     if (closes) this.#socket = undefined
-    this.#next(this.#options.pauseMs)
+    clearTimeout(this.#timer)
+    this.answered()
   }
 
   #readHead(): Head | undefined {
@@ -135,8 +105,8 @@ export class Http1Client {
 
   #onClosed(socket: Socket, kind: FailureKind, code = ''): void {
     if (socket !== this.#socket) return
-    if (this.#exchange === undefined) {
-      this.#options.tally.failed('unannounced', `idle connection closed ${code}`, false)
+    if (this.exchange === undefined) {
+      this.tally.failed('unannounced', `idle connection closed ${code}`, false)
       this.#drop()
       return
     }
@@ -144,23 +114,14 @@ export class Http1Client {
   }
 
   #fail(kind: FailureKind, about = ''): void {
-    const { method = '', path = '' } = this.#exchange ?? {}
-    this.#options.tally.failed(kind, `${method} ${path} ${about}`, this.#exchange !== undefined)
+    clearTimeout(this.#timer)
     this.#drop()
-    this.#next(Math.max(RETRY_MS, this.#options.pauseMs))
+    this.failed(kind, about)
   }
 
   #drop(): void {
     const socket = this.#socket
     this.#socket = undefined
     socket?.destroy()
-  }
-
-  #next(pauseMs: number): void {
-    clearTimeout(this.#timer)
-    this.#exchange = undefined
-    if (this.#isStopping) return this.#end()
-    if (pauseMs === 0) this.#send()
-    else this.#timer = setTimeout(() => this.#send(), pauseMs)
   }
 }
