@@ -105,7 +105,7 @@ const nginxSchema = z.strictObject({
     .max(64)
     .default(['/srv', '/var/www'])
     .describe(
-      'Directories below which sites may serve static files. Anyone with an edit grant can publish what lies there, so never name one that holds keys.',
+      'Directories below which sites may serve static files; symbolic links in them are followed. Anyone with an edit grant can publish what lies there, so never name one that holds keys. /, /proc, /sys, /dev, and what holds data_dir or a key of this node are refused.',
     ),
   crs_directory: nginxPath()
     .default('')

@@ -4,7 +4,7 @@
  */
 
 import { readFileSync } from 'node:fs'
-import { join } from 'node:path'
+import { join, resolve } from 'node:path'
 import { parseDocument } from 'yaml'
 import { z } from 'zod'
 import {
@@ -212,6 +212,7 @@ function crossChecks(settings: Values): Problem[] {
         hint: 'Give each a port of its own.',
       })
   }
+  if (nginx.mode !== 'off') problems.push(...rootProblems(settings))
   const seen = new Set<string>()
   for (const [index, { public_key: key }] of nodes.entries()) {
     if (seen.has(key))
@@ -223,6 +224,30 @@ function crossChecks(settings: Values): Problem[] {
     seen.add(key)
   }
   return problems
+}
+
+/** What is no place of files: the kernel shows processes there, with what they know, and devices. */
+const KERNEL_ROOTS: readonly string[] = ['/dev', '/proc', '/sys']
+
+function rootProblems({ nginx, data_dir, private_key_path, http_edit_key, http_tls }: Values): Problem[] {
+  const own = Object.entries({ data_dir, private_key_path, http_edit_key, 'http_tls.key': http_tls.key })
+  const isIn = (path: string, directory: string) => `${resolve(path)}/`.startsWith(`${resolve(directory)}/`)
+  return nginx.static_roots.flatMap((root) => {
+    const [setting] = own.find(([, path]) => path !== '' && isIn(path, root)) ?? []
+    const why =
+      resolve(root) === '/'
+        ? 'is all of the host'
+        : KERNEL_ROOTS.some((path) => isIn(root, path))
+          ? 'holds no files, but what the kernel tells'
+          : setting !== undefined
+            ? `holds ${setting}`
+            : isIn(root, data_dir)
+              ? 'is in data_dir'
+              : undefined
+    if (why === undefined) return []
+    const hint = 'Name the directories of sites alone, such as /srv/www: editors can publish all that lies there.'
+    return [{ field: 'nginx.static_roots', message: `nginx.static_roots has ${root}, which ${why}`, value: root, hint }]
+  })
 }
 
 function complete(settings: Values): Config {

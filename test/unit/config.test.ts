@@ -268,8 +268,26 @@ describe('settings that contradict each other', () => {
     ['http_bind_port: 9102', 'http_bind_port and bind_port are both 9102'],
     ['http_bind_port: 8080', 'nginx.default_http_port and http_bind_port are both 8080'],
     [`nodes: [{ public_key: ${KEY}, endpoints: ['a:1'] }, { public_key: ${KEY}, endpoints: ['b:1'] }]`, 'twice'],
+    ['nginx: { static_roots: [/] }', 'nginx.static_roots has /, which is all of the host'],
+    ['nginx: { static_roots: [/srv/../.] }', 'which is all of the host'],
+    ['nginx: { static_roots: [/srv, //proc/] }', 'nginx.static_roots has //proc/, which holds no files'],
+    ['nginx: { static_roots: [/proc/self/root] }', 'which holds no files, but what the kernel tells'],
+    ['nginx: { static_roots: [/sys] }', 'which holds no files'],
+    ['nginx: { static_roots: [/dev/shm] }', 'which holds no files'],
+    ['data_dir: /var/lib/mesh\nnginx: { static_roots: [/var/] }', 'nginx.static_roots has /var/, which holds data_dir'],
+    ['data_dir: /srv/mesh', 'nginx.static_roots has /srv, which holds data_dir'],
+    ['data_dir: /a/b\nnginx: { static_roots: [/a/b/] }', 'which holds data_dir'],
+    ['data_dir: /a/b\nnginx: { static_roots: [/a/b/c] }', 'which is in data_dir'],
+    ['private_key_path: /etc/nxmesh/key\nnginx: { static_roots: [/etc] }', 'which holds private_key_path'],
+    ['http_tls: { cert: a, key: /k/b }\nnginx: { static_roots: [/k] }', 'which holds http_tls.key'],
   ])('%s', (text, message) => {
     expect(failure(text).message).toContain(message)
+  })
+
+  test('not: roots of files beside what is the node’s own, or of nginx that is off', () => {
+    const roots = (text: string) => load(text).nginx.staticRoots
+    expect(roots('data_dir: /srv/mesh\nnginx: { static_roots: [/srv/mes, /process, /srv/mesh-files] }')).toHaveLength(3)
+    expect(roots('nginx: { mode: off, static_roots: [/] }')).toEqual(['/'])
   })
 
   test('not: several ports of 0, or a port of nginx that is off', () => {
