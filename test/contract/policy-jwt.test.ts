@@ -154,6 +154,29 @@ describe('requests with tokens, on real nginx', () => {
     expect(await at({})).toBe(401)
   })
 
+  test('nobody says what a claim says: not the client, also where the route goes without, nor the route', async () => {
+    const said = async (path: string) =>
+      (
+        await host.get('told', path, {
+          headers: { Cookie: `session=${good({ sub: 'ada' })}`, Authorization: 'mallory' },
+        })
+      ).body
+    for (const path of ['/', '/set', '/when']) expect([path, await said(path)]).toEqual([path, 'from the backend ada'])
+    expect(await said('/open')).toBe('from the backend ')
+    expect(await said('/guest')).toBe('from the backend guest')
+  })
+
+  test('a cache keeps nobody’s answer for another', async () => {
+    const page = async (path: string, sub: string) => {
+      const headers = { Cookie: `session=${good({ sub })}` }
+      const answer = await host.get('kept', path, { headers })
+      return [answer.headers['x-cache-status'], answer.headers['x-asked-with'] === headers.Cookie]
+    }
+    for (const sub of ['ada', 'bea', 'ada']) expect(await page('/', sub)).toEqual(['BYPASS', true])
+    expect(await page('/open', 'ada')).toEqual(['MISS', true])
+    expect(await page('/open', 'bea')).toEqual(['HIT', false])
+  })
+
   test('the access log says which policy refused', async () => {
     await host.get('all', '/?unsigned')
     expect(await host.logged('/?unsigned')).toMatchObject({ status: '401', refused_by: 'default/*/policy/all' })
@@ -179,7 +202,9 @@ test('the secret lies in a file of workers alone, and a short one is refused', (
   expect(short.problems.map(({ message }) => message).join()).toContain('HS256 wants at least 32')
   expect(short.units.filter(({ kind }) => kind === 'site')).toEqual([])
   const without = renderYaml(yaml(ground), { capabilities: DEBIAN_12, secrets: SECRETS })
-  expect(without.problems.map(({ message }) => message).join()).toContain('jwt of a policy needs nginx with its module http_lua')
+  expect(without.problems.map(({ message }) => message).join()).toContain(
+    'jwt of a policy needs nginx with its module http_lua',
+  )
   expect(without.units.filter(({ kind }) => kind === 'site')).toEqual([])
 })
 
@@ -211,7 +236,22 @@ const yaml = ({ backend }: Ground) => {
     policy('endless', '{"requireExp":false}'),
     policy('cookie', '{"cookie":"session"}'),
     policy('echo', '{"headers":{"X-User":"sub"}}'),
+    policy('told', '{"cookie":"session","headers":{"Authorization":"sub"}}'),
+    "{ apiVersion: nxmesh/v1, kind: Policy, metadata: { name: kept }, spec: { cache: { statusHeader: true, valid: { '200': 1h } } } }",
     ...['all', 'strict', 'endless', 'cookie'].map((name) => site(name, name)),
+    ...['told', 'cookie, kept'].map((policies) => {
+      const to = 'proxy: { upstream: app }'
+      const told = (text: string) => `requestHeaders: { set: { Authorization: ${text} } }`
+      const routes = [
+        `root: { path: /, ${to} }`,
+        `set: { path: /set, ${to}, ${told('$http_authorization')} }`,
+        `when: { path: /when, ${to}, when: { headers: { Authorization: { present: true } } } }`,
+        `open: { path: /open, ${to}, withoutPolicies: [told, cookie] }`,
+        `guest: { path: /guest, ${to}, withoutPolicies: [told], ${told('guest')} }`,
+      ]
+      const name = policies.split(', ').at(-1)
+      return `{ apiVersion: nxmesh/v1, kind: Site, metadata: { name: ${name} }, spec: { hosts: [${name}.example], policies: [${policies}], routes: { ${routes.join(', ')} } } }`
+    }),
     site('echo', 'echo', ', requestHeaders: { set: { Authorization: $http_x_user } }'),
   ].join('\n---\n')
 }

@@ -70,6 +70,14 @@ describe('what nginx keeps of answers', () => {
     expect(await twice('/authorized', { Authorization: 'Basic x' }, 'ignoring')).toBe('MISS HIT')
   })
 
+  test('what the upstream says of where to go on counts for nothing, also beside what the policy ignores', async () => {
+    for (const name of ['a', 'ignoring'])
+      expect(await get(`/jump-${name}?X-Accel-Redirect=/fixed`, {}, { name })).toMatchObject({
+        status: 200,
+        body: 'GET 1 ',
+      })
+  })
+
   test('Vary, HEAD, POST, and conditional requests', async () => {
     const path = '/vary?Vary=Accept-Language'
     expect((await get(path, { 'Accept-Language': 'de' })).body).toBe('GET 1 de')

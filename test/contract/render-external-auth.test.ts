@@ -14,6 +14,8 @@ describe('requests that an upstream judges, on real nginx', () => {
   /** What the judge was asked, and what the site's upstream. */
   const asked: string[] = []
   const reached: string[] = []
+  /** What the judge was told under names that nobody may say to it. */
+  const forged: unknown[] = []
 
   const listen = async (server: Server) => {
     servers.push(server.listen(0, '127.0.0.1'))
@@ -32,10 +34,13 @@ describe('requests that an upstream judges, on real nginx', () => {
           `${method} ${url} ${String(headers['x-original-method'])} ${String(headers['x-original-uri'])} ${body}`,
         )
         if (headers['x-token'] === 'slow') return
-        const status = { good: 200, none: 401, bad: 403, odd: 302, broken: 500 }[String(headers['x-token'] ?? 'none')]
+        forged.push(headers['x-user'], headers['x-group'], headers['x-client-subject'])
+        const status = { good: 200, bea: 200, none: 401, bad: 403, odd: 302, broken: 500 }[
+          String(headers['x-token'] ?? 'none')
+        ]
         if (status === undefined) return request.socket.destroy()
         if (status === 401) response.setHeader('WWW-Authenticate', 'Bearer realm="there"')
-        response.setHeader('X-User', 'ada')
+        response.setHeader('X-User', headers['x-token'] === 'bea' ? 'bea' : 'ada')
         return response.writeHead(status).end('judged')
       })
     })
@@ -44,6 +49,8 @@ describe('requests that an upstream judges, on real nginx', () => {
       request.on('end', () => {
         const { headers, method, url } = request
         reached.push(`${method} ${url}`)
+        const jump = /jump=(.*)/.exec(url ?? '')?.[1]
+        if (jump !== undefined) response.setHeader('X-Accel-Redirect', jump)
         response.end(`${String(headers['x-user'])} ${String(headers['x-group'])}`)
       })
     })
@@ -100,6 +107,57 @@ describe('requests that an upstream judges, on real nginx', () => {
     expect((await host.get('a', '/up/own', { headers })).body).toBe('ada undefined')
   })
 
+  test('nor to the judge, to a page of an error, or where the route goes without', async () => {
+    const headers = { 'X-Token': 'good', 'X-User': 'mallory', 'X-Group': 'admins', 'X-Client-Subject': 'CN=root' }
+    forged.length = 0
+    const said = async (path: string) => {
+      const answers = [await host.get('a', path, { headers }), await host.drained('a', path, { headers })]
+      return [...new Set(answers.map(({ status: answered, body }) => `${answered} ${body}`))].join()
+    }
+    expect(await said('/up/')).toBe('200 ada undefined')
+    expect(await said('/lost')).toBe('502 undefined undefined')
+    expect(forged.filter((value) => value !== undefined)).toEqual([])
+    expect(await said('/open')).toBe('200 undefined undefined')
+    expect(await said('/guest')).toBe('200 guest undefined')
+  })
+
+  test('a cache keeps nobody’s answer for another, unless it is told that all get the same', async () => {
+    const page = async (site: string, path: string, token: string) => {
+      const { body, headers } = await host.get(site, path, { headers: { 'X-Token': token } })
+      return `${String(headers['x-cache-status'])} ${body}`
+    }
+    for (const _ of [1, 2]) {
+      expect(await page('kept', '/up/mine', 'good')).toBe('BYPASS ada undefined')
+      expect(await page('kept', '/up/mine', 'bea')).toBe('BYPASS bea undefined')
+    }
+    expect(await page('kept', '/open', 'none')).toBe('MISS undefined undefined')
+    expect(await page('kept', '/open', 'bea')).toBe('HIT undefined undefined')
+    expect(await page('shared', '/up/all', 'good')).toBe('MISS ada undefined')
+    expect(await page('shared', '/up/all', 'bea')).toBe('HIT ada undefined')
+    expect(await status('shared', '/up/all', 'none')).toBe(401)
+  })
+
+  test('in maintenance its page is what all get, and the judge is not asked; who is allowed is judged', async () => {
+    asked.length = 0
+    for (const token of ['good', 'none', 'bad']) expect(await status('down', '/up/', token)).toBe(503)
+    expect((await host.drained('down', '/')).status).toBe(503)
+    expect(asked).toEqual([])
+    expect(await status('allowed', '/up/', 'none')).toBe(401)
+    expect(await status('allowed', '/up/', 'good')).toBe(200)
+  })
+
+  test('an upstream cannot lead past the judge', async () => {
+    const { generation } = renderYaml(siteYaml(1, 2, 3))
+    const text = [...generation.objects.values()].join('\n')
+    const places = [...text.matchAll(/location (?:= )?(@\S+|\/nxmesh_\S+) \{/g)].map(([, place]) => place as string)
+    expect(places).toContainEqual(expect.stringMatching(/^@answer_/))
+    for (const place of [...new Set(places), '/fixed']) {
+      const { status: answered, body, headers } = await host.get('a', `/open?jump=${place}`)
+      expect([place, answered, body]).toEqual([place, 200, 'undefined undefined'])
+      expect(headers).not.toHaveProperty('x-accel-redirect')
+    }
+  })
+
   test('401 says how, or leads to where one signs in', async () => {
     expect((await host.get('a', '/up/')).headers['www-authenticate']).toBe('Bearer realm="there"')
     const answer = await host.get('signin', '/up/x')
@@ -121,7 +179,7 @@ describe('requests that an upstream judges, on real nginx', () => {
   test('a host whose nginx cannot ask serves nothing without it', () => {
     const { problems, units } = renderYaml(siteYaml(1, 2, 3), { capabilities: INCAPABLE })
     expect(problems.map(({ message }) => message)).toContain(
-      'externalAuth needs nginx with its module http_auth_request; this host has 1.22.1',
+      'externalAuth of a policy needs nginx with its module http_auth_request; this host has 1.22.1',
     )
     expect(units.filter(({ kind }) => kind === 'site')).toEqual([])
   })
@@ -132,13 +190,17 @@ function siteYaml(judge: number, app: number, dead: number): string {
     `{ apiVersion: nxmesh/v1, kind: Upstream, metadata: { name: ${name} }, spec: { endpoints: { '127.0.0.1:${port}': {} } } }`
   const policy = (name: string, spec: string) =>
     `{ apiVersion: nxmesh/v1, kind: Policy, metadata: { name: ${name} }, spec: { externalAuth: { path: '/judge?of=a', headers: [X-User, X-Group], ${spec} } } }`
-  const site = (name: string, auth: string) => `
+  const cache = (name: string, spec: string) =>
+    `{ apiVersion: nxmesh/v1, kind: Policy, metadata: { name: ${name} }, spec: { cache: { statusHeader: true, ${spec} } } }`
+  const site = (name: string, auth: string, more = '') => `
 apiVersion: nxmesh/v1
 kind: Site
 metadata: { name: ${name} }
 spec:
   hosts: [${name}.example]
   policies: [${auth}]
+  errorPages: { pages: { '502': { upstream: app, path: /page } } }
+  ${more}
   routes:
     root: { path: /, match: exact, proxy: { upstream: app } }
     up: { path: /up/, proxy: { upstream: app } }
@@ -146,7 +208,9 @@ spec:
     fixed: { path: /fixed, return: { status: 200, body: fixed } }
     files: { path: /files/, proxy: { upstream: app } }
     when: { path: /when, when: { methods: [GET] }, return: { status: 200, body: chosen } }
-    open: { path: /open, proxy: { upstream: app }, withoutPolicies: [${auth}] }
+    open: { path: /open, proxy: { upstream: app }, withoutPolicies: [asked] }
+    guest: { path: /guest, proxy: { upstream: app }, withoutPolicies: [asked], requestHeaders: { set: { X-User: guest } } }
+    lost: { path: /lost, proxy: { upstream: gone } }
 `
   return [
     upstream('judge', judge),
@@ -160,5 +224,11 @@ spec:
     site('hasty', 'hasty'),
     site('dead', 'unasked'),
     site('signin', 'signing'),
+    cache('kept', "valid: { '200': 1h }"),
+    cache('shared', "valid: { '200': 1h }, authorized: true"),
+    site('kept', 'asked, kept'),
+    site('shared', 'asked, shared'),
+    site('down', 'asked', 'maintenance: { enabled: true }'),
+    site('allowed', 'asked', 'maintenance: { enabled: true, allow: [127.0.0.1] }'),
   ].join('\n---\n')
 }

@@ -28,7 +28,7 @@ const says = (text: string) => ({ root: { path: '/', return: { status: 200, body
 
 describe('TLS, on real nginx', () => {
   let host: HostLayout
-  let ports: { http: number; https: number; whole: number }
+  let ports: { http: number; https: number; whole: number; closed: number }
   let backend: Server
   let units: readonly Unit[]
   let nginx: Awaited<ReturnType<typeof serve>>
@@ -40,7 +40,7 @@ describe('TLS, on real nginx', () => {
       '127.0.0.1',
     )
     await once(backend, 'listening')
-    ports = { http: await freePort(), https: await freePort(), whole: await freePort() }
+    ports = { http: await freePort(), https: await freePort(), whole: await freePort(), closed: await freePort() }
     ;({ host, remove } = nginxDirectory(ports.http))
     const rendered = renderYaml(yaml(ports, (backend.address() as AddressInfo).port), {
       host,
@@ -240,8 +240,38 @@ describe('TLS, on real nginx', () => {
     })
   })
 
+  test('a site for all names lets nobody past the certificates of a named one, nor the other way round', async () => {
+    const status = async (servername: string, name: string, client: typeof ana) => {
+      const options = { port: ports.closed, headers: { host: name }, cert: client.certificate, key: client.key }
+      return (await get(servername, '/', options)).status
+    }
+    const stranger = makeCertificate(['root'], strangers)
+    // The site for all names takes strangers alone, the named one people alone. Without a name the former is asked.
+    expect(await status('any.example', 'any.example', stranger)).toBe(200)
+    expect(await status('', 'any.example', stranger)).toBe(200)
+    expect(await status('people.example', 'people.example', ana)).toBe(200)
+    for (const servername of ['any.example', ''])
+      expect([servername, await status(servername, 'people.example', stranger)]).toEqual([servername, 421])
+    expect(await status('people.example', 'any.example', ana)).toBe(421)
+    expect(await status('open.example', 'any.example', stranger)).toBe(421)
+    expect(await status('any.example', 'any.example', ana)).toBe(400)
+  })
+
+  test('a cache keeps nobody’s answer for another who shows a certificate', async () => {
+    const told = async (client?: typeof ana) => {
+      const options = client === undefined ? {} : { cert: client.certificate, key: client.key }
+      const { headers, body } = await get('kept.example', '/', options)
+      return [headers['x-cache-status'], (JSON.parse(body) as Record<string, string>)['x-client-subject']]
+    }
+    expect(await told(ana)).toEqual(['BYPASS', 'CN=ana'])
+    expect(await told(bea)).toEqual(['BYPASS', 'CN=bea'])
+    expect(await told()).toEqual(['MISS', undefined])
+    expect(await told()).toEqual(['HIT', undefined])
+    expect(await told(ana)).toEqual(['BYPASS', 'CN=ana'])
+  })
+
   test('a probe goes by SNI and host, and sees another certificate than the site has', async () => {
-    const sites = units.filter(({ kind, path }) => kind === 'site' && !path.endsWith('/whole'))
+    const sites = units.filter(({ kind, path }) => kind === 'site' && !/\/(?:whole|every)$/.test(path))
     const answers = await probe(probeTargets(sites), 2_000)
     expect([...answers.values()].map(({ kind }) => kind)).toEqual(sites.map(() => 'status'))
     const [target] = probeTargets(sites.filter(({ path }) => path.endsWith('/one')))
@@ -276,7 +306,10 @@ describe('TLS, on real nginx', () => {
   })
 })
 
-function yaml({ http, https, whole }: { http: number; https: number; whole: number }, backend: number): string {
+function yaml(
+  { http, https, whole, closed }: { http: number; https: number; whole: number; closed: number },
+  backend: number,
+): string {
   const address = '127.0.0.1'
   const over = (certificate: string, rest: object = {}) => ({
     https: { port: https, address, tls: { certificate, ...rest } },
@@ -349,6 +382,29 @@ function yaml({ http, https, whole }: { http: number; https: number; whole: numb
         ana: { path: '/ana', policies: ['ana'], return: { status: 200, body: 'ana' } },
       },
     }),
+    JSON.stringify({
+      apiVersion: 'nxmesh/v1',
+      kind: 'Policy',
+      metadata: { name: 'kept' },
+      spec: { cache: { valid: { '200': '1h' }, statusHeader: true } },
+    }),
+    site('kept', {
+      hosts: ['kept.example'],
+      listeners: over('two', { clientCertificate: { ca: 'people', mode: 'optional' } }),
+      policies: ['kept'],
+      routes: proxied,
+    }),
+    ...[
+      { name: 'every', host: '*', clientCertificate: { ca: 'strangers' } },
+      { name: 'people', host: 'people.example', clientCertificate: { ca: 'people' } },
+      { name: 'open', host: 'open.example' },
+    ].map(({ name, host, ...rest }) =>
+      site(name, {
+        hosts: [host],
+        listeners: { https: { port: closed, address, tls: { certificate: 'two', ...rest } } },
+        routes: says(name),
+      }),
+    ),
     site('whole', {
       hosts: ['*'],
       listeners: { https: { port: whole, address, tls: { certificate: 'two' } } },

@@ -79,6 +79,15 @@ const requestVariable =
     ]
   }
 
+/** A header by which something is decided: what was looked at is what upstreams get. */
+const judgedHeader: Field = (text) => [...requestVariable('http_')(text), ...passedOn(text)]
+const passedOn: Field = (text) =>
+  [text, `$http_${text.toLowerCase().replaceAll('-', '_')}`].flatMap(plain('proxy_set_header', 'grpc_set_header'))
+
+/** A header that clients cannot say. */
+const withheldHeader: Field = (text) =>
+  [text, text.replaceAll('_', '-')].flatMap(plain('proxy_set_header', 'grpc_set_header'))
+
 const skipped =
   (prefix: string): Field =>
   (text) =>
@@ -89,7 +98,7 @@ const skipped =
 
 function condition(sort: string, prefix: string): Record<string, Field> {
   return {
-    [`when.${sort}.{key}`]: requestVariable(prefix),
+    [`when.${sort}.{key}`]: sort === 'headers' ? judgedHeader : requestVariable(prefix),
     [`when.${sort}.*.exact`]: (text) => [{ directive: MAP_ENTRY, plain: `~^(?:${escapedRegex(text)})\\z` }],
     [`when.${sort}.*.regex`]: (text) => [{ directive: MAP_ENTRY, plain: `~${text}` }],
   }
@@ -148,9 +157,9 @@ const route: Record<string, Field> = {
   'proxy.split.{key}': (text) => [{ directive: MAP_ENTRY, plain: `~^${text}\\z` }],
   'proxy.split.*.upstream': within('proxy_pass', 'grpc_pass', MAP_ENTRY),
   'proxy.sticky.cookie': requestVariable('cookie_'),
-  'proxy.sticky.header': requestVariable('http_'),
+  'proxy.sticky.header': judgedHeader,
   'proxy.force.cookie': requestVariable('cookie_'),
-  'proxy.force.header': requestVariable('http_'),
+  'proxy.force.header': judgedHeader,
   'proxy.scheme': nowhere,
   'proxy.hostHeader': template('proxy_set_header', 'proxy_ssl_name', 'grpc_set_header', 'grpc_ssl_name'),
   // What lies in a certificate stands in a file, named by its hash.
@@ -272,7 +281,7 @@ function limitOf(directive: string): Record<string, Field> {
   return {
     '{key}': nowhere,
     '*.by': nowhere,
-    '*.header': requestVariable('http_'),
+    '*.header': judgedHeader,
     '*.cookie': requestVariable('cookie_'),
     '*.zoneSize': (text) => [{ directive, plain: `zone=nxmesh_condition:${text}` }],
   }
@@ -301,7 +310,7 @@ const policy: Record<string, Field> = {
   'spec.cache.valid.{key}': (text) => text.split(',').map((each) => ({ directive: 'proxy_cache_valid', plain: each })),
   'spec.cache.valid.*': plain('proxy_cache_valid'),
   'spec.cache.key': (text) => [{ directive: 'proxy_cache_key', suffix: ` ${templateText(text)}` }],
-  'spec.cache.bypass.headers.[]': skipped('http_'),
+  'spec.cache.bypass.headers.[]': (text) => [...skipped('http_')(text), ...passedOn(text)],
   'spec.cache.bypass.cookies.[]': skipped('cookie_'),
   'spec.cache.bypass.query.[]': skipped('arg_'),
   'spec.cache.ignore.[]': nowhere,
@@ -312,8 +321,7 @@ const policy: Record<string, Field> = {
   'spec.externalAuth.path': (text) => [{ directive: 'proxy_pass', ending: text }],
   'spec.externalAuth.timeout': plain('proxy_connect_timeout', 'proxy_read_timeout', 'proxy_send_timeout'),
   'spec.externalAuth.headers.[]': (text) => [
-    { directive: 'proxy_set_header', plain: text },
-    { directive: 'grpc_set_header', plain: text },
+    ...withheldHeader(text),
     { directive: 'auth_request_set', plain: `$upstream_http_${text.toLowerCase().replaceAll('-', '_')}` },
   ],
   'spec.externalAuth.signin': template('error_page'),
@@ -325,7 +333,7 @@ const policy: Record<string, Field> = {
   'spec.jwt.keys.*.publicKey': nowhere,
   'spec.jwt.issuers.[]': nowhere,
   'spec.jwt.audiences.[]': nowhere,
-  'spec.jwt.headers.{key}': nowhere,
+  'spec.jwt.headers.{key}': withheldHeader,
   'spec.jwt.headers.*': nowhere,
   'spec.basicAuth.realm': literal('auth_basic'),
   'spec.waf.mode': nowhere,
@@ -334,7 +342,7 @@ const policy: Record<string, Field> = {
   'spec.waf.rules.*.path': attack,
   'spec.waf.rules.*.query': attack,
   'spec.waf.rules.*.userAgent': attack,
-  'spec.waf.rules.*.headers.{key}': requestVariable('http_'),
+  'spec.waf.rules.*.headers.{key}': judgedHeader,
   'spec.waf.rules.*.headers.*': attack,
   // ModSecurity's, in a file of its own: see the unit test of rendering policies.
   'spec.waf.coreRuleSet.exclusions.{key}': nowhere,

@@ -52,6 +52,7 @@ export class GuardedHost {
     return createServer((request, response) => {
       this.asked += 1
       request.resume()
+      response.setHeader('X-Asked-With', request.headers.cookie ?? '')
       // As some applications do, whoever asks.
       response.setHeader('Access-Control-Allow-Origin', '*')
       if (request.url?.startsWith('/leak') === true) {

@@ -39,6 +39,35 @@ describe('golden files', () => {
     await expect(text).toMatchFileSnapshot(`../golden/${file.replace('.yaml', '.conf')}`)
   })
 
+  test('tokens, which want the Lua module', async () => {
+    const publicKey =
+      '{"kty":"EC","crv":"P-256","x":"-nUvct6OE9bAP7RZZwhq2brtoWErebZWm4ua3zlJwV8","y":"PJGPRgbyPASJ8b977MFWWigIvTE1esUDKA3Dt6_uKDE"}'
+    const yaml = [
+      site(
+        'tokens',
+        `jwt: { cookie: session, keys: { idp: { alg: ES256, publicKey: '${publicKey}' } }, headers: { X-User: sub } }`,
+      ),
+      site('pages', "cache: { valid: { '200': 10m }, bypass: { headers: [X-Fresh, Range] } }"),
+    ].map((text) => text.replace('kind: Site', 'kind: Policy'))
+    const routes = [
+      'root: { path: /, proxy: { upstream: app } }',
+      'beta: { path: /, proxy: { upstream: app }, when: { headers: { X-Beta: { present: true }, Range: { present: false } } } }',
+      'open: { path: /open/, proxy: { upstream: app }, withoutPolicies: [tokens], requestHeaders: { set: { X-Own: yes } } }',
+    ]
+    const text = [
+      ...yaml,
+      upstream('app', ''),
+      site('shop', `hosts: [shop.example], policies: [tokens, pages], routes: { ${routes.join(', ')} }`),
+    ]
+    const { units, problems } = renderYaml(text.join('---'), {
+      capabilities: withModules('http_lua', 'ndk_http'),
+      host: { ...LAYOUT, liveLane: false },
+    })
+    expect(problems).toEqual([])
+    const rendered = units.filter(({ kind }) => kind !== 'upstream').map((unit) => unit.text)
+    await expect(rendered.join('\n')).toMatchFileSnapshot('../golden/tokens.conf')
+  })
+
   test('from nginx 1.27.4 on, old workers are told to keep idle connections for a while', () => {
     const mainOf = (version: string) => renderStates([], { capabilities: { ...DEBIAN_12, version } }).generation.main
     expect(mainOf('1.27.4')).toContain('keepalive_min_timeout 5s;')

@@ -8,9 +8,9 @@ import type { Route, SiteSpec } from '../../core/resources/site.ts'
 import { isGrpc } from '../../core/resources/upstream-tls.ts'
 import { block, when } from './lines.ts'
 import { DRAIN_STATUSES } from './location.ts'
-import { DEFAULT_HEADER_LINES } from './proxy.ts'
+import { innerHeaderLines } from './proxy.ts'
 import { literal, plain } from './quote.ts'
-import { policiesFor, type SitePolicies } from './render-policy.ts'
+import { policiesFor, withheldHeaders, type SitePolicies } from './render-policy.ts'
 import { responseHeaderLines } from './response-headers.ts'
 import type { SiteMaps } from './site-maps.ts'
 
@@ -127,7 +127,7 @@ export class ErrorPages {
       return [`root ${literal(root)};`, `try_files ${literal(file.slice(slash))} ${plain(missing)};`]
     }
     return [
-      ...DEFAULT_HEADER_LINES,
+      ...innerHeaderLines(withheldHeaders(this.#place.policies)),
       // The page is asked for whole, whatever the client asked.
       ...[
         'Content-Length',

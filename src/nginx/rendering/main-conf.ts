@@ -14,7 +14,8 @@ import { drainable, fixed } from './location.ts'
 import { MIME_TYPES } from './mime-types.ts'
 import { compareVersions, isMet, NEEDS } from './needs.ts'
 import { DOLLAR_VARIABLE, literal, plain } from './quote.ts'
-import { CONNECTION_VARIABLE, DEFAULT_HEADER_LINES } from './proxy.ts'
+import { IDENTITY_VARIABLE } from './policies/policy-text.ts'
+import { CONNECTION_VARIABLE, DEFAULT_HEADER_LINES, IGNORED_HEADERS } from './proxy.ts'
 import { listenLine, realClientLines, rejectingLines, TLS_LINES } from './server-tls.ts'
 import { TRAFFIC_FORMAT_LINE, TRAFFIC_LOG_LINE } from './traffic-log.ts'
 import type { Listener } from './unit.ts'
@@ -83,6 +84,7 @@ export function mainConf(input: MainInput, digest: string): string {
       ...timeoutLines('proxy', settings),
       ...timeoutLines('grpc', settings),
       ...DEFAULT_HEADER_LINES,
+      `proxy_ignore_headers ${IGNORED_HEADERS.join(' ')};`,
       ...when(isLive, ...LIVE_HTTP_LINES),
       ...(hasTls ? TLS_LINES : []),
       ...block('server', verifyServer(input, digest)),
@@ -172,10 +174,10 @@ function verifyServer({ host, capabilities, isLive }: MainInput, digest: string)
   return [
     `listen ${plain(`unix:${host.verifySocket}`)};`,
     'access_log off;',
-    // nginx must know the variables of the access log where no site sets them.
+    // nginx must know the variables of the access log, and of caches, where no site sets them.
     'set $nxmesh_site "";',
     'set $nxmesh_planned "";',
-    ...REFUSALS.map((variable) => `set $${variable} "";`),
+    ...[...REFUSALS, IDENTITY_VARIABLE].map((variable) => `set $${variable} "";`),
     'default_type text/plain;',
     `location = /generation { return 200 "${digest} $pid\\n"; }`,
     ...when(capabilities.modules.includes('http_stub_status'), 'location = /status { stub_status; }'),

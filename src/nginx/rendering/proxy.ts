@@ -4,6 +4,7 @@
  */
 
 import { PROXIED_HEADER } from '../../core/names.ts'
+import { requestVariable } from '../../core/resources/conditions.ts'
 import type { Proxy } from '../../core/resources/proxy.ts'
 import { longestFirst } from '../../core/resources/rewriting.ts'
 import type { Route, SiteSpec } from '../../core/resources/site.ts'
@@ -11,6 +12,7 @@ import { isEncrypted } from '../../core/resources/upstream-tls.ts'
 import type { KeyPairFiles } from './certificates.ts'
 import type { HostLayout } from './host-layout.ts'
 import { directive, sortedEntries, when } from './lines.ts'
+import type { PolicyHeader } from './policies/policy-text.ts'
 import { escapeRegex, literalThen, plain, rewriteTarget, template } from './quote.ts'
 import { filePath } from './unit-files.ts'
 import type { UnitFile } from './unit.ts'
@@ -38,6 +40,13 @@ const CLIENT_HEADERS: readonly (readonly [name: string, value: string])[] = [
   ['X-Client-Subject', '$ssl_client_s_dn'],
   ['X-Client-Fingerprint', '$ssl_client_fingerprint'],
 ]
+/** Of answers; with the first an upstream would choose a location of its site, past what guards it. */
+export const IGNORED_HEADERS: readonly string[] = ['X-Accel-Redirect']
+
+/** What nginx itself says to upstreams of these, whatever it was told; the latter where it keeps answers. */
+const OWN_HEADERS = /^(?:content-length|transfer-encoding|te|keep-alive|expect|upgrade)$/i
+const OWN_CACHE_HEADERS = /^(?:range|if-.*)$/i
+
 /** gRPC is HTTP/2, which has none of them. */
 const HTTP1_HEADERS: ReadonlySet<string> = new Set(['connection', 'upgrade'])
 
@@ -54,8 +63,13 @@ export interface ProxyPlace {
   readonly tls: ProxyTls | undefined
   /** Whether clients were asked for a certificate. */
   readonly knowsClients: boolean
-  /** Of policies; nobody else sets these. */
-  readonly requestHeaders: readonly (readonly [name: string, value: string])[]
+  /** Of the policies in force; nobody else sets these. */
+  readonly requestHeaders: readonly PolicyHeader[]
+  /** Names of headers that policies of the site set, here or elsewhere. */
+  readonly withheld: readonly string[]
+  /** Names of headers that decided how far the request came. */
+  readonly judged: readonly string[]
+  readonly isCached: boolean
 }
 
 /** Whose directives pass on to this. */
@@ -77,6 +91,7 @@ export function proxyLines(route: ProxyRoute, spec: SiteSpec, place: ProxyPlace)
     ...directive('proxy_max_temp_file_size', maxTempFileSize),
     ...retryLines(module, route.proxy.retries),
     ...answerLines(route.proxy),
+    ...when(module === 'grpc', `grpc_ignore_headers ${IGNORED_HEADERS.join(' ')};`),
     ...when(isEncrypted(route.proxy), ...encryptionLines(route, place)),
     `${module}_pass ${place.url};`,
   ]
@@ -159,7 +174,7 @@ function answerLines({ redirects, cookies = {} }: Proxy): readonly string[] {
 function proxyHeaderLines(
   route: ProxyRoute,
   spec: SiteSpec,
-  { url, knowsClients, requestHeaders }: ProxyPlace,
+  { url, knowsClients, requestHeaders, withheld, judged, isCached }: ProxyPlace,
 ): readonly string[] {
   const { websocket, hostHeader } = route.proxy
   const headers = new Map(PROXY_HEADERS.map(([name, value]) => [name.toLowerCase(), [name, value]]))
@@ -171,13 +186,23 @@ function proxyHeaderLines(
     put('Upgrade', '$http_upgrade')
     put('Connection', `$${CONNECTION_VARIABLE}`)
   }
+  // Of several headers of one name nginx before 1.23 looks at the first: the upstream gets what was looked at.
+  for (const name of new Set(judged)) {
+    const isOwn =
+      headers.has(name.toLowerCase()) || OWN_HEADERS.test(name) || (isCached && OWN_CACHE_HEADERS.test(name))
+    if (!isOwn) put(name, `$${requestVariable('http_', name)}`)
+  }
+  for (const name of withheld) if (!KNOWN_HEADERS.has(name.toLowerCase())) put(name, '""')
   for (const { set, remove } of [spec.requestHeaders ?? {}, route.requestHeaders ?? {}]) {
     for (const [name, value] of sortedEntries(set)) put(name, template(value))
     for (const name of remove ?? []) put(name, '""')
   }
   for (const [name, value] of PROXY_HEADERS) if (name.startsWith('X-Client-')) put(name, value)
   for (const [name, value] of knowsClients ? CLIENT_HEADERS : []) put(name, value)
-  for (const [name, value] of requestHeaders) put(name, value)
+  for (const [name, value] of requestHeaders) {
+    if (value === undefined) headers.delete(name.toLowerCase())
+    else put(name, value)
+  }
   put(PROXIED_HEADER, '1')
   if (moduleOf(url) === 'grpc') {
     const kept = [...headers].filter(([name]) => !HTTP1_HEADERS.has(name))
@@ -187,4 +212,11 @@ function proxyHeaderLines(
   return own.join() === DEFAULT_HEADER_LINES.join() ? [] : own
 }
 
+/** Of requests that a site makes by itself: to judges, for pages. */
+export function innerHeaderLines(withheld: readonly string[]): readonly string[] {
+  const foreign = withheld.filter((name) => !KNOWN_HEADERS.has(name.toLowerCase()))
+  return [...DEFAULT_HEADER_LINES, ...foreign.map((name) => `proxy_set_header ${name} "";`)]
+}
+
+const KNOWN_HEADERS: ReadonlySet<string> = new Set(PROXY_HEADERS.map(([name]) => name.toLowerCase()))
 export const DEFAULT_HEADER_LINES = PROXY_HEADERS.map(([name, value]) => `proxy_set_header ${name} ${value};`)

@@ -12,7 +12,7 @@ import { isPolicy, olderFirst, type Problem, type Slice, type SliceResource } fr
 import type { Capabilities } from '../../ports.ts'
 import type { Site } from './claims.ts'
 import type { HostLayout } from './host-layout.ts'
-import { toText } from './lines.ts'
+import { block, toText } from './lines.ts'
 import { quotable } from './outcome.ts'
 import { renderAccess } from './policies/access.ts'
 import { renderBasicAuth } from './policies/basic-auth.ts'
@@ -24,6 +24,8 @@ import { renderJwt } from './policies/jwt.ts'
 import { renderExternalAuth } from './policies/external-auth.ts'
 import { renderCache } from './policies/cache.ts'
 import type { PolicyContext, PolicyFault, PolicyText } from './policies/policy-text.ts'
+import { innerHeaderLines } from './proxy.ts'
+import { plain } from './quote.ts'
 import { missing, nearest } from '../../core/references.ts'
 import { secretText } from './secret-text.ts'
 import { upstreamBlockName } from './render-upstream.ts'
@@ -105,7 +107,7 @@ export function policiesFor(
   { named, whole }: SitePolicies,
   { policies = [], withoutPolicies = [] }: Pick<Route, 'policies' | 'withoutPolicies'> = {},
   module?: 'proxy' | 'grpc',
-): Required<Pick<PolicyText, 'guards' | 'headers' | 'proxying' | 'requestHeaders'>> {
+): Required<Pick<PolicyText, 'guards' | 'headers' | 'proxying' | 'requestHeaders' | 'judgedHeaders'>> {
   const inForce = new Map<PolicyTypeName, RenderedPolicy>()
   for (const name of [...whole.filter((each) => !withoutPolicies.includes(each)), ...policies]) {
     const policy = named.get(name) as RenderedPolicy
@@ -120,13 +122,33 @@ export function policiesFor(
     ]),
     proxying: texts.flatMap(({ proxying = [] }) => proxying),
     requestHeaders: texts.flatMap(({ requestHeaders = [] }) => requestHeaders),
+    judgedHeaders: texts.flatMap(({ judgedHeaders = [] }) => judgedHeaders),
   }
 }
 
+/**
+ * Names of headers that policies of the site set, wherever: no client can say them to any upstream of the site. nginx
+ * takes none with _ from clients, but many programs take - for it.
+ */
+export function withheldHeaders({ used }: SitePolicies): readonly string[] {
+  const names = used.flatMap(({ text: { requestHeaders = [] } }) => requestHeaders.map(([name]) => name))
+  const all = [...names, ...names.map((name) => name.replaceAll('_', '-'))].toSorted()
+  return [...new Map(all.map((name) => [name.toLowerCase(), name])).values()]
+}
+
+/** Names of the policies that ask an upstream about requests. */
+export function judgingPolicies({ named }: SitePolicies): string[] {
+  return [...named].flatMap(([name, { text }]) => (text.judge === undefined ? [] : [name]))
+}
+
 /** What stands in a server, each once: two policies may want the same. */
-export function serverLinesOf({ used }: SitePolicies): readonly string[] {
-  const parts = new Map(used.map(({ text: { server = [] } }) => [server.join('\n'), server]))
-  return [...parts.values()].flat()
+export function serverLinesOf(policies: SitePolicies): readonly string[] {
+  const headers = innerHeaderLines(withheldHeaders(policies))
+  const parts = policies.used.map(({ text: { server = [], judge } }) => {
+    if (judge === undefined) return server
+    return [...server, ...block(`location = ${plain(judge.path)}`, ['internal;', ...headers, ...judge.lines])]
+  })
+  return [...new Map(parts.map((lines) => [lines.join('\n'), lines])).values()].flat()
 }
 
 // ---------------------------------------------------------------------------------------------- one policy

@@ -5,7 +5,7 @@
 
 import { PLANNED_HEADER } from '../../core/names.ts'
 import { conditionsOf } from '../../core/resources/conditions.ts'
-import { upstreamsOf } from '../../core/resources/split.ts'
+import { isSplit, upstreamsOf } from '../../core/resources/split.ts'
 import type { StickyCookie } from '../../core/resources/upstream.ts'
 import { isGrpc } from '../../core/resources/upstream-tls.ts'
 import { groupRoutes, type Route, type RouteGroup, type SiteSpec } from '../../core/resources/site.ts'
@@ -17,7 +17,8 @@ import { block, directive, toText, when } from './lines.ts'
 import { drainable, fixed, type Body, type Location } from './location.ts'
 import { conditionRegex, groupTemplate, literal, plain, template, templateThen, variableThen } from './quote.ts'
 import { ROUTE_VARIABLE } from './policies/cache.ts'
-import { policiesFor, serverLinesOf, type SitePolicies } from './render-policy.ts'
+import { IDENTITY_VARIABLE } from './policies/policy-text.ts'
+import { judgingPolicies, policiesFor, serverLinesOf, withheldHeaders, type SitePolicies } from './render-policy.ts'
 import { responseHeaderLines } from './response-headers.ts'
 import { listenerKey } from './claims.ts'
 import { proxyLines, type ProxyTls } from './proxy.ts'
@@ -63,6 +64,11 @@ interface ServerPlace extends SitePlace {
   readonly serverTls: ServerTls | undefined
 }
 
+interface RoutePlace extends ServerPlace {
+  /** Names of headers that routes of the path ask for. */
+  readonly judged: readonly string[]
+}
+
 export function renderSite(site: SliceResource<SiteSpec>, place: SitePlace, host: HostLayout): string {
   const { path } = site
   const maps = new SiteMaps(path)
@@ -106,8 +112,8 @@ function serverLines({ path, spec: told }: SliceResource<SiteSpec>, place: Serve
   const spec = serverTls === undefined ? told : withHsts(told)
   const groups = groupRoutes(spec.routes).toSorted(compareGroups)
   const pages = new ErrorPages(spec, maps, place)
-  const bodyOf = ([id, route]: readonly [string, Route]): Body =>
-    routeBody(id, route, spec, place, pages.linesFor(route, id))
+  const bodyOf = ([id, route]: readonly [string, Route], group: RouteGroup): Body =>
+    routeBody(id, route, spec, { ...place, judged: headersOf(group) }, pages.linesFor(route, id))
   const whole = policiesFor(place.policies)
   const nothing = fixed(['return 404;'], [...whole.headers, ...pages.linesFor()], whole.guards)
   const locations = groups.map((group): Location => {
@@ -115,11 +121,12 @@ function serverLines({ path, spec: told }: SliceResource<SiteSpec>, place: Serve
     const match = matchOf(group)
     const isChosen = conditionsOf(first[1].when).length > 0
     const sole = isChosen ? undefined : first[1]
-    if (sole !== undefined && !pages.intercepts(sole)) return { match, body: bodyOf(first) }
+    if (sole !== undefined && !pages.intercepts(sole)) return { match, body: bodyOf(first, group) }
     // All routes of the path have the same limit.
     const limits = [...directive('client_max_body_size', first[1].maxBodySize), ...pages.linesBefore(sole, first[0])]
-    if (sole !== undefined) return { match, bodies: [bodyOf(first)], limits }
-    return { match, variable: maps.choiceOf(group), bodies: [nothing, ...group.routes.map(bodyOf)], limits }
+    if (sole !== undefined) return { match, bodies: [bodyOf(first, group)], limits }
+    const bodies = [nothing, ...group.routes.map((each) => bodyOf(each, group))]
+    return { match, variable: maps.choiceOf(group), bodies, limits }
   })
   if (!groups.some(({ match, path }) => match === 'prefix' && path === '/')) {
     locations.push({ match: '/', body: nothing })
@@ -130,7 +137,9 @@ function serverLines({ path, spec: told }: SliceResource<SiteSpec>, place: Serve
   const downPath = maps.innerPath('maintenance')
   if (isDown) {
     const { lines, content } = maintenanceBody(maintenance, spec)
-    const body = fixed(content, [...lines, ...whole.headers], whole.guards)
+    // A judge would be asked in this very server, and so answered by this page.
+    const { guards, headers } = policiesFor(place.policies, { withoutPolicies: judgingPolicies(place.policies) })
+    const body = fixed(content, [...lines, ...headers], guards)
     locations.push({ match: `= ${plain(downPath)}`, body })
   }
   const { line, variable } = isLive
@@ -195,7 +204,12 @@ function matchOf({ match, path, caseSensitive }: RouteGroup): string {
   return `${caseSensitive ? '~' : '~*'} ${plain(path)}`
 }
 
-function routeBody(id: string, route: Route, spec: SiteSpec, place: ServerPlace, pages: readonly string[]): Body {
+/** Names of headers that routes of the path ask for. */
+function headersOf({ routes }: RouteGroup): readonly string[] {
+  return routes.flatMap(([, { when: conditions }]) => Object.keys(conditions?.headers ?? {}))
+}
+
+function routeBody(id: string, route: Route, spec: SiteSpec, place: RoutePlace, pages: readonly string[]): Body {
   const { guards, headers, proxying } = policiesFor(place.policies, route, upstreamModule(route))
   const lines = [
     ...limitLines(route, isGrpcRoute(route)),
@@ -208,7 +222,18 @@ function routeBody(id: string, route: Route, spec: SiteSpec, place: ServerPlace,
     ...snippetLines(ownValue(spec.privileged?.routeSnippets, id)),
   ]
   const isFixed = route.action === 'redirect' || route.action === 'return'
-  return { guards, lines, content: actionLines(id, route, spec, place), isFixed }
+  return {
+    guards: [...certificateLines(proxying, place), ...guards],
+    lines,
+    content: actionLines(id, route, spec, place),
+    isFixed,
+  }
+}
+
+/** Whoever shows a certificate is somebody to a cache, also where no policy wants one. */
+function certificateLines(proxying: readonly string[], { serverTls }: ServerPlace): readonly string[] {
+  const asks = proxying.some((line) => line.includes(`$${IDENTITY_VARIABLE}`))
+  return when(asks && serverTls?.clientCa !== undefined, `set $${IDENTITY_VARIABLE} $ssl_client_fingerprint;`)
 }
 
 /** A cookie of each upstream that the request may reach, for who has none. */
@@ -231,10 +256,13 @@ function upstreamModule(route: Route): 'proxy' | 'grpc' | undefined {
   return isGrpc(route.proxy) ? 'grpc' : 'proxy'
 }
 
-function actionLines(id: string, route: Route, spec: SiteSpec, place: ServerPlace): readonly string[] {
+function actionLines(id: string, route: Route, spec: SiteSpec, place: RoutePlace): readonly string[] {
   switch (route.action) {
     case 'proxy': {
       const url = targetUrl(id, route, place)
+      const { requestHeaders, judgedHeaders, proxying } = policiesFor(place.policies, route)
+      const { sticky, force } = isSplit(route.proxy) ? route.proxy : {}
+      const split = [sticky, force].flatMap((each) => each?.header ?? [])
       return [
         ...place.maps.settingOf(id),
         ...proxyLines(route, spec, {
@@ -242,7 +270,10 @@ function actionLines(id: string, route: Route, spec: SiteSpec, place: ServerPlac
           host: place.host,
           tls: place.proxyTls.get(id),
           knowsClients: place.serverTls?.clientCa !== undefined,
-          requestHeaders: policiesFor(place.policies, route).requestHeaders,
+          requestHeaders,
+          withheld: withheldHeaders(place.policies),
+          judged: [...place.judged, ...judgedHeaders, ...split].toSorted(),
+          isCached: proxying.length > 0,
         }),
       ]
     }

@@ -67,7 +67,7 @@ const schema = z.strictObject({
       query: z.array(variableName).max(16).optional(),
     })
     .optional(),
-  /** Requests with an Authorization header, too: everybody gets what the first one got. */
+  /** Of somebody known too, by Authorization, a certificate or a policy: everybody gets what the first one got. */
   authorized: z.boolean().default(false),
   /** What of the upstream's own words counts for nothing. Where setCookie is among them, no answer sets cookies. */
   ignore: z.array(z.enum(IGNORED)).max(IGNORED.length).optional(),

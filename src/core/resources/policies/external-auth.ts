@@ -9,7 +9,7 @@ import { duration, isFault, parseTemplate, reference, requestHeaderName, text } 
 import type { PolicyType } from './policy-type.ts'
 
 const schema = z.strictObject({
-  /** An Upstream. It gets the request's headers, X-Original-Method and X-Original-URI, and no body. */
+  /** An Upstream. It gets the request's headers but those that policies set, X-Original-Method and X-Original-URI, and no body. */
   upstream: reference,
   path: text((value) =>
     /^\/(?!\/)[\w./~%+,=&?-]*$/.test(value) ? undefined : { message: 'is not a path', hint: 'write it like /auth' },

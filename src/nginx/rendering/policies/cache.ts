@@ -7,8 +7,9 @@ import { requestVariable } from '../../../core/resources/conditions.ts'
 import type { CacheSpec } from '../../../core/resources/policies/cache.ts'
 import { bytesOf } from '../../../core/resources/fields.ts'
 import { block, when } from '../lines.ts'
+import { IGNORED_HEADERS } from '../proxy.ts'
 import { escapeRegex, keyTemplate, plain } from '../quote.ts'
-import type { PolicyContext, PolicyText } from './policy-text.ts'
+import { IDENTITY_VARIABLE, type PolicyContext, type PolicyText } from './policy-text.ts'
 
 /** The route's ID, for keys; render-site.ts sets it where a text uses it. */
 export const ROUTE_VARIABLE = 'nxmesh_route'
@@ -41,7 +42,8 @@ export function renderCache(spec: CacheSpec, { scope }: PolicyContext): PolicyTe
         .map(([statuses, time]) => `proxy_cache_valid ${statuses.replaceAll(',', ' ')} ${time};`),
       `proxy_cache_bypass ${skipped.join(' ')};`,
       `proxy_no_cache ${skipped.join(' ')};`,
-      ...when(ignored.length > 0, `proxy_ignore_headers ${ignored.join(' ')};`),
+      // With those that nginx.conf has, whose line this one takes the place of.
+      ...when(ignored.length > 0, `proxy_ignore_headers ${[...IGNORED_HEADERS, ...ignored].join(' ')};`),
       // Else whoever asks would get the cookies of who asked first.
       ...when(ignore.includes('setCookie'), 'proxy_hide_header Set-Cookie;'),
       ...when(reasons.length > 0, `proxy_cache_use_stale ${reasons.join(' ')};`),
@@ -51,6 +53,7 @@ export function renderCache(spec: CacheSpec, { scope }: PolicyContext): PolicyTe
       `proxy_cache_min_uses ${spec.minUses};`,
       ...when(statusHeader, 'add_header X-Cache-Status $upstream_cache_status always;'),
     ],
+    judgedHeaders: spec.bypass?.headers ?? [],
     sharedBytes: bytesOf(zoneSize) as number,
   }
 }
@@ -65,7 +68,8 @@ function skippedBy({
     ...cookies.map((name) => requestVariable('cookie_', name)),
     ...query.map((name) => requestVariable('arg_', name)),
   ]
-  return [...new Set(['http_upgrade', ...(authorized ? [] : ['http_authorization']), ...asked])].toSorted()
+  const own = authorized ? [] : ['http_authorization', IDENTITY_VARIABLE]
+  return [...new Set(['http_upgrade', ...own, ...asked])].toSorted()
 }
 
 /** A variable with the numbers of all beginnings that a path has. */

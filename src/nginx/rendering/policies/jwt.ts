@@ -9,7 +9,7 @@ import { firstUnmet, LUA, NEEDS, unsupported } from '../needs.ts'
 import { literal } from '../quote.ts'
 import { filePath, unitFile } from '../unit-files.ts'
 import { JWT_PROGRAM } from './jwt-program.ts'
-import type { PolicyContext, PolicyFault, PolicyText } from './policy-text.ts'
+import { IDENTITY_VARIABLE, type PolicyContext, type PolicyFault, type PolicyText } from './policy-text.ts'
 
 const SECRET_BYTES_MIN = 32
 
@@ -46,7 +46,15 @@ return judge()
 `
   const file = unitFile(program, 'lua', 'workers')
   return {
-    guards: [`set $nxmesh_credentials ${literal(path)};`, `access_by_lua_file ${filePath(host, file)};`],
+    guards: [
+      `set $nxmesh_credentials ${literal(path)};`,
+      `set $${IDENTITY_VARIABLE} 1;`,
+      `access_by_lua_file ${filePath(host, file)};`,
+    ],
+    // The program sets them in the request.
+    requestHeaders: Object.keys(settings.headers)
+      .toSorted()
+      .map((name) => [name, undefined] as const),
     files: [file],
     modules: [LUA],
   }

@@ -31,6 +31,7 @@ export function renderRateLimit(spec: RateLimitSpec, { path, scope }: PolicyCont
       }),
       ...answerLines('limit_req', spec),
     ],
+    judgedHeaders: headersOf(limits),
     sharedBytes: bytesOf(limits),
   }
 }
@@ -47,6 +48,7 @@ export function renderConnectionLimit(spec: ConnectionLimitSpec, { path, scope }
       ...limits.map(({ max }, index) => `limit_conn ${scope}_${index} ${max};`),
       ...answerLines('limit_conn', spec),
     ],
+    judgedHeaders: headersOf(limits),
     sharedBytes: bytesOf(limits),
   }
 }
@@ -82,6 +84,10 @@ function keyOf(limit: Counted, name: string): string {
 function namedVariable({ by, header = '', cookie = '' }: Counted): string | undefined {
   if (by === 'header') return requestVariable('http_', header)
   return by === 'cookie' ? requestVariable('cookie_', cookie) : undefined
+}
+
+function headersOf(limits: readonly Counted[]): readonly string[] {
+  return limits.flatMap(({ by, header = '' }) => when(by === 'header', header))
 }
 
 function bytesOf(limits: readonly Counted[]): number {

@@ -7,7 +7,7 @@ import type { MtlsSpec } from '../../../core/resources/policies/mtls.ts'
 import { block } from '../lines.ts'
 import { isMet, NEEDS, unsupported } from '../needs.ts'
 import { escapeRegex, literal, plain } from '../quote.ts'
-import type { PolicyContext, PolicyFault, PolicyText } from './policy-text.ts'
+import { IDENTITY_VARIABLE, type PolicyContext, type PolicyFault, type PolicyText } from './policy-text.ts'
 
 export function renderMtls(
   { subjects }: MtlsSpec,
@@ -21,6 +21,9 @@ export function renderMtls(
       'default 1;',
       ...[...new Set(patterns)].map((pattern) => `${plain(pattern)} 0;`),
     ]),
-    guards: [`if ($${scope}_stranger) { set $nxmesh_refused ${literal(path)}; return 403; }`],
+    guards: [
+      `if ($${scope}_stranger) { set $nxmesh_refused ${literal(path)}; return 403; }`,
+      `set $${IDENTITY_VARIABLE} 1;`,
+    ],
   }
 }

@@ -1,6 +1,6 @@
 /**
- * What a policy becomes in nginx text, and what its type may ask for. Types alone; one file beside this per type makes
- * the text, src/nginx/rendering/render-policy.ts puts it together.
+ * What a policy becomes in nginx text, and what its type may ask for. Types, and a name that several share; one file beside
+ * this per type makes the text, src/nginx/rendering/render-policy.ts puts it together.
  */
 
 import type { Problem } from '../../../core/slice.ts'
@@ -16,6 +16,8 @@ export interface PolicyText {
   readonly adjustable?: readonly string[]
   /** In the server of each site that uses it, once: internal locations, which no policy guards. */
   readonly server?: readonly string[]
+  /** An internal location of each site that uses it, which passes the requests on that are asked about. */
+  readonly judge?: { readonly path: string; readonly lines: readonly string[] }
   /** In each location that it is for. An `if` here answers before anything else; directives guard what follows. */
   readonly guards?: readonly string[]
   /** Of the answer, in each location that it is for. */
@@ -24,8 +26,13 @@ export interface PolicyText {
   readonly hiddenHeaders?: readonly string[]
   /** In each location that it is for and that passes requests on over HTTP. */
   readonly proxying?: readonly string[]
-  /** Headers of requests that go to a site's upstream, and their texts as nginx reads them; no other wins over them. */
-  readonly requestHeaders?: readonly (readonly [name: string, value: string])[]
+  /**
+   * Headers of requests that go to a site's upstream, and their texts as nginx reads them; no other wins over them. Without
+   * a text the guards put them into the request themselves.
+   */
+  readonly requestHeaders?: readonly PolicyHeader[]
+  /** Names of headers of requests that it looks at. */
+  readonly judgedHeaders?: readonly string[]
   /** Paths of upstreams that the text names. */
   readonly needs?: readonly string[]
   /** Files that the text names. */
@@ -37,6 +44,11 @@ export interface PolicyText {
   /** Of all zones in `http`. */
   readonly sharedBytes?: number
 }
+
+export type PolicyHeader = readonly [name: string, value: string | undefined]
+
+/** Not empty where guards know who somebody is, so that the answer may be that one's own. Set by them. */
+export const IDENTITY_VARIABLE = 'nxmesh_identity'
 
 /** Why there is no text. */
 export type PolicyFault = Pick<Problem, 'code' | 'message' | 'hint'>

@@ -55,6 +55,10 @@ function ownRules({ rules, mode }: WafSpec, { path, scope }: PolicyContext): Pol
       ...when(reporting.length > 0, `set $nxmesh_reported $${scope}_reported;`),
       ...when(refusing.length > 0, `if ($${scope}_refused) { set $nxmesh_refused $${scope}_refused; return 403; }`),
     ],
+    judgedHeaders: entries.flatMap(([, { userAgent, headers = {} }]) => [
+      ...when(userAgent !== undefined, 'User-Agent'),
+      ...Object.keys(headers),
+    ]),
   }
 }
 
