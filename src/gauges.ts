@@ -1,6 +1,6 @@
 /**
  * What a node's parts come to in its metrics: the gauges off their state at each scrape, and what each apply adds. Changes
- * nothing but metrics. Called by node.ts.
+ * nothing but metrics. Called by node.ts and nginx-parts.ts.
  */
 
 import type { Alarms } from './status/alarms.ts'

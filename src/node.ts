@@ -8,34 +8,24 @@ import { nodeCertificate } from './adapters/certificate.ts'
 import { systemClock } from './adapters/clock.ts'
 import { sealKeyFromSeed } from './adapters/identity.ts'
 import { Libp2pNetwork } from './adapters/network.ts'
-import { LocalNginx } from './adapters/nginx-process.ts'
-import { hostResolver } from './adapters/resolver.ts'
-import { findRuleSet } from './adapters/rule-set.ts'
 import { LevelStore } from './adapters/store.ts'
 import { ROUTE_PATHS } from './api/routes.ts'
 import { ApiServer, type ApiServerOptions } from './api/server.ts'
 import type { Config } from './config/config.ts'
 import { envelopeId, type Envelope, type KeyPair, type WireEnvelope } from './core/envelope.ts'
 import { encryptionKey } from './core/secrets.ts'
-import { isSite, isUpstream, slice, targetOf, type SliceNode, type SliceResource } from './core/slice.ts'
+import { slice, targetOf, type SliceNode } from './core/slice.ts'
 import { EditKey } from './edit-key.ts'
 import { MeshError } from './errors.ts'
-import { countApply, setGauges } from './gauges.ts'
+import { setGauges } from './gauges.ts'
 import { JoinRequests } from './joining/join.ts'
 import { Standing } from './joining/standing.ts'
 import type { Log } from './log.ts'
 import { Membership } from './membership.ts'
 import { createMetrics, type Metrics } from './metrics.ts'
-import { addressFile } from './nginx/applying/address-file.ts'
-import { Addresses } from './nginx/applying/addresses.ts'
-import { Applier } from './nginx/applying/apply.ts'
-import { liveEndpoint } from './nginx/applying/live-endpoint.ts'
-import { LivePush } from './nginx/applying/live-push.ts'
-import type { HostLayout } from './nginx/rendering/host-layout.ts'
-import { TRAFFIC_LOG } from './nginx/rendering/traffic-log.ts'
 import type { Clock, Network, Random, Startable, Store } from './ports.ts'
-import { OpenedSecrets } from './opened-secrets.ts'
-import { Reconciler, type Receipt } from './reconciler.ts'
+import { buildNginx, type NginxParts } from './nginx-parts.ts'
+import type { Receipt } from './reconciler.ts'
 import { Replica } from './replica.ts'
 import { ServedCertificates } from './served-certificates.ts'
 import { Settling } from './settling.ts'
@@ -44,11 +34,6 @@ import { factsOf, healthOf, isLive, isShort, type Health } from './status/health
 import { parseStatusPayload, type StatusRecord } from './status/status-record.ts'
 import { StatusTable, type OwnStatus } from './status/status.ts'
 import { Sync } from './sync/sync.ts'
-import { readConnections } from './upstreams/observing/connections.ts'
-import { UpstreamObserver } from './upstreams/observing/observer.ts'
-import { probe } from './upstreams/observing/probe.ts'
-import { TrafficLog } from './upstreams/observing/traffic-log.ts'
-import { TrafficMetrics } from './upstreams/observing/traffic-metrics.ts'
 import { VERSION } from './version.ts'
 
 /** The outside world of one node. */
@@ -107,7 +92,6 @@ export class MeshNode implements Startable {
   readonly #key: KeyPair
   readonly #log: Log
   readonly #metrics: Metrics
-  readonly #traffic: TrafficMetrics
   readonly #adapters: Adapters
   readonly #founding: readonly WireEnvelope[]
   readonly #membership: Membership
@@ -116,10 +100,8 @@ export class MeshNode implements Startable {
   readonly #joins: JoinRequests
   readonly #standing: Standing
   readonly #editKey: EditKey | undefined
-  readonly #observer: UpstreamObserver | undefined
-  readonly #reconciler: Reconciler | undefined
+  readonly #nginx: NginxParts | undefined
   readonly #api: ApiServer | undefined
-  #nginx: LocalNginx | undefined
   #receipt: Receipt | undefined
   readonly #certificates: ServedCertificates
   /** Directories that keep nginx's workers from their files, as last looked. */
@@ -139,7 +121,6 @@ export class MeshNode implements Startable {
     this.#key = key
     this.#log = log
     this.#metrics = metrics
-    this.#traffic = new TrafficMetrics(metrics)
     this.#adapters = adapters
     this.#founding = options.founding ?? []
 
@@ -159,7 +140,7 @@ export class MeshNode implements Startable {
       store,
       log,
       onSettled: () => {
-        this.#reconciler?.wake()
+        this.#nginx?.reconciler.wake()
         this.#changed()
       },
     })
@@ -216,8 +197,7 @@ export class MeshNode implements Startable {
       isSettled: () => this.isSettled,
     })
     this.#editKey = options.editKey === undefined ? undefined : this.#buildEditKey(options.editKey)
-    this.#observer = config.nginx.mode === 'off' ? undefined : this.#buildObserver()
-    this.#reconciler = config.nginx.mode === 'off' ? undefined : this.#buildReconciler()
+    this.#nginx = config.nginx.mode === 'off' ? undefined : this.#buildNginx()
     this.#api = adapters.serveApi ? this.#buildApi() : undefined
     metrics.onScrape(() => {
       const { replica, status, receipt } = this
@@ -248,8 +228,10 @@ export class MeshNode implements Startable {
       await this.#startPart(this.sync)
       await this.#startPart(this.status)
       if (this.#api !== undefined) await this.#startPart(this.#api)
-      if (this.#observer !== undefined) await this.#startPart(this.#observer)
-      if (this.#reconciler !== undefined) await this.#startPart(this.#reconciler)
+      if (this.#nginx !== undefined) {
+        await this.#startPart(this.#nginx.observer)
+        await this.#startPart(this.#nginx.reconciler)
+      }
       await this.#startPart(this.#subscriptions())
     } catch (error) {
       await this.stop()
@@ -294,7 +276,7 @@ export class MeshNode implements Startable {
 
   /** Whether nginx is proven to run what the mesh desires. A node without nginx is, when it has settled. */
   isConverged(): boolean {
-    if (this.#reconciler === undefined) return this.isSettled
+    if (this.#nginx === undefined) return this.isSettled
     const receipt = this.#receipt
     if (receipt === undefined || receipt.applied === null || receipt.error !== null) return false
     const { state } = this.replica
@@ -322,7 +304,7 @@ export class MeshNode implements Startable {
       others: this.#membership.grantedNodes().size - 1,
       connections: network.connected.length,
       isStarting: !this.#hasConnected && clock.monotonic() - this.#startedMs < FIRST_CONNECTION_MS,
-      receipt: this.#reconciler === undefined ? null : this.#receipt,
+      receipt: this.#nginx === undefined ? null : this.#receipt,
       closedToWorkers: this.#closedToWorkers,
       certificates: this.#certificates.facts(clock.now()),
     })
@@ -331,95 +313,22 @@ export class MeshNode implements Startable {
 
   // -------------------------------------------------------------------------------------------- building
 
-  #buildObserver(): UpstreamObserver {
+  #buildNginx(): NginxParts {
     const { clock, random } = this.#adapters
-    const directory = resolve(this.#config.nginx.directory)
-    const traffic = new TrafficLog(resolve(directory, 'logs', TRAFFIC_LOG))
-    const observer = new UpstreamObserver({
+    return buildNginx({
+      settings: this.#config.nginx,
+      key: this.#key,
       clock,
       random,
-      log: this.#log.child('upstreams'),
-      probe,
-      traffic,
-      onChange: (changes) => {
-        this.#metrics.upstreamChanges.inc(changes)
-        this.#reconciler?.observedChanged()
-      },
-      onAnswer: (answer, upstream) => this.#traffic.count(answer, upstream),
-    })
-    this.#metrics.onScrape(async () => {
-      const connections = await readConnections(verifySocketOf(directory))
-      this.#traffic.measure(observer.views, connections, traffic.skippedBytes)
-    })
-    return observer
-  }
-
-  #buildReconciler(): Reconciler {
-    const { nginx } = this.#config
-    const { clock, random } = this.#adapters
-    const directory = resolve(nginx.directory)
-    const crsDirectory = findRuleSet(nginx.crsDirectory)
-    const user = nginx.user === '' ? {} : { user: nginx.user }
-    const layout: HostLayout = {
-      directory,
-      pidFile: resolve(nginx.pidFile),
-      verifySocket: verifySocketOf(directory),
-      drainFile: resolve(directory, 'drain'),
-      ...user,
-      defaultHttpPort: nginx.defaultHttpPort,
-      workerProcesses: nginx.workerProcesses,
-      workerShutdownTimeoutSeconds: nginx.workerShutdownTimeoutSeconds,
-      modules: nginx.modules,
-      staticRoots: nginx.staticRoots,
-      ...(crsDirectory === undefined ? {} : { crsDirectory }),
-      liveLane: nginx.liveLane,
-    }
-    const mode = nginx.mode === 'attach' ? 'attach' : 'own'
-    const { pidFile, verifySocket } = layout
-    const modules = nginx.modulesDirectory === '' ? {} : { modulesDirectory: resolve(nginx.modulesDirectory) }
-    const { binary } = nginx
-    const process = new LocalNginx({ binary, directory, pidFile, verifySocket, mode, ...user, ...modules })
-    this.#nginx = process
-    const settings = {
-      mode,
-      testTimeoutMs: nginx.testTimeoutSeconds * 1000,
-      maxDrainingWorkers: nginx.maxDrainingWorkers === 'auto' ? undefined : nginx.maxDrainingWorkers,
-    } as const
-    const log = this.#log.child('nginx')
-    const live = new LivePush({ directory, nginx: process, endpoint: liveEndpoint(verifySocket), clock })
-    const liveFingerprints = (key: string) => live.fingerprints(key)
-    const opened = new OpenedSecrets(encryptionKey(this.#key.seed))
-    return new Reconciler({
+      log: this.#log,
+      metrics: this.#metrics,
+      certificates: this.#certificates,
       desired: async () => {
         const state = await this.replica.fresh()
         return slice(state.resources(), this.#place(), state.grantOf)
       },
-      secrets: (desired) => {
-        this.#certificates.take(desired)
-        return opened.of(desired)
-      },
-      applier: new Applier({ layout, nginx: process, clock, random, settings, liveFingerprints }),
-      nginx: process,
-      layout,
-      addresses: new Addresses(hostResolver(), clock, addressFile(resolve(directory, 'addresses.json'), log)),
-      clock,
-      random,
-      log,
-      ...(this.#observer === undefined ? {} : { observer: this.#observer }),
       holdReason: (served) => this.#settling.holdReason(served),
       onReceipt: (receipt) => this.#onReceipt(receipt),
-      hooks: {
-        onApply: (result, desired) => countApply(this.#metrics, result, desired, clock.now()),
-        onDrift: (found) => this.#metrics.driftHealed.inc(found.length),
-        onSlice: ({ resources }) => {
-          const paths = (kind: (resource: SliceResource) => boolean) =>
-            new Set(resources.filter(kind).map(({ path }) => path))
-          this.#traffic.follow(paths(isSite), paths(isUpstream))
-        },
-      },
-      stopNginx: nginx.stopOnExit,
-      live,
-      settings: driftSettings(nginx.driftIntervalSeconds),
     })
   }
 
@@ -529,7 +438,7 @@ export class MeshNode implements Startable {
 
   #onStored(envelopes: readonly Envelope[]): void {
     if (envelopes.some(({ body }) => body.type !== 'edit')) this.#onPolicy()
-    this.#reconciler?.wake()
+    this.#nginx?.reconciler.wake()
     // Status tells of the new digest when it is next due: one edit must not make every node of the mesh publish at once.
     this.#api?.changed()
   }
@@ -562,7 +471,7 @@ export class MeshNode implements Startable {
 
   /** Also at every tick, since somebody may open or close one. */
   async #lookAtDirectories(): Promise<void> {
-    const closed = await this.#nginx?.closedToWorkers().catch(() => undefined)
+    const closed = await this.#nginx?.process.closedToWorkers().catch(() => undefined)
     if (closed === undefined || closed.join() === this.#closedToWorkers.join()) return
     this.#closedToWorkers = closed
     this.#changed()
@@ -609,18 +518,10 @@ export class MeshNode implements Startable {
   }
 }
 
-function verifySocketOf(directory: string): string {
-  return resolve(directory, 'private', 'verify.sock')
-}
-
 function foreignFounding(known: string, isStored: boolean, founded: string): MeshError {
   const who = isStored ? 'the store belongs to' : 'mesh.id names'
   return new MeshError('config_invalid', `${who} mesh ${known}, and mesh.genesis_file founds ${founded}`, {
     field: 'mesh.genesis_file',
     hint: `Was the mesh founded anew? Then move data_dir/store aside and set mesh.id: ${founded}; nginx serves on. Else name the genesis of its own mesh, or none.`,
   })
-}
-
-function driftSettings(seconds: number): { readonly driftIntervalMs: number } {
-  return { driftIntervalMs: seconds === 0 ? Number.POSITIVE_INFINITY : seconds * 1000 }
 }

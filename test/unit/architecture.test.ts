@@ -23,6 +23,7 @@ const RANKS: Readonly<Record<string, number>> = {
   adapters: 3,
   nginx: 3,
   node: 4,
+  'nginx-parts': 4,
   cli: 4,
   quickstart: 4,
   'mesh-node': 5,

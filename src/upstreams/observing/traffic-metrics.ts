@@ -1,5 +1,5 @@
 /**
- * What nginx's traffic and the observed upstreams come to in metrics. Changes nothing but metrics. Called by node.ts,
+ * What nginx's traffic and the observed upstreams come to in metrics. Changes nothing but metrics. Called by nginx-parts.ts,
  * for each line of the traffic log and at each scrape.
  */
 
