@@ -282,7 +282,7 @@ export class MeshNode implements Startable {
     const { state } = this.replica
     if (receipt.applied !== receipt.desired || isShort(receipt) || !state.isFresh) return false
     if (!isLive(receipt, receipt.target)) return false
-    return receipt.target === targetOf(state.resources(), this.#place())
+    return receipt.target === targetOf(state.resources(), this.#place().places)
   }
 
   health(): Health {

@@ -164,7 +164,7 @@ function targets({ replica }: RouteContext): (places: readonly Place[]) => strin
   const known = new Map<string, string>()
   return (places) => {
     const all = JSON.stringify(places)
-    const target = known.get(all) ?? targetOf(resources, { places, labels: {} })
+    const target = known.get(all) ?? targetOf(resources, places)
     known.set(all, target)
     return target
   }

@@ -34,3 +34,19 @@ export function perObject<K extends object, V>(compute: (object: K) => V): (obje
     return value
   }
 }
+
+/** Texts whose results a function below keeps. */
+const TEXTS_MAX = 8
+
+/** The function, asked once for a text among the last TEXTS_MAX. */
+export function byText<V>(compute: (text: string) => V): (text: string) => V {
+  const known = new Map<string, V>()
+  return (text) => {
+    const found = known.get(text) ?? compute(text)
+    known.delete(text)
+    const [oldest] = known.keys()
+    if (known.size === TEXTS_MAX && oldest !== undefined) known.delete(oldest)
+    known.set(text, found)
+    return found
+  }
+}

@@ -6,6 +6,7 @@
 import { canonical } from './canonical.ts'
 import type { ResourceState } from './document.ts'
 import type { Envelope, GrantBody } from './envelope.ts'
+import { perObject } from './memo.ts'
 
 /** The grant that an edit exercises. */
 export type GrantOf = (edit: string) => Envelope<GrantBody> | undefined
@@ -20,15 +21,24 @@ type Measure = 'resources' | 'fields' | 'bytes'
  */
 export function overQuota(resources: Iterable<ResourceState>, grantOf: GrantOf): ReadonlyMap<string, string> {
   const charged = new Map<string, { readonly grant: Envelope<GrantBody>; readonly states: ResourceState[] }>()
+  const limitOf = limitBy(grantOf)
   for (const state of resources) {
-    const grant = state.exists && state.created !== undefined ? grantOf(state.created.edit) : undefined
-    if (grant?.body.quota === undefined) continue
+    const grant = limitOf(state)
+    if (grant === null) continue
     const account = charged.get(grant.id) ?? { grant, states: [] }
     account.states.push(state)
     charged.set(grant.id, account)
   }
   return new Map([...charged.values()].flatMap(({ grant, states }) => [...excessOf(grant, states)]))
 }
+
+/** The grant that a resource is charged to, if that has a quota. Which it is never changes, and most have none. */
+const limitBy = perObject((grantOf: GrantOf) =>
+  perObject(({ exists, created }: ResourceState) => {
+    const grant = exists && created !== undefined ? grantOf(created.edit) : undefined
+    return grant?.body.quota === undefined ? null : grant
+  }),
+)
 
 function* excessOf({ id, body }: Envelope<GrantBody>, states: readonly ResourceState[]): Iterable<[string, string]> {
   const used: Record<Measure, number> = { resources: 0, fields: 0, bytes: 0 }

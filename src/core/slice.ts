@@ -5,7 +5,7 @@
 
 import { sha256 } from './canonical.ts'
 import type { ResourceState } from './document.ts'
-import { Memo, perObject } from './memo.ts'
+import { byText, Memo, perObject } from './memo.ts'
 import { escapeSegment, hostCovers, parseResourcePath, resourcePath, zoneCovers, type ResourceName } from './names.ts'
 import { overQuota, type GrantOf } from './quota.ts'
 import { missing, nearest } from './references.ts'
@@ -87,75 +87,112 @@ const remembered = new Memo<ReadFields | FieldFault>()
 const rememberedUses = new Memo<{ readonly spec: unknown } | FieldFault>()
 const rememberedSites = new Memo<Pick<SliceResource<SiteSpec>, 'spec' | 'hash'>>()
 
-const readOf = perObject((state: ResourceState): Read => ({ state, result: interpret(state) }))
-/** By the function too, of which only that is asked which the edits of a state fix: the grants that they exercise. */
-const partBy = perObject((grantOf: GrantOf) => perObject((read: Read) => partOf(read, grantOf)))
+/** Of a state, whatever the node. Of thousands, few are new from one slice to the next. */
+class Read {
+  readonly state: ResourceState
+  readonly name: ResourceName | undefined
+  /** What the target says of it. */
+  readonly line: string
+  #result: SliceResource | Problem | undefined
+  #part: { readonly grantOf: GrantOf; readonly part: Part } | undefined
+
+  constructor(state: ResourceState) {
+    this.state = state
+    this.name = parseResourcePath(state.path)
+    this.line = `${state.path} ${state.hash}\n`
+  }
+
+  get result(): SliceResource | Problem {
+    return (this.#result ??= interpret(this.state, this.name as ResourceName))
+  }
+
+  /** Of `result`. By the function too, of which only that is asked which the edits of a state fix: the grants that they exercise. */
+  part(grantOf: GrantOf): Part {
+    if (this.#part?.grantOf !== grantOf) this.#part = { grantOf, part: partOf(this.state, this.result, grantOf) }
+    return this.#part.part
+  }
+}
+
+const readOf = perObject((state: ResourceState) => new Read(state))
+
+/** What applies to a node, sorted by path, and its target. Whoever asks for one asks for it again while nothing changes. */
+const applyingTo = perObject((resources: readonly ResourceState[]) =>
+  byText((places) => {
+    const at = JSON.parse(places) as readonly Place[]
+    const applying = resources.filter(({ exists, created }) => exists && created !== undefined).map(readOf)
+    const placed = applying.filter(({ name }) => name !== undefined && isPlacedFor(name, at))
+    const sorted = placed.toSorted((a, b) => (a.state.path < b.state.path ? -1 : 1))
+    return { applying: sorted, target: sha256(sorted.map(({ line }) => line).join('')) }
+  }),
+)
+
+/** The same for slices: both lanes of a node ask for one. */
+const slices = perObject((grantOf: GrantOf) =>
+  perObject((resources: readonly ResourceState[]) =>
+    byText((node) => sliceFor(resources, JSON.parse(node) as SliceNode, grantOf)),
+  ),
+)
 
 /**
- * A resource whose state is the same object as before is read once, and is the same object in the slice as long as
- * `grantOf` is the same too, but for a site with defaults of its zones, of which only the spec is.
+ * Of the same resources, which must never be changed, it is the same object. A resource whose state is the same object as
+ * before is read once, and is the same object in the slice as long as `grantOf` is the same too, but for a site with
+ * defaults of its zones, of which only the spec is.
  * @param resources all that exist, in every zone: a quota counts them together
  */
-export function slice(resources: readonly ResourceState[], node: SliceNode, grantOf: GrantOf): Slice {
+export function slice(resources: readonly ResourceState[], { places, labels }: SliceNode, grantOf: GrantOf): Slice {
+  return slices(grantOf)(resources)(JSON.stringify({ places, labels }))
+}
+
+function sliceFor(resources: readonly ResourceState[], node: SliceNode, grantOf: GrantOf): Slice {
   remembered.turn()
   rememberedUses.turn()
   rememberedSites.turn()
-  const granted = partBy(grantOf)
   const excess = overQuota(resources, grantOf)
-  const applying = resources.filter((state) => applies(state, node)).toSorted((a, b) => (a.path < b.path ? -1 : 1))
+  const { applying, target } = applyingTo(resources)(JSON.stringify(node.places))
+  const writtenOf = (read: Read): SliceResource | Problem => {
+    const over = excess.size === 0 ? undefined : excess.get(read.state.path)
+    return over === undefined ? read.result : quotaProblem(read.state.path, over)
+  }
+  const templates = new Map(
+    applying.flatMap((read): [string, SliceResource | Problem][] =>
+      read.name?.kind === 'template' ? [[read.state.path, writtenOf(read)]] : [],
+    ),
+  )
+  const wholeOf = (read: Read): SliceResource | Problem => {
+    const result = writtenOf(read)
+    return 'code' in result ? result : withTemplate(result, read.state, templates)
+  }
+  const settings = applying.filter(({ name }) => name?.kind === 'zonesettings')
+  const defaults = new ZoneDefaults(
+    settings.map((read) => ({ read, result: wholeOf(read) })),
+    node.labels,
+  )
   const sliced: SliceResource[] = []
   const problems: Problem[] = []
-  const written = applying.map((state) => {
-    const over = excess.get(state.path)
-    return over === undefined ? readOf(state) : { state, result: quotaProblem(state.path, over) }
-  })
-  const templates = new Map(
-    written.flatMap(({ state: { path }, result }) => (isTemplatePath(path) ? [[path, result]] : [])),
-  )
-  const read = written.map((one) => {
-    const { state, result } = one
-    const whole = 'code' in result ? result : withTemplate(result, state, templates)
-    return whole === result ? one : { state, result: whole }
-  })
-  const defaults = new ZoneDefaults(read, node.labels)
-  for (const one of read) {
-    const { state, result: raw } = one
-    const result = 'code' in raw || !isSite(raw) ? raw : defaults.under(raw)
+  for (const read of applying) {
+    const whole = wholeOf(read)
+    const result = 'code' in whole || !isSite(whole) ? whole : defaults.under(whole)
     if ('code' in result) problems.push(result)
     else if (isSelected(result.spec, node.labels)) {
-      const { resource, denied } = granted(result === raw ? one : { state, result })
+      const isPlain = result === read.result
+      const { resource, denied } = isPlain ? read.part(grantOf) : partOf(read.state, result, grantOf)
       if (resource !== undefined) sliced.push(resource)
       if (denied !== undefined) problems.push(denied)
     }
   }
-  return { resources: sliced, problems, target: targetAmong(applying) }
+  return { resources: sliced, problems, target }
 }
 
 /** What its authors may have of a resource, whatever else there is. */
-function partOf({ state, result }: Read, grantOf: GrantOf): Part {
+function partOf(state: ResourceState, result: SliceResource | Problem, grantOf: GrantOf): Part {
   if ('code' in result) return { denied: result }
   return claimsHosts(result) ? withGrantedHosts(result, state, grantOf) : ownPart(result)
 }
 
 /** The target of a slice alone, without reading any field. */
-export function targetOf(resources: Iterable<ResourceState>, node: SliceNode): string {
-  return targetAmong([...resources].filter((state) => applies(state, node)))
+export function targetOf(resources: readonly ResourceState[], places: readonly Place[]): string {
+  return applyingTo(resources)(JSON.stringify(places)).target
 }
-
-function targetAmong(applying: readonly ResourceState[]): string {
-  return sha256(applying.map(targetLineOf).toSorted().join(''))
-}
-
-const targetLineOf = perObject(({ path, hash }: ResourceState) => `${path} ${hash}\n`)
-
-function applies(state: ResourceState, node: SliceNode): boolean {
-  if (!state.exists || state.created === undefined) return false
-  const name = nameOf(state)
-  return name !== undefined && isPlacedFor(name, node.places)
-}
-
-/** Of thousands of states, few are new from one slice to the next. */
-const nameOf = perObject(({ path }: ResourceState) => parseResourcePath(path))
 
 /** Whether a resource is for a node that stands there, whatever its labels. */
 export function isPlacedFor(
@@ -168,9 +205,8 @@ export function isPlacedFor(
   })
 }
 
-function interpret(state: ResourceState): SliceResource | Problem {
+function interpret(state: ResourceState, name: ResourceName): SliceResource | Problem {
   const { path, hash } = state
-  const name = nameOf(state) as ResourceName
   const kind = KINDS.get(name.kind)
   if (kind === undefined) {
     return {
@@ -207,8 +243,9 @@ function ownPart(resource: SliceResource): Part {
   }
 }
 
-interface Read {
-  readonly state: ResourceState
+/** Zone settings, with their template. */
+interface Settings {
+  readonly read: Read
   readonly result: SliceResource | Problem
 }
 
@@ -220,12 +257,12 @@ class ZoneDefaults {
   readonly #broken: readonly ResourceName[]
   readonly #levels = new Map<string, { readonly key: string; readonly levels: readonly SiteDefaults[] }>()
 
-  constructor(read: readonly Read[], labels: Readonly<Record<string, string>>) {
-    const results = read.flatMap(({ result }) => ('code' in result ? [] : result))
+  constructor(settings: readonly Settings[], labels: Readonly<Record<string, string>>) {
+    const results = settings.flatMap(({ result }) => ('code' in result ? [] : result))
     const selected = results.filter(isZoneSettings).filter(({ spec }) => isSelected(spec, labels))
     this.#settings = selected.toSorted((a, b) => zoneDepth(a.name.zone) - zoneDepth(b.name.zone))
-    this.#broken = read.flatMap(({ state, result }) =>
-      'code' in result && losesPolicies(state) ? (nameOf(state) ?? []) : [],
+    this.#broken = settings.flatMap(({ read, result }) =>
+      'code' in result && losesPolicies(read) ? (read.name ?? []) : [],
     )
   }
 
@@ -269,18 +306,13 @@ class ZoneDefaults {
 }
 
 /** Whether sites would lose their protection by leaving this out, for whatever reason: a quota may have shrunk. */
-function losesPolicies({ path, fields }: ResourceState): boolean {
-  const name = parseResourcePath(path)
-  const isSettings = name?.kind === 'zonesettings' && name.name === KINDS.get(name.kind)?.onlyName
-  return isSettings && [...fields.keys()].some((field) => field.startsWith('defaults/policies'))
+function losesPolicies({ name, state }: Read): boolean {
+  const isSettings = name !== undefined && name.name === KINDS.get(name.kind)?.onlyName
+  return isSettings && [...state.fields.keys()].some((field) => field.startsWith('defaults/policies'))
 }
 
 function schemaProblem(path: string, { field, message, hint }: FieldFault, prefix = ''): Problem {
   return { path, code: 'schema', message: `${prefix}${field} ${message}`, ...(hint === undefined ? {} : { hint }) }
-}
-
-function isTemplatePath(path: string): boolean {
-  return parseResourcePath(path)?.kind === 'template'
 }
 
 /** The resource with what its template says where it says nothing itself. Its hash changes with the template. */

@@ -33,6 +33,9 @@ export class MeshState {
   readonly #resources = new Map<string, ResourceState>()
   readonly #live = new Map<string, LiveDocument>()
   readonly #stale = new Set<string>()
+  /** All that exist, sorted by path, as they were before those of #unlisted changed. */
+  #listed: readonly ResourceState[] = []
+  readonly #unlisted = new Set<string>()
   #changed = new Set<string>()
   #verdictsAreStale = false
 
@@ -101,12 +104,14 @@ export class MeshState {
     return followers.find(([path, deps, ops]) => this.#open(path).isExcessive({ deps, ops }))?.[0]
   }
 
-  /** All resources that exist, sorted by path. */
-  resources(): ResourceState[] {
-    return [...this.history.resourcePaths()]
-      .toSorted()
-      .map((path) => this.resource(path) as ResourceState)
-      .filter((state) => state.exists)
+  /** All resources that exist, sorted by path. The same array for as long as none of them changes. */
+  resources(): readonly ResourceState[] {
+    this.#refreshVerdicts()
+    if (this.#unlisted.size === 0) return this.#listed
+    const changed = [...this.#unlisted].toSorted().map((path) => this.resource(path) as ResourceState)
+    this.#unlisted.clear()
+    this.#listed = merged(this.#listed, changed)
+    return this.#listed
   }
 
   /** The grant that an edit exercises; undefined when the edit is not known. The same function always: see slice(). */
@@ -136,6 +141,7 @@ export class MeshState {
 
   #markStale(path: string): void {
     this.#stale.add(path)
+    this.#unlisted.add(path)
     this.#changed.add(path)
   }
 
@@ -178,4 +184,27 @@ export class MeshState {
     const [, deps, ops] = body.edits.find(([touched]) => touched === path) as EditBody['edits'][number]
     return { id, by: body.by, at: body.at, deps, ops, accepted }
   }
+}
+
+/** Both sorted by path. What changed counts, and is left out where it does not exist any more. */
+function merged(before: readonly ResourceState[], changed: readonly ResourceState[]): readonly ResourceState[] {
+  const parts: (readonly ResourceState[])[] = []
+  let from = 0
+  for (const state of changed) {
+    const at = placeOf(state.path, before)
+    parts.push(before.slice(from, at), state.exists ? [state] : [])
+    from = before[at]?.path === state.path ? at + 1 : at
+  }
+  return [...parts, before.slice(from)].flat()
+}
+
+/** The index of the first whose path is not before this one. */
+function placeOf(path: string, sorted: readonly ResourceState[]): number {
+  let [low, high] = [0, sorted.length]
+  while (low < high) {
+    const middle = (low + high) >> 1
+    if ((sorted[middle] as ResourceState).path < path) low = middle + 1
+    else high = middle
+  }
+  return low
 }

@@ -199,5 +199,5 @@ export function tokenOf(key: KeyPair = KEYS.owner, edit?: string): { authorizati
 
 /** The target of a node of the test mesh, as its own reconciler would compute it. */
 export function targetOf(replica: Replica, zones: readonly string[]): string {
-  return targetOfSlice(replica.state.resources(), { places: [{ workspace: '*', zones }], labels: {} })
+  return targetOfSlice(replica.state.resources(), [{ workspace: '*', zones }])
 }
