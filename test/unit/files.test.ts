@@ -3,7 +3,7 @@
  * it before; log files are put aside and made anew; and who may pass through a directory.
  */
 
-import { chmod, mkdir, mkdtemp, readdir, readFile, rm, stat, symlink, writeFile } from 'node:fs/promises'
+import { chmod, mkdir, mkdtemp, readdir, readFile, rm, stat, symlink, utimes, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
@@ -16,6 +16,7 @@ import { ANYBODY, closedDirectories, mayPass } from '../../src/nginx/applying/re
 import { filePath, unitFile } from '../../src/nginx/rendering/unit-files.ts'
 import type { Unit } from '../../src/nginx/rendering/unit.ts'
 import { NginxHost } from '../support/nginx-host.ts'
+import { waitFor } from '../support/wait.ts'
 
 let base: string
 let directory: string
@@ -28,6 +29,9 @@ afterEach(() => rm(base, { recursive: true }))
 const modeOf = async (path: string) => ((await stat(path)).mode & 0o777).toString(8)
 const modesOf = async (paths: readonly string[]) =>
   Object.fromEntries(await Promise.all(paths.map(async (path) => [path, await modeOf(join(directory, path))])))
+
+/** Every file is settled by it. */
+const LATER = { now: () => systemClock.now() + 60_000 }
 
 const DIRECTORIES = ['.', 'objects', 'generations', 'private', 'drift', 'logs', 'temp']
 /** Workers, which may be another user, stat the drain file, write temporary files, and open logs anew. */
@@ -134,7 +138,7 @@ describe('files of units', () => {
   }
   const objects = async () => (await readdir(join(directory, 'objects'))).filter((name) => name.endsWith('.txt'))
   const newStore = async (host: NginxHost, group?: number) => {
-    const store = new GenerationStore(host.layout, systemClock, disk, () => Promise.resolve(group))
+    const store = new GenerationStore(host.layout, LATER, disk, () => Promise.resolve(group))
     await store.open()
     return store
   }
@@ -164,6 +168,18 @@ describe('files of units', () => {
     expect(await store.damage(first)).toEqual([{ path, reason: 'missing' }])
     await store.repair(first, await store.damage(first))
     expect(await store.damage(first)).toEqual([])
+
+    const before = await stat(path, { bigint: true })
+    await waitFor(
+      async () => {
+        await writeFile(path, 'two\n')
+        await utimes(path, Number(before.atimeMs) / 1000, Number(before.mtimeMs) / 1000)
+        return (await stat(path, { bigint: true })).ctimeNs !== before.ctimeNs
+      },
+      { what: 'the clock of the file system' },
+    )
+    expect(await store.damage(first), 'as long and as old as it was').toEqual([{ path, reason: 'changed' }])
+    await store.repair(first, await store.damage(first))
 
     const second = withFile(host, 'two\n', 'workers')
     expect(second.digest).not.toBe(first.digest)

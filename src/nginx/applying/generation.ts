@@ -36,6 +36,12 @@ export interface Damage {
   readonly reason: 'missing' | 'changed'
 }
 
+/** A file as it was read. `mark`: what stat() said before, by which a later change is seen; undefined when it may not be. */
+interface Hashed {
+  readonly hash: string
+  readonly mark: string | undefined
+}
+
 /** Texts stay out of it: some are secret. */
 type FileRecord = Omit<UnitFile, 'text'>
 
@@ -55,6 +61,8 @@ const FOLDERS: readonly (readonly [name: string, access: Access])[] = [
 ]
 /** Proven generations that stay on disk, and with them every object that they name. */
 const GENERATIONS_KEPT = 10
+/** So long after its last change a file has a mark of its own when it is changed again. */
+const SETTLED_MS = 2_000
 /** Files written or read at once. */
 const PARALLEL = 16
 
@@ -81,6 +89,8 @@ export class GenerationStore {
   readonly #objects = new Set<string>()
   /** Names in objects/ of the generations known to be whole on disk. */
   readonly #generations = new Map<string, readonly string[]>()
+  /** By path, of the files that were last looked at for damage. */
+  #hashed: ReadonlyMap<string, Hashed> = new Map()
   #proven: readonly string[] = []
 
   constructor(
@@ -215,21 +225,41 @@ export class GenerationStore {
     return { digest, main, objects, files, units }
   }
 
-  /** The files of a generation that are not what they should be, found by hashing all of them. */
+  /** The files of a generation that are not what they should be. One is hashed again when it was touched since. */
   async damage(generation: Generation): Promise<readonly Damage[]> {
     const directory = join(this.#directory, 'generations', generation.digest)
+    const { main, manifest } = hashesOf(generation)
     const expected = new Map([
-      [join(directory, 'nginx.conf'), sha256(generation.main)],
-      [join(directory, 'manifest.json'), sha256(manifest(generation))],
+      [join(directory, 'nginx.conf'), main],
+      [join(directory, 'manifest.json'), manifest],
       ...namesIn(generation).map((name): [string, string] => [this.#objectPath(name), hashIn(name)]),
     ])
     const damage: Damage[] = []
+    const hashed = new Map<string, Hashed>()
     await inParallel([...expected], async ([path, hash]) => {
-      const text = await readText(path)
-      if (text === undefined) damage.push({ path, reason: 'missing' })
-      else if (sha256(text) !== hash) damage.push({ path, reason: 'changed' })
+      const found = await this.#hash(path)
+      if (found === undefined) return void damage.push({ path, reason: 'missing' })
+      if (found.hash !== hash) damage.push({ path, reason: 'changed' })
+      if (found.mark !== undefined) hashed.set(path, found)
     })
+    this.#hashed = hashed
     return damage
+  }
+
+  /** Of thousands of files all but a few are as they were; reading them all again would keep a core busy. */
+  async #hash(path: string): Promise<Hashed | undefined> {
+    try {
+      const { ino, size, mtimeNs, ctimeNs } = await stat(path, { bigint: true })
+      const mark = [ino, size, mtimeNs, ctimeNs].join()
+      const known = this.#hashed.get(path)
+      if (known?.mark === mark) return known
+      // Whatever changes it in the same moment of the file system's clock leaves the same mark.
+      const isSettled = this.#clock.now() - Number(ctimeNs / 1_000_000n) > SETTLED_MS
+      const hash = sha256(await readFile(path, 'utf8'))
+      return { hash, mark: isSettled ? mark : undefined }
+    } catch {
+      return undefined
+    }
   }
 
   /** Writes every damaged file of the generation again. A changed one is moved to drift/<time>-<name> first. */
@@ -318,6 +348,12 @@ export class GenerationStore {
 
 /** Hand-edited files that drift/ keeps; beyond it the oldest go. */
 const DRIFT_FILES_KEPT = 100
+
+/** SHA-256 of its own two files. */
+const hashesOf = perObject((generation: Generation) => ({
+  main: sha256(generation.main),
+  manifest: sha256(manifest(generation)),
+}))
 
 function manifest({ digest, main, units }: Generation): string {
   const head = JSON.stringify({ v: 1, digest, main: sha256(main) } satisfies Omit<ManifestBody, 'units'>)
