@@ -8,7 +8,7 @@ import { sha256 } from '../../core/canonical.ts'
 import { Memo, perObject } from '../../core/memo.ts'
 import { resourcePath } from '../../core/names.ts'
 import { upstreamsOf } from '../../core/resources/split.ts'
-import { CONSISTENT_WEIGHT_MAX, type StickyCookie, type UpstreamSpec } from '../../core/resources/upstream.ts'
+import type { StickyCookie, UpstreamSpec } from '../../core/resources/upstream.ts'
 import type { ZoneSettingsSpec } from '../../core/resources/zone-settings.ts'
 import {
   isSite,
@@ -43,6 +43,7 @@ import {
   unsupported,
   upstreamNeeds,
 } from './needs.ts'
+import { tooHeavy, tooManyVariables } from './node-limits.ts'
 import { plain } from './quote.ts'
 import { missing, nearest } from '../../core/references.ts'
 import { settlePolicies, type SettledPolicies } from './render-policy.ts'
@@ -51,7 +52,6 @@ import { renderSite, snippetLines } from './render-site.ts'
 import { streamBlock } from './render-stream.ts'
 import {
   ADDRESSES_MAX,
-  consistentWeight,
   crowdedNames,
   hostNames,
   renderLiveUpstream,
@@ -61,8 +61,6 @@ import {
   upstreamKeyOf,
   type ObservedHealth,
 } from './render-upstream.ts'
-import { shareOut, type Demand } from './shares.ts'
-import { variableDemand } from './site-maps.ts'
 import { settleStreams, type Stream, type StreamPlace } from './stream-claims.ts'
 import { streamUnit } from './stream-unit.ts'
 import { filesOf } from './unit-files.ts'
@@ -88,12 +86,6 @@ export interface Rendering {
   /** What reaches nginx without a reload; undefined where all of it stands in the units. */
   readonly live: LiveState | undefined
 }
-
-/** The sum over all upstreams of CONSISTENT_WEIGHT_MAX; `nginx -t` takes about a second for it. */
-const NODE_CONSISTENT_WEIGHT_MAX = 32_768
-
-/** The sum over all sites: every request of every site has 16 bytes for each. */
-const NODE_VARIABLES_MAX = 2048
 
 const remembered = new Memo<Outcome>()
 const siteOutcomes = new Recall<Outcome>()
@@ -250,44 +242,6 @@ function crowd(path: string, names: readonly string[]): Problem {
 }
 
 // ---------------------------------------------------------------------------------------------- units
-
-/** Upstreams whose consistent hashing would cost nginx too much, alone or with all others of the node. */
-function tooHeavy(
-  oldestFirst: readonly SliceResource<UpstreamSpec>[],
-  addresses: ReadonlyMap<string, readonly string[]>,
-): ReadonlyMap<string, Problem> {
-  const problems = new Map<string, Problem>()
-  const demands: Demand[] = []
-  for (const { path, name, spec } of oldestFirst) {
-    const cost = consistentWeight(spec, addresses)
-    const message = `its weights add up to ${cost} over all addresses; with consistent at most ${CONSISTENT_WEIGHT_MAX}`
-    if (cost > CONSISTENT_WEIGHT_MAX) problems.set(path, { path, code: 'unsupported', message, hint: LIGHTER })
-    else if (cost > 0) demands.push({ key: path, workspace: name.workspace, cost })
-  }
-  const granted = shareOut(demands, NODE_CONSISTENT_WEIGHT_MAX)
-  const message = `the upstreams with consistent of a node have weights of at most ${NODE_CONSISTENT_WEIGHT_MAX}, shared out among workspaces`
-  for (const { key: path } of demands) {
-    if (!granted.has(path)) problems.set(path, { path, code: 'clash', message, hint: LIGHTER })
-  }
-  return problems
-}
-const LIGHTER = 'divide the weights, or leave out consistent'
-
-/** Sites whose conditions and splits would cost every request of the node too much, alone or with all others. */
-function tooManyVariables(oldestFirst: readonly Site[]): ReadonlyMap<string, Problem> {
-  const demands = oldestFirst
-    .map(({ path, name, spec }): Demand => ({ key: path, workspace: name.workspace, cost: variableDemand(spec) }))
-    .filter(({ cost }) => cost > 0)
-  const granted = shareOut(demands, NODE_VARIABLES_MAX)
-  const message = `the sites of a node have at most ${NODE_VARIABLES_MAX} variables for conditions and splits, shared out among workspaces`
-  const refused = demands.filter(({ key }) => !granted.has(key))
-  return new Map(
-    refused.map(({ key: path }) => [
-      path,
-      { path, code: 'clash', message, hint: 'remove conditions or splits of routes' },
-    ]),
-  )
-}
 
 function upstreamUnit(upstream: SliceResource<UpstreamSpec>, input: RenderInput): Outcome {
   const { capabilities, addresses, host } = input

@@ -1,0 +1,55 @@
+/**
+ * What the upstreams and sites of a node may cost it, all together: shared out among workspaces, so that none is refused
+ * for what another wants. Pure; called by render.ts.
+ */
+
+import { CONSISTENT_WEIGHT_MAX, type UpstreamSpec } from '../../core/resources/upstream.ts'
+import type { Problem, SliceResource } from '../../core/slice.ts'
+import type { Site } from './claims.ts'
+import { consistentWeight } from './render-upstream.ts'
+import { shareOut, type Demand } from './shares.ts'
+import { variableDemand } from './site-maps.ts'
+
+/** The sum over all upstreams of CONSISTENT_WEIGHT_MAX; `nginx -t` takes about a second for it. */
+const NODE_CONSISTENT_WEIGHT_MAX = 32_768
+
+/** The sum over all sites: every request of every site has 16 bytes for each. */
+const NODE_VARIABLES_MAX = 2048
+
+/** Upstreams whose consistent hashing would cost nginx too much, alone or with all others of the node. */
+export function tooHeavy(
+  oldestFirst: readonly SliceResource<UpstreamSpec>[],
+  addresses: ReadonlyMap<string, readonly string[]>,
+): ReadonlyMap<string, Problem> {
+  const problems = new Map<string, Problem>()
+  const demands: Demand[] = []
+  for (const { path, name, spec } of oldestFirst) {
+    const cost = consistentWeight(spec, addresses)
+    const message = `its weights add up to ${cost} over all addresses; with consistent at most ${CONSISTENT_WEIGHT_MAX}`
+    if (cost > CONSISTENT_WEIGHT_MAX) problems.set(path, { path, code: 'unsupported', message, hint: LIGHTER })
+    else if (cost > 0) demands.push({ key: path, workspace: name.workspace, cost })
+  }
+  const granted = shareOut(demands, NODE_CONSISTENT_WEIGHT_MAX)
+  const message = `the upstreams with consistent of a node have weights of at most ${NODE_CONSISTENT_WEIGHT_MAX}, shared out among workspaces`
+  for (const { key: path } of demands) {
+    if (!granted.has(path)) problems.set(path, { path, code: 'clash', message, hint: LIGHTER })
+  }
+  return problems
+}
+const LIGHTER = 'divide the weights, or leave out consistent'
+
+/** Sites whose conditions and splits would cost every request of the node too much, alone or with all others. */
+export function tooManyVariables(oldestFirst: readonly Site[]): ReadonlyMap<string, Problem> {
+  const demands = oldestFirst
+    .map(({ path, name, spec }): Demand => ({ key: path, workspace: name.workspace, cost: variableDemand(spec) }))
+    .filter(({ cost }) => cost > 0)
+  const granted = shareOut(demands, NODE_VARIABLES_MAX)
+  const message = `the sites of a node have at most ${NODE_VARIABLES_MAX} variables for conditions and splits, shared out among workspaces`
+  const refused = demands.filter(({ key }) => !granted.has(key))
+  return new Map(
+    refused.map(({ key: path }) => [
+      path,
+      { path, code: 'clash', message, hint: 'remove conditions or splits of routes' },
+    ]),
+  )
+}
