@@ -227,7 +227,7 @@ test('a client has so many connections at once', async () => {
 test('a site does not get the port of an older stream, and says so', () => {
   expect(rendered.problems.map(({ path, code, message }) => `${path} ${code} ${message}`)).toEqual([
     `default/*/site/late clash cannot listen on 127.0.0.1:${ports['echo']} beside the stream default/*/stream/echo: ` +
-      'more streams want this port, or as many and the oldest',
+      'more streams of its workspace, or as many and the oldest, want this port',
   ])
 })
 

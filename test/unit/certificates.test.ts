@@ -221,7 +221,7 @@ describe('listeners', () => {
         path: 'default/*/site/b',
         code: 'clash',
         message:
-          'cannot listen on *:443 beside *:443 of the site default/*/site/a: more sites of this port, or as many and the oldest, listen without TLS',
+          'cannot listen on *:443 beside *:443 of the site default/*/site/a: more sites of its workspace, or as many and the oldest, listen without TLS',
         hint: 'leave out tls, or take another port',
       },
     ])

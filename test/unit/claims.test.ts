@@ -3,7 +3,7 @@
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import type { ResourceState } from '../../src/core/document.ts'
-import { isSite } from '../../src/core/slice.ts'
+import { isSite, olderFirst } from '../../src/core/slice.ts'
 import { Claims, LISTENERS_MAX } from '../../src/nginx/rendering/claims.ts'
 import type { Unit } from '../../src/nginx/rendering/unit.ts'
 import { renderStates, renderYaml, sliceOf, statesOf } from '../support/resources.ts'
@@ -76,7 +76,7 @@ describe('a port is listened on in one form', () => {
         path: 'default/*/site/young',
         code: 'clash',
         message:
-          'cannot listen on *:80 beside 10.0.0.1:80 of the site default/*/site/old: more sites of this port, or as many and the oldest, listen on single addresses',
+          'cannot listen on *:80 beside 10.0.0.1:80 of the site default/*/site/old: more sites of its workspace, or as many and the oldest, listen on single addresses',
         hint: 'name an address, or take another port',
       },
     ])
@@ -112,6 +112,95 @@ describe('a port is listened on in one form', () => {
         }
       }),
       { numRuns: 500 },
+    )
+  })
+})
+
+describe('workspaces have one vote each on the form of a port', () => {
+  const many = (count: number, workspace: string, listener: string) =>
+    Array.from({ length: count }, (_, at) => site(`${workspace}-${at}`, { listeners: [listener], workspace }))
+  const pathsOf = (units: readonly Unit[]) => units.map(({ path }) => path.split('/')[0])
+  const TLS = '{ port: 80, tls: { certificate: c } }'
+
+  test('however many sites one has, and however old, two others keep theirs', () => {
+    const { units, problems } = renderAll(
+      ...many(9, 'eve', ONE),
+      site('a', { workspace: 'a' }),
+      site('b', { workspace: 'b' }),
+    )
+    expect(pathsOf(units)).toEqual(['a', 'b'])
+    expect(problems.map(({ path }) => path.split('/')[0])).toEqual(Array(9).fill('eve'))
+    expect(problems[0]).toEqual({
+      path: 'eve/*/site/eve-0',
+      code: 'clash',
+      message:
+        "cannot listen on 10.0.0.1:80 beside *:80 of the site a/*/site/a: more workspaces, or as many and the oldest site's, listen on all addresses",
+      hint: 'leave out the address, or take another port',
+    })
+  })
+
+  test('between equally many, the oldest site that its workspace did not outvote decides', () => {
+    // The oldest of all is alone in its workspace with the way that it listens.
+    const { units, problems } = renderAll(
+      site('alone', { workspace: 'a', listeners: [ONE] }),
+      ...many(2, 'a', ALL),
+      ...many(9, 'b', ONE),
+    )
+    expect(pathsOf(units)).toEqual(['a', 'a'])
+    expect(problems.map(({ message }) => message.split(': ')[1])).toEqual([
+      'more sites of its workspace, or as many and the oldest, listen on all addresses',
+      ...Array<string>(9).fill("more workspaces, or as many and the oldest site's, listen on all addresses"),
+    ])
+  })
+
+  test('a workspace of several ways votes for the one of most of its sites', () => {
+    const mixed = (workspace: string) => [
+      ...many(2, workspace, ALL),
+      site(`${workspace}-x`, { workspace, listeners: [ONE] }),
+    ]
+    const { units } = renderAll(...many(5, 'eve', ONE), ...mixed('a'), ...mixed('b'))
+    expect(pathsOf(units)).toEqual(['a', 'a', 'b', 'b'])
+  })
+
+  test('with TLS and without it is the same', () => {
+    const wishes = [...many(3, 'eve', TLS), site('a', { workspace: 'a' }), site('b', { workspace: 'b' })]
+    const sites = sliceOf(statesOf(wishes.join('---'))).resources.filter(isSite)
+    const claims = new Claims(sites.toSorted(olderFirst), 8080)
+    const got = sites.map((each) => [each.name.workspace, claims.claim(each, true).place.listeners.length])
+    expect(got).toEqual([
+      ['a', 1],
+      ['b', 1],
+      ['eve', 0],
+      ['eve', 0],
+      ['eve', 0],
+    ])
+  })
+
+  const stateIn = (workspace: string, name: string, listener: string, at: number): ResourceState => {
+    const [state] = statesOf(site(name, { workspace, listeners: [listener] })) as [ResourceState]
+    return { ...state, created: { at, edit: '0', by: '' } }
+  }
+  const ages = fc.array(fc.nat(20), { minLength: 1, maxLength: 3 })
+  const single = fc.constantFrom(ONE, OTHER)
+  const sites = fc.array(fc.tuple(fc.constantFrom(ALL, ONE, OTHER), fc.nat(20)), { maxLength: 12 })
+
+  test('property: one workspace takes nothing from what two more than others have, whatever sites it has', () => {
+    fc.assert(
+      fc.property(fc.boolean(), single, fc.tuple(ages, ages, ages), ages, sites, (isAll, one, many, few, evil) => {
+        const [form, other] = isAll ? [ALL, one] : [one, ALL]
+        const statesFor = (workspace: string, listener: string, some: readonly number[]) =>
+          some.map((at, index) => stateIn(workspace, `${workspace}-${index}`, listener, at))
+        const honest = [
+          ...many.flatMap((some, at) => statesFor('abc'[at] as string, form, some)),
+          ...statesFor('d', other, few),
+        ]
+        const before = renderStates(honest).units
+        expect(new Set(pathsOf(before))).toEqual(new Set(['a', 'b', 'c']))
+        const others = evil.map(([listener, at], index) => stateIn('eve', `eve-${index}`, listener, at))
+        const after = renderStates([...honest, ...others]).units
+        expect(after.filter(({ path }) => !path.startsWith('eve/'))).toEqual(before)
+      }),
+      { numRuns: 150 },
     )
   })
 })

@@ -70,6 +70,39 @@ describe('a port', () => {
     expect(problems).toEqual([])
   })
 
+  test('has one use, on which each workspace has one vote, whatever it has of sites and streams', () => {
+    const of = (workspace: string, yaml: string) => yaml.replace(' }', `, workspace: ${workspace} }`)
+    const at = (host: string) => stream(host, 'port: 1', `, hosts: [${host}.example]`)
+    const streamsOf = (workspace: string, ...names: readonly string[]) => [
+      of(workspace, UPSTREAM),
+      ...names.map((name) => of(workspace, at(name))),
+    ]
+    const kept = (...documents: readonly string[]) =>
+      renderYaml(documents.join('---\n')).units.flatMap(({ path, kind }) => (kind === 'upstream' ? [] : path))
+    const sites = ['a', 'b'].map((name) => of(name, site(name, 1)))
+    // One workspace of many old streams, and two of one site.
+    const many = streamsOf('eve', 'x', 'y', 'z')
+    expect(kept(...many, ...sites)).toEqual(['a/*/site/a', 'b/*/site/b'])
+    expect(renderYaml([...many, ...sites].join('---\n')).problems[0]).toMatchObject({
+      path: 'eve/*/stream/x',
+      message:
+        "cannot listen on *:1 beside the site a/*/site/a: more workspaces, or as many and the oldest site's, want this port for sites",
+    })
+    // And the other way round.
+    const one = ['x', 'y', 'z'].map((name) => of('eve', site(name, 1)))
+    expect(kept(...one, ...streamsOf('a', 'p'), ...streamsOf('b', 'q'))).toEqual(['a/*/stream/p', 'b/*/stream/q'])
+    // Within a workspace its many count.
+    const [p, q] = ['p', 'q'].map((name) => of('a', site(name, 1))) as [string, string]
+    expect(kept(...streamsOf('a', 'x'), p, q)).toEqual(['a/*/site/p', 'a/*/site/q'])
+  })
+
+  test('streams that clash among themselves count once against sites', () => {
+    const whole = ['x', 'y', 'z'].map((name) => stream(name, 'port: 1'))
+    expect(rendered(...whole, site('a', 1), site('b', 1)).units).toEqual(['site/a', 'site/b'])
+    expect(rendered(...whole, site('a', 1)).units).toEqual(['stream/x'])
+    expect(rendered(site('a', 1), ...whole).units).toEqual(['site/a'])
+  })
+
   test('costs: a node has so many', () => {
     const many = Array.from({ length: STREAM_LISTENERS_MAX + 1 }, (_, at) => stream(`s${at}`, `port: ${at + 1}`))
     expect(rendered(...many).problems).toEqual([

@@ -8,6 +8,7 @@ import { perObject } from '../../core/memo.ts'
 import type { ListenerTls, SiteListener } from '../../core/resources/listener.ts'
 import type { SiteSpec } from '../../core/resources/site.ts'
 import type { Problem, SliceResource } from '../../core/slice.ts'
+import { decide, type Decision, type Wish } from './port-votes.ts'
 import { shareOut } from './shares.ts'
 import type { Listener } from './unit.ts'
 
@@ -41,11 +42,12 @@ export function isWildcard(listener: Pick<Listener, 'address' | 'port'>): boolea
   return listenerKey(listener) === wildcardOf(listener)
 }
 
-/** Of a listener: listenerKey and wildcardOf, made once. */
+/** Of a listener: listenerKey, wildcardOf, and in which of eight ways it listens, made once. */
 const spotOf = perObject((listener: Listener) => ({
   key: listenerKey(listener),
   port: wildcardOf(listener),
   isWildcard: isWildcard(listener),
+  use: [isWildcard(listener), listener.tls, listener.proxyProtocol].join(),
 }))
 
 function listenerOf({ address, port, tls, proxyProtocol }: Partial<SiteListener> & { port: number }): Listener {
@@ -101,22 +103,24 @@ const remembered = new WeakMap<SiteSpec, Wishes>()
 export class Claims {
   /** Site paths by listener and host. */
   readonly #owners = new Map<string, Map<string, string>>()
-  /** The winning form of each port, and its oldest site, by the listener for all addresses. */
-  readonly #forms: ReadonlyMap<string, Form>
+  /** The winning form of each port, by the listener for all addresses. */
+  readonly #forms: ReadonlyMap<string, Decision<Form>>
   readonly #granted: ReadonlySet<string>
   readonly #defaultPort: number
-  readonly #taken: ReadonlyMap<string, string>
+  readonly #taken: ReadonlyMap<string, Decision<PortWish>>
 
   /**
    * @param rendered the sites that can be rendered, oldest first: a listener of another is never there.
-   * @param taken paths of the streams that have a port, by wildcardOf
+   * @param taken the ports that are for streams, by wildcardOf
    */
-  constructor(rendered: readonly Site[], defaultPort: number, taken: ReadonlyMap<string, string> = new Map()) {
+  constructor(
+    rendered: readonly Site[],
+    defaultPort: number,
+    taken: ReadonlyMap<string, Decision<PortWish>> = new Map(),
+  ) {
     this.#defaultPort = defaultPort
     this.#taken = taken
-    // One that was left no host asks for nothing: it must not decide how others listen.
-    const asking = rendered.filter(({ spec }) => spec.hosts.length > 0)
-    const wanted = asking.map((site) => ({ site, listeners: wishesOf(site, defaultPort).listeners }))
+    const wanted = rendered.filter(isAsking).map((site) => ({ site, listeners: wishesOf(site, defaultPort).listeners }))
     this.#forms = formsOf(wanted)
     this.#granted = grantedOf(wanted.map(({ site, listeners }) => ({ site, listeners: this.#fitting(listeners) })))
   }
@@ -129,7 +133,7 @@ export class Claims {
     const wishes = wishesOf(site, this.#defaultPort)
     const lost: Problem[] = []
     const listeners = wishes.listeners.filter((listener) => {
-      const problem = renders && wishes.hosts.length > 0 ? this.#refusal(site.path, listener) : undefined
+      const problem = renders && isAsking(site) ? this.#refusal(site, listener) : undefined
       if (problem !== undefined) lost.push(problem)
       return problem === undefined
     })
@@ -153,49 +157,66 @@ export class Claims {
   }
 
   #fitting(listeners: readonly Listener[]): readonly Listener[] {
-    const fits = (listener: Listener) => isOf(listener, this.#forms.get(spotOf(listener).port) as Form)
+    const fits = (listener: Listener) => spotOf(listener).use === this.#formOf(listener).winner.use
     return listeners.every(fits) ? listeners : listeners.filter(fits)
   }
 
-  #refusal(path: string, listener: Listener): Problem | undefined {
-    const { key, port } = spotOf(listener)
-    const form = this.#forms.get(port) as Form
+  #formOf(listener: Listener): Decision<Form> {
+    return this.#forms.get(spotOf(listener).port) as Decision<Form>
+  }
+
+  #refusal(site: Site, listener: Listener): Problem | undefined {
+    const { key, port, use } = spotOf(listener)
+    const form = this.#formOf(listener)
     const stream = this.#taken.get(port)
-    if (stream !== undefined) return portClash(path, listener, `the stream ${stream}`, 'streams')
-    if (!isOf(listener, form)) return formClash(path, listener, form)
+    if (stream !== undefined) return portClash(site, listener, stream)
+    if (use !== form.winner.use) return formClash(site, listener, form)
     if (this.#granted.has(key)) return undefined
     const message = `cannot listen on ${key}: a node has at most ${LISTENERS_MAX} listeners, shared out among workspaces`
-    return { path, code: 'clash', message, hint: 'take a port that other sites use, or remove listeners' }
+    return { path: site.path, code: 'clash', message, hint: 'take a port that other sites use, or remove listeners' }
   }
 }
 
-function formClash(path: string, listener: Listener, form: Form): Problem {
+/** One that was left no host asks for nothing: it must not decide how others listen. */
+export function isAsking({ spec }: Site): boolean {
+  return spec.hosts.length > 0
+}
+
+function formClash({ path, name }: Site, listener: Listener, { winner, voters }: Decision<Form>): Problem {
   const [which, way] =
-    form.tls !== listener.tls
-      ? form.tls
+    winner.tls !== listener.tls
+      ? winner.tls
         ? ['over TLS', 'give the listener tls']
         : ['without TLS', 'leave out tls']
-      : form.proxyProtocol !== listener.proxyProtocol
-        ? form.proxyProtocol === true
+      : winner.proxyProtocol !== listener.proxyProtocol
+        ? winner.proxyProtocol === true
           ? ['behind a proxy', 'give the listener proxyProtocol: true']
           : ['without PROXY headers', 'leave out proxyProtocol']
-        : form.isWildcard
+        : winner.isWildcard
           ? ['on all addresses', 'leave out the address']
           : ['on single addresses', 'name an address']
-  const why = `more sites of this port, or as many and the oldest, listen ${which}`
-  const message = `cannot listen on ${listenerKey(listener)} beside ${form.oldest.key} of the site ${form.oldest.path}: ${why}`
+  const who = voters.has(name.workspace)
+    ? 'more sites of its workspace, or as many and the oldest'
+    : "more workspaces, or as many and the oldest site's"
+  const message = `cannot listen on ${listenerKey(listener)} beside ${winner.key} of the site ${winner.path}: ${who}, listen ${which}`
   return { path, code: 'clash', message, hint: `${way}, or take another port` }
 }
 
-/** @param many what the other is one of: more of them want the port, or as many and the oldest */
+/** What a port is for. */
+export interface PortWish extends Wish {
+  readonly use: 'site' | 'stream'
+  readonly path: string
+}
+
 export function portClash(
-  path: string,
+  { path, name }: Pick<SliceResource, 'path' | 'name'>,
   listener: { readonly address: string; readonly port: number },
-  other: string,
-  many: 'sites' | 'streams',
+  { winner: { use, path: other }, voters }: Decision<PortWish>,
 ): Problem {
-  const why = `more ${many} want this port, or as many and the oldest`
-  const message = `cannot listen on ${listenerKey(listener)} beside ${other}: ${why}`
+  const why = voters.has(name.workspace)
+    ? `more ${use}s of its workspace, or as many and the oldest, want this port`
+    : `more workspaces, or as many and the oldest ${use}'s, want this port for ${use}s`
+  const message = `cannot listen on ${listenerKey(listener)} beside the ${use} ${other}: ${why}`
   return { path, code: 'clash', message, hint: 'take another port' }
 }
 
@@ -211,51 +232,37 @@ interface Wanted {
   readonly listeners: readonly Listener[]
 }
 
-/** One of the eight ways to listen on a port. */
-interface Form {
+/** One of the eight ways to listen on a port, as a site wants it. */
+interface Form extends Wish {
+  readonly port: string
   readonly isWildcard: boolean
   readonly tls: boolean
   readonly proxyProtocol: true | undefined
-  readonly oldest: { readonly path: string; readonly key: string }
-  sites: number
+  readonly path: string
+  readonly key: string
 }
 
 /**
  * An address and port is over TLS or not, and begins with PROXY headers or not, for all of its sites; and beside `*:80` a listener on `10.0.0.1:80` would take that address away from every site on `*:80`, and a reload could
- * not bind one beside the other, so one form has to give way. The one that more sites use stays. One site alone, of whatever
+ * not bind one beside the other, so one form has to give way. Which one, workspaces vote on. One site alone, of whatever
  * age it claims, must take down neither those that share the port nor those that have an address each; that the older
- * go first would let it, since ages are claimed, and so would a fixed precedence of either form. Between equals the
- * oldest site decides.
+ * go first would let it, since ages are claimed, and so would a fixed precedence of either form.
  */
-function formsOf(oldestFirst: readonly Wanted[]): Map<string, Form> {
-  const all = new Map<string, Form[]>()
-  for (const { site, listeners } of oldestFirst) {
+function formsOf(oldestFirst: readonly Wanted[]): ReadonlyMap<string, Decision<Form>> {
+  const forms = oldestFirst.flatMap(({ site: { path, name }, listeners }) =>
     // Several single addresses of one port are one site all the same.
-    for (const listener of eachFormOf(listeners)) {
-      const { port } = spotOf(listener)
-      const forms = all.get(port) ?? []
-      all.set(port, forms)
-      const form = forms.find((one) => isOf(listener, one))
-      if (form === undefined) {
-        const { key, isWildcard: isAll } = spotOf(listener)
-        const { tls, proxyProtocol } = listener
-        forms.push({ isWildcard: isAll, tls, proxyProtocol, oldest: { path: site.path, key }, sites: 1 })
-      } else form.sites += 1
-    }
-  }
-  // The sort is stable: the form of the oldest site comes first.
-  return new Map([...all].map(([port, forms]) => [port, forms.toSorted((a, b) => b.sites - a.sites)[0] as Form]))
+    eachFormOf(listeners).map((listener): Form => {
+      const { tls, proxyProtocol } = listener
+      return { ...spotOf(listener), tls, proxyProtocol, path, workspace: name.workspace }
+    }),
+  )
+  return new Map([...Map.groupBy(forms, ({ port }) => port)].map(([port, some]) => [port, decide(some)]))
 }
 
 /** One listener of each port and way. */
 const eachFormOf = perObject((listeners: readonly Listener[]): readonly Listener[] => [
-  ...new Map(listeners.map((each) => [`${wildcardOf(each)} ${each.tls} ${each.proxyProtocol}`, each])).values(),
+  ...new Map(listeners.map((each) => [`${spotOf(each).port} ${spotOf(each).use}`, each])).values(),
 ])
-
-function isOf(listener: Listener, form: Form): boolean {
-  const { tls, proxyProtocol } = listener
-  return spotOf(listener).isWildcard === form.isWildcard && tls === form.tls && proxyProtocol === form.proxyProtocol
-}
 
 /** Within a workspace the listeners that most sites use go first, then the oldest: one site must not crowd out many. */
 function grantedOf(oldestFirst: readonly Wanted[]): ReadonlySet<string> {

@@ -5,7 +5,18 @@
 
 import type { StreamListenerSpec, StreamSpec } from '../../core/resources/stream.ts'
 import { olderFirst, type Problem, type SliceResource } from '../../core/slice.ts'
-import { isWildcard, listenerKey, normalAddress, portClash, wildcardOf, wishesOf, type Site } from './claims.ts'
+import {
+  isAsking,
+  isWildcard,
+  listenerKey,
+  normalAddress,
+  portClash,
+  wildcardOf,
+  wishesOf,
+  type PortWish,
+  type Site,
+} from './claims.ts'
+import { decide, type Decision } from './port-votes.ts'
 import { shareOut } from './shares.ts'
 import type { StreamListener } from './unit.ts'
 
@@ -24,8 +35,8 @@ export interface SettledStreams {
   /** By path; none for one that gets nothing. */
   readonly places: ReadonlyMap<string, StreamPlace>
   readonly problems: readonly Problem[]
-  /** Paths of the streams to which sites leave a port, by wildcardOf. */
-  readonly taken: ReadonlyMap<string, string>
+  /** The ports that sites leave to streams, by wildcardOf. */
+  readonly taken: ReadonlyMap<string, Decision<PortWish>>
 }
 
 export function streamListener({ address, port, protocol, proxyProtocol }: StreamListenerSpec): StreamListener {
@@ -44,11 +55,18 @@ export function keyOf(listener: StreamListener): string {
 
 /** @param streams and sites those that can be rendered, oldest first */
 export function settleStreams(streams: readonly Stream[], sites: readonly Site[], defaultPort: number): SettledStreams {
-  const taken = portsOfStreams(streams, sites, defaultPort)
   const demands = streams.flatMap(({ name, spec }) =>
     streamListeners(spec).map((listener) => ({ key: keyOf(listener), workspace: name.workspace, cost: 1 })),
   )
   const granted = shareOut(demands, STREAM_LISTENERS_MAX)
+  const alone = placesOf(streams, granted, new Map())
+  const ports = portsOf(streams, alone.places, sites, defaultPort)
+  const taken = new Map([...ports].filter(([, { winner }]) => winner.use === 'stream'))
+  return { ...placesOf(streams, granted, ports), taken }
+}
+
+/** @param granted keys of listeners */
+function placesOf(streams: readonly Stream[], granted: ReadonlySet<string>, ports: Ports) {
   const claims = new StreamClaims()
   const places = new Map<string, StreamPlace>()
   const problems: Problem[] = []
@@ -56,7 +74,7 @@ export function settleStreams(streams: readonly Stream[], sites: readonly Site[]
     const { path, spec } = stream
     const listeners = streamListeners(spec).filter((listener) => {
       const problem =
-        sitesRefusal(path, listener, taken) ??
+        sitesRefusal(stream, listener, ports) ??
         (granted.has(keyOf(listener)) ? claims.refusal(stream, listener) : tooMany(path, listener))
       if (problem !== undefined) problems.push(problem)
       return problem === undefined
@@ -66,48 +84,46 @@ export function settleStreams(streams: readonly Stream[], sites: readonly Site[]
     const isEmpty = listeners.length === 0 || ((spec.hosts ?? []).length > 0 && hosts.length === 0)
     if (!isEmpty) places.set(path, { listeners, hosts })
   }
-  const won = [...taken].flatMap(([port, { stream }]): [string, string][] =>
-    stream === undefined ? [] : [[port, stream]],
+  return { places, problems }
+}
+
+/** What each port is for that streams want, by wildcardOf. */
+type Ports = ReadonlyMap<string, Decision<PortWish>>
+
+/** @param places that the streams had without sites: those that clash among themselves count once */
+function portsOf(
+  streams: readonly Stream[],
+  places: SettledStreams['places'],
+  sites: readonly Site[],
+  defaultPort: number,
+): Ports {
+  const wishes = (use: PortWish['use'], resource: Stream | Site, listeners: readonly Address[]) => {
+    const { path, name } = resource
+    const ports = new Set(listeners.map(wildcardOf))
+    return [...ports].map((port) => ({ port, resource, use, path, workspace: name.workspace }))
+  }
+  const ofStreams = streams.flatMap((stream) => {
+    const listeners = places.get(stream.path)?.listeners ?? []
+    return wishes('stream', stream, listeners.filter(isTcp))
+  })
+  const wanted = new Set(ofStreams.map(({ port }) => port))
+  const asking = wanted.size === 0 ? [] : sites.filter(isAsking)
+  const ofSites = asking.flatMap((site) =>
+    wishes('site', site, wishesOf(site, defaultPort).listeners).filter(({ port }) => wanted.has(port)),
   )
-  return { places, problems, taken: new Map(won) }
+  const oldestFirst = [...ofStreams, ...ofSites].toSorted((a, b) => olderFirst(a.resource, b.resource))
+  return new Map([...Map.groupBy(oldestFirst, ({ port }) => port)].map(([port, some]) => [port, decide(some)]))
 }
 
-/** Who has a port that sites and streams want: the path of the oldest stream, or of the oldest site. */
-type Winner = { readonly stream?: string; readonly site?: string }
+type Address = Pick<StreamListener, 'address' | 'port'>
 
-/**
- * The use of a port that more resources want stays; between equals that of the oldest one. So one resource alone, of
- * whatever age it claims, takes nothing from many.
- */
-function portsOfStreams(streams: readonly Stream[], sites: readonly Site[], defaultPort: number) {
-  const wanted = new Map<string, { streams: Stream[]; sites: Site[] }>()
-  const at = (port: string) => {
-    const found = wanted.get(port) ?? { streams: [], sites: [] }
-    wanted.set(port, found)
-    return found
-  }
-  for (const stream of streams) {
-    const tcp = streamListeners(stream.spec).filter(({ protocol }) => protocol === 'tcp')
-    for (const port of new Set(tcp.map(wildcardOf))) at(port).streams.push(stream)
-  }
-  for (const site of sites) {
-    for (const port of new Set(wishesOf(site, defaultPort).listeners.map(wildcardOf))) {
-      if (wanted.has(port)) at(port).sites.push(site)
-    }
-  }
-  const winners = new Map<string, Winner>()
-  for (const [port, { streams: some, sites: others }] of wanted) {
-    const [stream, site] = [some[0] as Stream, others[0]]
-    if (site === undefined) continue
-    const isStreams = some.length - others.length || olderFirst(site, stream)
-    winners.set(port, isStreams > 0 ? { stream: stream.path } : { site: site.path })
-  }
-  return winners
+function isTcp({ protocol }: StreamListener): boolean {
+  return protocol === 'tcp'
 }
 
-function sitesRefusal(path: string, listener: StreamListener, taken: ReadonlyMap<string, Winner>) {
-  const site = listener.protocol === 'tcp' ? taken.get(wildcardOf(listener))?.site : undefined
-  return site === undefined ? undefined : portClash(path, listener, `the site ${site}`, 'sites')
+function sitesRefusal(stream: Stream, listener: StreamListener, ports: Ports): Problem | undefined {
+  const decision = isTcp(listener) ? ports.get(wildcardOf(listener)) : undefined
+  return decision?.winner.use === 'site' ? portClash(stream, listener, decision) : undefined
 }
 
 function tooMany(path: string, listener: StreamListener): Problem {
