@@ -9,7 +9,7 @@ import { MeshError } from './errors.ts'
 import type { Log } from './log.ts'
 import type { Brought, LivePush } from './nginx/applying/live-push.ts'
 import { applyError, type ApplyError } from './nginx/applying/run.ts'
-import { isCertificateKey, type LiveState } from './nginx/rendering/live.ts'
+import { isCertificateKey, withRoomFor, type LiveState } from './nginx/rendering/live.ts'
 import type { Clock, Random, Startable } from './ports.ts'
 
 /** How the lane stands. Part of the receipt. */
@@ -117,7 +117,7 @@ export class LiveLane implements Startable {
   async prepare(state: LiveState): Promise<void> {
     const { push } = this.#options
     const before = push.wanted
-    push.want(new Map([...state, ...before.state]))
+    push.want(withRoomFor(before.state, state))
     if (push.wanted !== before) this.wake()
     await push.save()
   }
@@ -205,7 +205,7 @@ export class LiveLane implements Startable {
   #withServed(state: LiveState): LiveState {
     const isServed = this.#options.served()
     const left = [...this.#options.push.wanted.state].filter(([key]) => !state.has(key) && isServed(key))
-    return left.length === 0 ? state : new Map([...state, ...left])
+    return left.length === 0 ? state : withRoomFor(state, new Map(left))
   }
 
   /** Until it is time for the next turn, which a wake-up brings forward. */

@@ -167,6 +167,7 @@ function layoutOf(settings: Config['nginx']): HostLayout {
     workerShutdownTimeoutSeconds: settings.workerShutdownTimeoutSeconds,
     modules: settings.modules,
     staticRoots: settings.staticRoots,
+    maxCacheDisk: settings.maxCacheDisk,
     ...(crsDirectory === undefined ? {} : { crsDirectory }),
     liveLane: settings.liveLane,
   }

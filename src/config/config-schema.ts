@@ -107,6 +107,12 @@ const nginxSchema = z.strictObject({
     .describe(
       'Directories below which sites may serve static files; symbolic links in them are followed. Anyone with an edit grant can publish what lies there, so never name one that holds keys. /, /proc, /sys, /dev, and what holds data_dir or a key of this node are refused.',
     ),
+  max_cache_disk: text(16)
+    .regex(/^[1-9]\d{0,5}[kmg]$/, 'a size such as 500m or 20g')
+    .default('10g')
+    .describe(
+      'The disk that the caches of all policies may fill together, by their maxSize, shared out among workspaces. More keeps more answers; what is beyond is refused by name.',
+    ),
   crs_directory: nginxPath()
     .default('')
     .describe(

@@ -5,7 +5,7 @@ import { describe, expect, test } from 'vitest'
 import { certificateKeysIn } from '../../src/nginx/rendering/certificate-program.ts'
 import { fingerprintOf } from '../../src/nginx/rendering/certificates.ts'
 import { servedKeys } from '../../src/nginx/rendering/live.ts'
-import { renderLive } from '../../src/nginx/rendering/render.ts'
+import { renderLive } from '../../src/nginx/rendering/live-state.ts'
 import {
   certificateYaml,
   makeCertificate,

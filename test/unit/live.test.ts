@@ -11,7 +11,8 @@ import { MeshError } from '../../src/errors.ts'
 import { LiveLane, type LiveWish } from '../../src/live-lane.ts'
 import type { LiveAnswer, LiveEndpoint } from '../../src/nginx/applying/live-endpoint.ts'
 import { LivePush, type LivePushOptions } from '../../src/nginx/applying/live-push.ts'
-import { liveFile } from '../../src/nginx/rendering/live-program.ts'
+import { LIVE_PUSH_BYTES_MAX, liveFile } from '../../src/nginx/rendering/live-program.ts'
+import { renderLive } from '../../src/nginx/rendering/live-state.ts'
 import {
   certificateKey,
   changeText,
@@ -79,6 +80,49 @@ ${upstream("{ endpoints: { '10.0.0.2:80': {} } }", 'b')}
       }),
       { numRuns: 100 },
     )
+  })
+
+  test('one workspace with more endpoints than workers can be told of takes none of the others’ from the lane', () => {
+    // About 100 KB of each, and of the site, which is the last of its workspace.
+    const names = Array.from({ length: 28 }, (_, at) => `e${at}.test`)
+    const addressesOf = (at: number) =>
+      Array.from({ length: 64 }, (_, one) => `2001:db8:1111:2222:3333:4444:${at + 1}:${one + 1000}`)
+    const addresses = new Map(names.map((name, at) => [name, addressesOf(at)]))
+    const endpoints = names.map((name) => `'${name}:80': {}`).join()
+    const long = 'p'.repeat(60)
+    const of = (workspace: string, count: number, some: string) =>
+      Array.from(
+        { length: count },
+        (_, at) =>
+          `{ apiVersion: nxmesh/v1, kind: Upstream, metadata: { name: ${long}${at}, workspace: ${workspace} }, spec: { endpoints: { ${some} } } }`,
+      )
+    const targets = Array.from({ length: 16 }, (_, at) => `t${at}: { upstream: ${long}${at % 2}, weight: 1 }`).join()
+    const routes = Array.from({ length: 100 }, (_, at) => `r${at}: { path: /${at}, proxy: { split: { ${targets} } } }`)
+    const site = (workspace: string, some: readonly string[]) =>
+      `{ apiVersion: nxmesh/v1, kind: Site, metadata: { name: s, workspace: ${workspace} }, spec: { hosts: [${workspace}.test], routes: { ${some.join()} } } }`
+    const yaml = [
+      ...of('eve', 50, endpoints),
+      site('eve', routes),
+      ...of('a', 2, "'10.0.0.1:80': {}"),
+      site('a', routes.slice(0, 1)),
+    ]
+    const { live, units, problems, input } = renderYaml(yaml.join('\n---\n'), { host: LIVE, addresses })
+    expect(renderLive(input)).toEqual(live)
+    expect(wholeText({ stamp: 1, state: live as LiveState }).length).toBeLessThan(5 * 1024 * 1024)
+    expect(live?.get(`u:a_-_${long}0`)).toBe('round_robin - 10.0.0.1:80,1,0,0,1,10')
+    const crowded = problems.map(({ path }) => path)
+    expect(crowded).toContain('eve/*/site/s')
+    expect(crowded.length).toBeGreaterThan(3)
+    expect(crowded.length).toBeLessThan(20)
+    expect(crowded.every((path) => path.startsWith('eve/'))).toBe(true)
+    expect(problems[0]).toMatchObject({
+      code: 'unsupported',
+      message: expect.stringMatching(/^its changes take a reload: /),
+    })
+    for (const { path, text, modules = [] } of units) {
+      expect([path, /balancer_by_lua|set_by_lua/.test(text)]).toEqual([path, !crowded.includes(path)])
+      expect([path, modules.length > 0]).toEqual([path, !crowded.includes(path)])
+    }
   })
 
   test('a last good text that asks for live state finds it where the lane was turned off since', () => {
@@ -414,6 +458,27 @@ describe('when', () => {
     lane.wake()
     await clock.advance(20)
     expect([...push.wanted.state]).toEqual([['u:a', '3']])
+  })
+
+  test('what is asked for still, and too much, is left out, the largest first', async () => {
+    const workers = new FakeWorkers()
+    const huge = 'x'.repeat(9 * 1024 * 1024)
+    let state: LiveState = new Map([
+      ['u:a', '1'],
+      ['u:huge', huge],
+      ['u:b', '2'],
+    ])
+    await using setup = await laneOf(workers, () => ({ state, target: 't' }))
+    const { lane, clock, push } = setup
+    setup.serve('u:a', 'u:b', 'u:huge')
+    state = new Map([['u:new', huge]])
+    await lane.prepare(state)
+    expect([...push.wanted.state.keys()]).toEqual(['u:a', 'u:huge', 'u:b'])
+    lane.wake()
+    await clock.advance(20)
+    expect([...push.wanted.state.keys()]).toEqual(['u:new', 'u:a', 'u:b'])
+    expect(workers.pushed.at(-1)?.length).toBeLessThan(LIVE_PUSH_BYTES_MAX)
+    expect(lane.receipt.error).toBeNull()
   })
 
   test('nothing is taken away where nothing may be applied yet', async () => {

@@ -84,6 +84,29 @@ describe('policies of a site', () => {
     ])
   })
 
+  test('one workspace cannot have all the disk for caches, and is told which policy gets none', () => {
+    const cached = (workspace: string, maxSizes: readonly string[]) =>
+      maxSizes.map(
+        (maxSize, at) =>
+          site(`${workspace}${at}`, `policies: [c${at}]`, '*', workspace) +
+          policy(`c${at}`, `cache: { zoneSize: 64k, maxSize: ${maxSize} }`, '*', workspace),
+      )
+    const yaml = [...cached('eve', ['4g', '5g', '3g', '900000g']), ...cached('a', ['1g', '1g'])].join('')
+    const host = { ...LAYOUT, maxCacheDisk: '10g' }
+    const { units, problems } = renderYaml(yaml, { host })
+    const caches = units.flatMap(({ path, kind }) => (kind === 'policy' ? path.replace(/#.*/, '') : []))
+    expect(caches).toEqual(['a/*/policy/c0', 'a/*/policy/c1', 'eve/*/policy/c0', 'eve/*/policy/c2'])
+    expect(problems.filter(({ path }) => path.includes('/policy/'))).toEqual(
+      ['c1', 'c3'].map((name) => ({
+        path: `eve/*/policy/${name}`,
+        code: 'clash',
+        message: 'the caches of this host have at most 10g of its disk, shared out among workspaces',
+        hint: 'give caches a smaller maxSize, let sites share a policy, or raise nginx.max_cache_disk of the host',
+      })),
+    )
+    expect(renderYaml(yaml).problems).toEqual([])
+  })
+
   test('a policy that no site names costs nothing', () => {
     expect(renderYaml(policy('each', RATE)).units).toEqual([])
   })

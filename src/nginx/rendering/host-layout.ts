@@ -27,6 +27,8 @@ export interface HostLayout {
   readonly laneFault?: string
   /** Directories below which static files may be served; anywhere when left out. */
   readonly staticRoots?: readonly string[]
+  /** Of all caches together, like 10g; without bounds when left out. */
+  readonly maxCacheDisk?: string
   /** Where the OWASP Core Rule Set lies; `rules/` is in it. */
   readonly crsDirectory?: string
 }

@@ -21,6 +21,21 @@ import type { Unit } from './unit.ts'
 /** Values by key; neither holds a line feed, and a key holds no space. */
 export type LiveState = ReadonlyMap<string, string>
 
+/** Of what workers are told at once, as text; live-program.ts takes a little more, and twice as much memory at most. */
+const LIVE_BYTES_MAX = 12 * 1024 * 1024
+
+/** The state with what finds room beside it, the smallest first: what is too much of one upstream keeps no other out. */
+export function withRoomFor(state: LiveState, others: LiveState): LiveState {
+  const size = ([key, value]: readonly [string, string]) => key.length + value.length + 2
+  let left = [...state].reduce((bytes, entry) => bytes - size(entry), LIVE_BYTES_MAX)
+  const missing = [...others].filter(([key]) => !state.has(key)).toSorted((a, b) => size(a) - size(b))
+  const added = missing.filter((entry) => {
+    left -= size(entry)
+    return left >= 0
+  })
+  return added.length === 0 ? state : new Map([...state, ...added])
+}
+
 /** A live state as it was pushed; stamps grow. */
 export interface Stamped {
   readonly stamp: number

@@ -6,6 +6,7 @@
 import { sha256 } from '../../core/canonical.ts'
 import { perObject } from '../../core/memo.ts'
 import { resourcePath } from '../../core/names.ts'
+import { bytesOf } from '../../core/resources/fields.ts'
 import type { PolicySpec, PolicyTypeName } from '../../core/resources/policy.ts'
 import type { Route, SiteSpec } from '../../core/resources/site.ts'
 import { isPolicy, olderFirst, type Problem, type Slice, type SliceResource } from '../../core/slice.ts'
@@ -213,7 +214,11 @@ export function settlePolicies(sites: readonly Site[], known: Known, input: Poli
     rendered.set(policy.path, renderPolicy(policy, known, input))
   const inUse = new Set(sites.flatMap((site) => namesIn(site.spec).map((name) => pathOf(site, name, known))))
   const own = [...rendered.values()].filter((each) => 'text' in each)
-  for (const problem of tooMuch(own.filter(({ path }) => inUse.has(path)))) rendered.set(problem.path, problem)
+  for (const problem of tooMuch(
+    own.filter(({ path }) => inUse.has(path)),
+    input.host,
+  ))
+    rendered.set(problem.path, problem)
   const problems = [...rendered.values()].filter((each) => 'code' in each)
   const before = new Map(input.slice.problems.map((each) => [each.path, each]))
   const find = (path: string) => rendered.get(path) ?? before.get(path)
@@ -305,20 +310,29 @@ function beyond(demands: readonly Demand[], limit: number, words: Omit<Problem, 
 }
 
 /** Policies that would cost the node too much, alone or with all others. */
-function tooMuch(inUse: readonly RenderedPolicy[]): readonly Problem[] {
+function tooMuch(inUse: readonly RenderedPolicy[], { maxCacheDisk }: HostLayout): readonly Problem[] {
   const demandsOf = (costOf: (text: PolicyText) => number): readonly Demand[] =>
     inUse
       .map(({ path, text }) => ({ key: path, workspace: path.split('/')[0] as string, cost: costOf(text) }))
       .filter(({ cost }) => cost > 0)
-  const bytesOf = ({ sharedBytes = 0 }: PolicyText) => sharedBytes
+  const memoryOf = ({ sharedBytes = 0 }: PolicyText) => sharedBytes
   const variablesOf = ({ http = [], adjustable = [] }: PolicyText) =>
     [...http, ...adjustable].filter((line) => VARIABLE_LINE.test(line)).length
   return [
-    ...beyond(demandsOf(bytesOf), NODE_SHARED_BYTES_MAX, {
+    ...beyond(demandsOf(memoryOf), NODE_SHARED_BYTES_MAX, {
       code: 'clash',
       message: `the zones of a node's policies have at most ${NODE_SHARED_BYTES_MAX / 1024 / 1024}m, shared out among workspaces`,
       hint: 'give policies smaller zones, or let sites share a policy',
     }),
+    ...beyond(
+      demandsOf(({ diskBytes = 0 }) => diskBytes),
+      maxCacheDisk === undefined ? Infinity : (bytesOf(maxCacheDisk) as number),
+      {
+        code: 'clash',
+        message: `the caches of this host have at most ${maxCacheDisk} of its disk, shared out among workspaces`,
+        hint: 'give caches a smaller maxSize, let sites share a policy, or raise nginx.max_cache_disk of the host',
+      },
+    ),
     ...beyond(demandsOf(variablesOf), NODE_POLICY_VARIABLES_MAX, {
       code: 'clash',
       message: `the policies of a node have at most ${NODE_POLICY_VARIABLES_MAX} variables, shared out among workspaces`,

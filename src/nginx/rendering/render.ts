@@ -29,8 +29,9 @@ import { Claims, listenerKey, wishesOf, type Site } from './claims.ts'
 import { pageFilesOf, pageUpstreamsOf } from './error-pages.ts'
 import type { HostLayout } from './host-layout.ts'
 import { sortedEntries, toText, when } from './lines.ts'
-import { asksLive, siteEntries, upstreamEntry, usesLane, type LiveState } from './live.ts'
-import { hasTls, liveCertificates } from './live-certificates.ts'
+import { asksLive, usesLane, type LiveState } from './live.ts'
+import { liveCertificates } from './live-certificates.ts'
+import { liveEntries, type LiveEntries } from './live-state.ts'
 import { mainConf } from './main-conf.ts'
 import { unitOf, type Outcome } from './outcome.ts'
 import {
@@ -90,7 +91,6 @@ export interface Rendering {
 const remembered = new Memo<Outcome>()
 const siteOutcomes = new Recall<Outcome>()
 const upstreamOutcomes = new Recall<Outcome>()
-const entries = new Memo<readonly [key: string, value: string]>()
 
 /** A resource whose unit cannot be made is absent from `units`; its problem says why. */
 export function render(input: RenderInput): Rendering {
@@ -105,12 +105,26 @@ export function render(input: RenderInput): Rendering {
   }
   const upstreams = slice.resources.filter(isUpstream).toSorted(olderFirst)
   const heavy = tooHeavy(upstreams, addresses)
-  const shared = [JSON.stringify([input.capabilities, host]), ...[...input.openCircuits].toSorted()]
+  // An upstream with a problem of its own is there all the same: its last good unit may serve.
+  const known = new Set([...slice.resources, ...slice.problems].map(({ path }) => path))
+  const sites = slice.resources.filter(isSite).toSorted(olderFirst)
+  const lane = liveEntries(
+    input,
+    upstreams.filter(({ path }) => !heavy.has(path)),
+    sites,
+    () => known,
+  )
+  problems.push(...lane.crowdedOut.values())
+  const shared = [
+    JSON.stringify([input.capabilities, host]),
+    ...[...input.openCircuits].toSorted(),
+    ...lane.crowdedOut.keys(),
+  ]
   const seen = [...[...input.ejected].toSorted(), ...[...addresses].flat(2)]
   upstreamOutcomes.turn([...shared, ...seen])
   for (const upstream of upstreams) {
     const { path, spec } = upstream
-    add(heavy.get(path) ?? upstreamUnit(upstream, input))
+    add(heavy.get(path) ?? upstreamUnit(upstream, lane, input))
     const names = unresolvedNames(spec, addresses)
     if (names.length > 0) problems.push(unresolved(path, names))
     const crowded = crowdedNames(spec, addresses)
@@ -121,12 +135,9 @@ export function render(input: RenderInput): Rendering {
     const unmet = firstUnmet(settingsNeeds(settings.spec), input.capabilities)
     if (unmet !== undefined) problems.push(unsupported(settings.path, unmet, input.capabilities))
   }
-  // An upstream with a problem of its own is there all the same: its last good unit may serve.
-  const known = new Set([...slice.resources, ...slice.problems].map(({ path }) => path))
   const sticky = new Map(
     upstreams.flatMap(({ path, spec }) => (spec.sticky === undefined ? [] : [[path, spec.sticky] as const])),
   )
-  const sites = slice.resources.filter(isSite).toSorted(olderFirst)
   const wordy = tooManyVariables(sites)
   const policies = settlePolicies(sites, known, input)
   problems.push(...policies.problems)
@@ -142,7 +153,7 @@ export function render(input: RenderInput): Rendering {
   const unitFor = (site: Site, place: Place) =>
     wordy.get(site.path) ??
     siteOutcomes.get(site.spec, variantOf(place), (keyed) =>
-      siteUnit(site, place, { known, sticky }, { certificates, live: live.entries }, input, policies, keyed),
+      siteUnit(site, place, { known, sticky }, { certificates, live: live.entries }, lane, input, policies, keyed),
     )
   const rendered = sites.filter((site) => !('code' in unitFor(site, wishesOf(site, host.defaultHttpPort))))
   const streams = slice.resources.filter(isStream).toSorted(olderFirst)
@@ -163,7 +174,8 @@ export function render(input: RenderInput): Rendering {
     if (place.hosts.length > 0 && place.listeners.length > 0) add(unitFor(site, place))
   }
   const ordered = inPathOrder(units, slice)
-  return { units: ordered, problems: problems.toSorted(byPath), live: liveState(input, live.entries) }
+  const state = usesLane(input.capabilities, host) ? new Map([...lane.entries, ...live.entries]) : undefined
+  return { units: ordered, problems: problems.toSorted(byPath), live: state }
 }
 
 /** Units by path. Put in the order of the slice first, which leaves little to sort: paths are long and much alike. */
@@ -192,36 +204,6 @@ function stickyText({ spec }: SliceResource<UpstreamSpec>): string {
   return spec.sticky === undefined ? '' : JSON.stringify(spec.sticky)
 }
 
-/** The live part of the rendering alone, which does not cost the work of all sites. */
-export function renderLive(input: RenderInput): LiveState | undefined {
-  const { slice, capabilities, host, secrets } = input
-  if (!usesLane(capabilities, host)) return undefined
-  const sites = slice.resources.filter(isSite).filter(hasTls)
-  if (sites.length === 0) return liveState(input, new Map())
-  const certificates = new Certificates(slice, secrets)
-  return liveState(input, liveCertificates(sites.toSorted(olderFirst), certificates, input).entries)
-}
-
-function liveState(input: RenderInput, certificates: LiveState): LiveState | undefined {
-  const { slice, capabilities, host, addresses } = input
-  if (!usesLane(capabilities, host)) return undefined
-  entries.turn()
-  const upstreams = slice.resources.filter(isUpstream).toSorted(olderFirst)
-  const heavy = tooHeavy(upstreams, addresses)
-  const rendered = upstreams.filter(({ path }) => !heavy.has(path))
-  let known: ReadonlySet<string> | undefined
-  const knownPaths = () => (known ??= new Set([...slice.resources, ...slice.problems].map(({ path }) => path)))
-  return new Map([
-    ...rendered.map((upstream) =>
-      entries.get(upstreamKeyOf(upstream, addresses, input, host), () =>
-        upstreamEntry(upstream, addresses, input, host),
-      ),
-    ),
-    ...slice.resources.filter(isSite).flatMap((site) => siteEntries(site, knownPaths)),
-    ...certificates,
-  ])
-}
-
 /** Host names that `addresses` should hold for this slice, sorted. */
 export function hostNamesOf({ resources }: Slice): string[] {
   return [...new Set(resources.filter(isUpstream).flatMap(({ spec }) => hostNames(spec)))].toSorted()
@@ -243,12 +225,12 @@ function crowd(path: string, names: readonly string[]): Problem {
 
 // ---------------------------------------------------------------------------------------------- units
 
-function upstreamUnit(upstream: SliceResource<UpstreamSpec>, input: RenderInput): Outcome {
+function upstreamUnit(upstream: SliceResource<UpstreamSpec>, { crowdedOut }: LiveEntries, input: RenderInput): Outcome {
   const { capabilities, addresses, host } = input
   const { path, spec, hash } = upstream
   const unmet = firstUnmet(upstreamNeeds(spec), capabilities)
   if (unmet !== undefined) return unsupported(path, unmet, capabilities)
-  const isLive = usesLane(capabilities, host)
+  const isLive = usesLane(capabilities, host) && !crowdedOut.has(path)
   return upstreamOutcomes.get(spec, '', (keyed) =>
     keyed(isLive ? `${path}\n${hash}\nlive` : upstreamKeyOf(upstream, addresses, input, host), () =>
       unitOf(
@@ -290,6 +272,7 @@ function siteUnit(
   { hosts, listeners }: Place,
   { known, sticky: stickyUpstreams }: Others,
   shown: ShownCertificates,
+  { crowdedOut }: LiveEntries,
   { capabilities, host, openCircuits }: RenderInput,
   settled: SettledPolicies,
   keyed: (key: string, make: () => Outcome) => Outcome,
@@ -335,7 +318,7 @@ function siteUnit(
   }
   const http2 = http2Of(capabilities)
   const { files: tlsFiles, liveKeys, ...served } = tls
-  const isLive = usesLane(capabilities, host)
+  const isLive = usesLane(capabilities, host) && !crowdedOut.has(path)
   const modules = [
     ...siteModules(site.spec, capabilities, host),
     ...policies.used.flatMap(({ text }) => text.modules ?? []),

@@ -55,6 +55,7 @@ export function renderCache(spec: CacheSpec, { scope }: PolicyContext): PolicyTe
     ],
     judgedHeaders: spec.bypass?.headers ?? [],
     sharedBytes: bytesOf(zoneSize) as number,
+    diskBytes: bytesOf(maxSize) as number,
   }
 }
 

@@ -43,6 +43,8 @@ export interface PolicyText {
   readonly loadsRules?: boolean
   /** Of all zones in `http`. */
   readonly sharedBytes?: number
+  /** Of all that it may keep on disk. */
+  readonly diskBytes?: number
 }
 
 export type PolicyHeader = readonly [name: string, value: string | undefined]
