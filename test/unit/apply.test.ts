@@ -80,6 +80,21 @@ describe('isolation', () => {
     expect(select({ problems: [problem(old.path, code)], lastGood: [old] }).units).toEqual([])
   })
 
+  test('a last good site brings neither TLS nor PROXY headers to a listener of others', () => {
+    const over = (name: string, listener: Partial<Listener>) => {
+      const unit = site(name)
+      return { ...unit, listeners: unit.listeners.map((each) => ({ ...each, ...listener })) }
+    }
+    const served = (old: Unit, now: Unit) =>
+      paths(select({ units: [now], problems: [problem(old.path, 'schema')], lastGood: [old] }).units)
+    expect(served(over('a', { proxyProtocol: true }), site('b'))).toEqual(['b'])
+    expect(served(over('a', { tls: true }), site('b'))).toEqual(['b'])
+    expect(served(over('a', { tls: true, proxyProtocol: true }), over('b', { tls: true }))).toEqual(['b'])
+    // The other way round it is the listener of the others that counts.
+    expect(served(site('a'), over('b', { tls: true, proxyProtocol: true }))).toEqual(['a', 'b'])
+    expect(served(over('a', { proxyProtocol: true, port: 81 }), site('b'))).toEqual(['a', 'b'])
+  })
+
   test('a last good site does not take a host from a site that claims it now', () => {
     const old = site('a', { host: 'shop.test' })
     const owner = site('b', { host: 'shop.test' })

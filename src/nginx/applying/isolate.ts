@@ -5,7 +5,8 @@
  */
 
 import type { Problem } from '../../core/slice.ts'
-import { resourceOf, type Unit } from '../rendering/unit.ts'
+import { listenerKey } from '../rendering/claims.ts'
+import { resourceOf, type Listener, type Unit } from '../rendering/unit.ts'
 
 /** Why a unit with a certain text may not be used now. */
 export interface Refused {
@@ -117,16 +118,28 @@ function byPath(a: Unit, b: Unit): number {
   return a.path < b.path ? -1 : 1
 }
 
-/** Removes last good sites whose host and listener a desired site claims now: nginx would serve whichever comes first. */
+/**
+ * Removes last good sites whose host and listener a desired site claims now, since nginx would serve whichever comes first;
+ * and those that would bring TLS or PROXY headers to a listener of desired sites that have none, since nginx gives them to
+ * all of it.
+ */
 function dropClaimed(chosen: Map<string, Unit>, desired: ReadonlyMap<string, Unit>): void {
   // Nearly always.
   if ([...chosen.values()].every((unit) => desired.get(unit.path) === unit)) return
-  const claims = new Map<string, string>()
+  const claims = new Set<string>()
+  const ways = new Map<string, Listener>()
   for (const unit of chosen.values()) {
-    if (desired.get(unit.path) === unit) for (const claim of claimsOf(unit)) claims.set(claim, unit.path)
+    if (desired.get(unit.path) !== unit) continue
+    for (const claim of claimsOf(unit)) claims.add(claim)
+    for (const listener of unit.listeners) ways.set(listenerKey(listener), listener)
+  }
+  const imposes = (listener: Listener): boolean => {
+    const other = ways.get(listenerKey(listener)) ?? listener
+    return (listener.tls && !other.tls) || (listener.proxyProtocol === true && other.proxyProtocol !== true)
   }
   for (const unit of chosen.values()) {
-    if (desired.get(unit.path) !== unit && claimsOf(unit).some((claim) => claims.has(claim))) chosen.delete(unit.path)
+    if (desired.get(unit.path) === unit) continue
+    if (claimsOf(unit).some((claim) => claims.has(claim)) || unit.listeners.some(imposes)) chosen.delete(unit.path)
   }
 }
 
