@@ -2,10 +2,10 @@
  * Writes a folder of new files, all of them or none: an earlier one is never mixed with it. Used by meshctl import.
  */
 
-import { mkdir, readdir, rename, rm, rmdir } from 'node:fs/promises'
+import { mkdir, readdir, rename, rm, rmdir, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { MeshError } from '../../errors.ts'
-import { writeNewFile, type NewFile } from '../new-file.ts'
+import type { NewFile } from '../new-file.ts'
 
 type NewFolder = Pick<NewFile, 'path' | 'name' | 'field'>
 
@@ -32,8 +32,7 @@ export async function writeFolder(folder: NewFolder, files: ReadonlyMap<string, 
   try {
     const made = await mkdir(staged, { recursive: true })
     try {
-      for (const [file, content] of files)
-        await writeNewFile({ path: join(staged, file), name: join(name, file), field, mode: 0o644 }, content)
+      for (const [file, content] of files) await writeFile(join(staged, file), content, { mode: 0o644, flag: 'wx' })
       for (const file of files.keys()) await rename(join(staged, file), join(path, file))
     } finally {
       await rm(staged, { recursive: true, force: true })
