@@ -82,7 +82,7 @@ test.each<[string, Readonly<Record<string, string | Uint8Array>>, RegExp]>([
     {
       'nginx.conf': 'include a;',
       ...Object.fromEntries(
-        [...'abcdefghijklmnopqrst'].map((name, index) => [name, `include ${'abcdefghijklmnopqrstu'[index + 1]};`]),
+        'abcdefghijklmnopqrst'.split('').map((name, index) => [name, `include ${'abcdefghijklmnopqrstu'[index + 1]};`]),
       ),
       u: SITE,
     },
