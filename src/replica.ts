@@ -1,13 +1,13 @@
 /**
  * The only writer of edits: one gate for API, gossip, sync and disk. Parses, admits, stores durably, and only then adds to
- * the state and tells the listeners. What waits for unknown ancestors is in waiting-pool.ts. Never touches the network.
+ * the state and tells the listeners. What waits for unknown ancestors is in waiting-pool.ts, what
+ * a start reads in replaying.ts. Never touches the network.
  */
 
 import { admit } from './core/admission.ts'
 import { toWire } from './core/codec.ts'
 import {
   envelopeId,
-  parseBody,
   parseEnvelope,
   type Body,
   type Envelope,
@@ -19,7 +19,8 @@ import { excessMessage, MeshState } from './core/state.ts'
 import { asMeshError, MeshError, type ErrorCode } from './errors.ts'
 import type { Log } from './log.ts'
 import type { Metrics } from './metrics.ts'
-import type { Clock, CorruptRecord, PeerKey, Startable, Store } from './ports.ts'
+import type { Clock, PeerKey, Startable, Store } from './ports.ts'
+import { replay } from './replaying.ts'
 import { TokenBuckets } from './token-buckets.ts'
 import { WaitingPool } from './waiting-pool.ts'
 
@@ -123,6 +124,14 @@ export class Replica implements Startable {
       throw error
     }
     this.#isStopped = false
+  }
+
+  async #replay(signal: AbortSignal | undefined): Promise<void> {
+    const { store, log } = this.#options
+    const onCorrupt = (key: string, reason: string): void => this.#noteCorrupt(key, reason)
+    const { meshId, waiting } = await replay({ store, log, state: this.state, meshId: this.#meshId, onCorrupt }, signal)
+    this.#meshId = meshId
+    for (const envelope of waiting) this.#park(envelope, 'disk', undefined)
   }
 
   /** Waits for the write in flight, refuses what is queued, closes the store. */
@@ -401,61 +410,6 @@ export class Replica implements Startable {
     return body.type === 'edit' && body.edits.every(([, deps]) => deps.every((dep) => this.state.history.has(dep)))
   }
 
-  async #replay(signal: AbortSignal | undefined): Promise<void> {
-    let parked: Envelope[] = []
-    const refused: string[] = []
-    const unsealed: string[] = []
-    const noteCorrupt = (record: CorruptRecord): void => this.#noteCorrupt(record.key, record.reason)
-    for await (const { id, wire, sealed } of this.#options.store.envelopes(noteCorrupt)) {
-      signal?.throwIfAborted()
-      try {
-        // A lost genesis must not cost what rests on it: this node's own seal says which mesh it was.
-        const mesh = this.#meshId ?? (sealed ? meshOf(wire) : undefined)
-        const envelope = parseEnvelope(wire, mesh, { signaturesAreChecked: sealed })
-        this.#meshId ??= envelope.body.type === 'genesis' ? envelope.id : envelope.body.mesh
-        if (!this.#restore(envelope)) parked.push(envelope)
-      } catch (error) {
-        // A fault of this program must not pass for a fault of the disk, and cost data.
-        if (!(error instanceof MeshError)) throw error
-        const storedMesh = sealed ? meshOf(wire) : undefined
-        if (storedMesh !== undefined && storedMesh !== this.#meshId) throw foreignStore(storedMesh, this.#meshId)
-        this.#noteCorrupt(id, error.message)
-      }
-      if (!sealed) unsealed.push(id)
-      // What this node sealed itself stays, whatever is wrong with it now: another version may read it.
-      if (!sealed && !this.state.history.has(id) && !parked.some((envelope) => envelope.id === id)) refused.push(id)
-    }
-    await this.#options.store.remove(refused)
-    // An ancestor that was refilled later lies behind its descendants on disk.
-    for (let before = -1; before !== parked.length;) {
-      before = parked.length
-      parked = parked.filter((envelope) => !this.#restore(envelope))
-    }
-    for (const envelope of parked) this.#park(envelope, 'disk', undefined)
-    await this.#seal(unsealed)
-  }
-
-  /** After a change of the node's key: what has been checked now need not be checked at every start. Without room it waits. */
-  async #seal(ids: readonly string[]): Promise<void> {
-    const { store, log } = this.#options
-    const checked = ids.map((id) => this.state.history.get(id)).filter((envelope) => envelope !== undefined)
-    try {
-      for (let start = 0; start < checked.length; start += SEALS_AT_ONCE) {
-        const some = checked.slice(start, start + SEALS_AT_ONCE)
-        await store.append(some.map((envelope) => ({ id: envelope.id, wire: toWire(envelope) })))
-      }
-    } catch (error) {
-      log.warn('records that another key had sealed are checked again at the next start', { error })
-    }
-  }
-
-  #restore(envelope: Envelope): boolean {
-    const admission = admit(envelope, this.state.history)
-    if (admission.outcome === 'refused') this.#noteCorrupt(envelope.id, admission.reason)
-    if (admission.outcome === 'ready') this.state.add(envelope)
-    return admission.outcome !== 'waiting'
-  }
-
   #add(envelope: Envelope): void {
     const { history } = this.state
     const before =
@@ -573,30 +527,11 @@ function hasSigners(known: WireEnvelope, wire: WireEnvelope): boolean {
   return Object.keys(wire.sigs).every((key) => Object.hasOwn(known.sigs, key))
 }
 
-/** The mesh that an envelope names; undefined for a genesis, and for what this version cannot read. */
-function meshOf({ bytes }: WireEnvelope): string | undefined {
-  try {
-    const body = parseBody(bytes)
-    return body.type === 'genesis' ? undefined : body.mesh
-  } catch {
-    return undefined
-  }
-}
-
-function foreignStore(stored: string, pinned: string | undefined): MeshError {
-  return new MeshError('config_invalid', `the store belongs to mesh ${stored}, and mesh.id names ${pinned}`, {
-    field: 'mesh.id',
-    hint: 'Correct mesh.id. If the mesh was founded anew, move data_dir/store aside: nginx serves on, and the node fetches the new mesh.',
-  })
-}
-
 /** An operator whose clock runs this far ahead is told; elsewhere claimed time is advisory and never judged. */
 const CLAIMED_TIME_LEAD_MS = 24 * 60 * 60 * 1000
 
 /** Resources materialised before others run: some tens of ms. */
 const RESOURCES_A_TURN = 32
-/** Records written at once when a store is sealed anew: of the largest, 16 MB. */
-const SEALS_AT_ONCE = 256
 
 /** Lets timers, sockets and other work have their turn. */
 function nextTurn(): Promise<void> {
