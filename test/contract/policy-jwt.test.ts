@@ -147,11 +147,26 @@ describe('requests with tokens, on real nginx', () => {
     expect(await said({ a: 1 }, { 'X-User': 'mallory' })).toBe('200 from the backend ')
   })
 
+  test('not two tokens in headers, of which the upstream could take the other', async () => {
+    const Authorization = [`Bearer ${good()}`, 'Bearer other']
+    expect((await host.get('all', '/', { headers: { Authorization } })).status).toBeGreaterThanOrEqual(400)
+  })
+
   test('a token in a cookie', async () => {
-    const at = async (headers: Record<string, string>) => (await host.get('cookie', '/', { headers })).status
+    const at = async (headers: Record<string, string | string[]>) => (await host.get('cookie', '/', { headers })).status
     expect(await at({ Cookie: `a=b; session=${good()}` })).toBe(200)
     expect(await at({ Authorization: `Bearer ${good()}` })).toBe(401)
     expect(await at({})).toBe(401)
+    // The upstream could take the other one.
+    const other = token({ alg: 'none' }, { exp: later(), sub: 'mallory' }, hmac('x'))
+    for (const Cookie of [
+      `session=${good()}; session=${other}`,
+      `Session=${good()};session =${other}`,
+      `session=${good()}, session=${other}`,
+      [`session=${good()}`, `a=b; session=${other}`],
+    ])
+      expect(await at({ Cookie })).not.toBe(200)
+    expect(await at({ Cookie: `session2=${other}; xsession=x; session=${good()}; y` })).toBe(200)
   })
 
   test('nobody says what a claim says: not the client, also where the route goes without, nor the route', async () => {

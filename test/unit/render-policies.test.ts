@@ -107,6 +107,23 @@ describe('policies of a site', () => {
     expect(renderYaml(yaml).problems).toEqual([])
   })
 
+  test('a cache that tells answers apart by what any client can say is refused', () => {
+    const [judge, other] = ['X-User', 'X-Own'].map((name) =>
+      policy('judge', `externalAuth: { upstream: app, headers: [${name}] }`),
+    ) as [string, string]
+    const cache = policy('kept', "cache: { authorized: true, key: '$request_uri $http_x_user' }")
+    const upstream = policy('app', '').replace('kind: Policy', 'kind: Upstream')
+    const route = 'r: { path: /a, policies: [judge], return: { status: 200 } }'
+    const use = site('a', `policies: [kept], routes: { ${route} }`)
+    expect(renderYaml(use + cache + judge + upstream).problems.map(({ path, message }) => [path, message])).toEqual([
+      [
+        'default/*/site/a',
+        'its policy default/*/policy/kept tells answers apart by $http_x_user, which any client can say',
+      ],
+    ])
+    expect(renderYaml(use + cache + other + upstream).problems).toEqual([])
+  })
+
   test('a policy that no site names costs nothing', () => {
     expect(renderYaml(policy('each', RATE)).units).toEqual([])
   })

@@ -7,6 +7,7 @@ import { sha256 } from '../../core/canonical.ts'
 import { perObject } from '../../core/memo.ts'
 import { resourcePath } from '../../core/names.ts'
 import { bytesOf } from '../../core/resources/fields.ts'
+import { requestVariable } from '../../core/resources/conditions.ts'
 import type { PolicySpec, PolicyTypeName } from '../../core/resources/policy.ts'
 import type { Route, SiteSpec } from '../../core/resources/site.ts'
 import { isPolicy, olderFirst, type Problem, type Slice, type SliceResource } from '../../core/slice.ts'
@@ -282,11 +283,22 @@ function policiesOf(
     return { path, code: 'reference', message, hint: 'name one of them, or put both into one policy' }
   }
   // Of one type the last counts.
-  return {
-    named,
-    whole: wholeOf(spec).flat(),
-    used: [...new Set(named.values())].toSorted((a, b) => (a.path < b.path ? -1 : 1)),
+  const used = [...new Set(named.values())].toSorted((a, b) => (a.path < b.path ? -1 : 1))
+  const policies = { named, whole: wholeOf(spec).flat(), used }
+  return forgeableKey(path, policies) ?? policies
+}
+
+/** Who tells answers apart by a header that a policy sets means the policy's; nginx reads what the client says. */
+function forgeableKey(path: string, policies: SitePolicies): Problem | undefined {
+  const withheld = withheldHeaders(policies).map((name) => requestVariable('http_', name))
+  for (const { path: policy, text } of policies.used) {
+    const variable = text.keyVariables?.find((name) => withheld.includes(name))
+    if (variable === undefined) continue
+    const message = `its policy ${policy} tells answers apart by $${variable}, which any client can say`
+    const hint = 'leave it out of the key: answers to whom policies know are not kept, or with authorized are for all'
+    return { path, code: 'reference', message, hint }
   }
+  return undefined
 }
 
 function twinsAmong(

@@ -5,7 +5,7 @@
 
 import { requestVariable } from '../../../core/resources/conditions.ts'
 import type { CacheSpec } from '../../../core/resources/policies/cache.ts'
-import { bytesOf } from '../../../core/resources/fields.ts'
+import { bytesOf, isFault, parseTemplate } from '../../../core/resources/fields.ts'
 import { block, when } from '../lines.ts'
 import { IGNORED_HEADERS } from '../proxy.ts'
 import { escapeRegex, keyTemplate, plain } from '../quote.ts'
@@ -54,9 +54,15 @@ export function renderCache(spec: CacheSpec, { scope }: PolicyContext): PolicyTe
       ...when(statusHeader, 'add_header X-Cache-Status $upstream_cache_status always;'),
     ],
     judgedHeaders: spec.bypass?.headers ?? [],
+    keyVariables: variablesOf(spec.key),
     sharedBytes: bytesOf(zoneSize) as number,
     diskBytes: bytesOf(maxSize) as number,
   }
+}
+
+function variablesOf(key: string): readonly string[] {
+  const parts = parseTemplate(key)
+  return isFault(parts) ? [] : parts.flatMap((part) => ('variable' in part ? part.variable : []))
 }
 
 /** Variables of what a request must not have: a websocket is no answer, and what somebody has a right to is not everybody's. */

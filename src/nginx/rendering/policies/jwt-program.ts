@@ -209,6 +209,16 @@ local function claims(settings, keys, token)
   return told
 end
 
+-- Of several cookies of the name nginx takes the first; the upstream may take another.
+local function single(name)
+  local count = 0
+  for part in (ngx.var.http_cookie or ""):gmatch("[^;,]+") do
+    local found = part:match("^%s*([^=%s]+)%s*=")
+    if found and found:lower() == name then count = count + 1 end
+  end
+  return count == 1
+end
+
 return function(packed)
   local settings = parse(ngx.decode_base64(packed))
   local keys = {}
@@ -222,7 +232,7 @@ return function(packed)
   return function()
     local given
     if settings.cookie then
-      given = ngx.var["cookie_" .. settings.cookie]
+      given = single(settings.cookie) and ngx.var["cookie_" .. settings.cookie] or nil
     else
       given = (ngx.var.http_authorization or ""):match("^[Bb][Ee][Aa][Rr][Ee][Rr] +(%S+)$")
     end

@@ -33,6 +33,8 @@ export interface PolicyText {
   readonly requestHeaders?: readonly PolicyHeader[]
   /** Names of headers of requests that it looks at. */
   readonly judgedHeaders?: readonly string[]
+  /** Variables by which it tells answers apart that it keeps. */
+  readonly keyVariables?: readonly string[]
   /** Paths of upstreams that the text names. */
   readonly needs?: readonly string[]
   /** Files that the text names. */
