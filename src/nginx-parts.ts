@@ -5,6 +5,7 @@
 
 import { resolve } from 'node:path'
 import { LocalNginx } from './adapters/nginx-process.ts'
+import { ownAddresses } from './adapters/own-addresses.ts'
 import { hostResolver } from './adapters/resolver.ts'
 import { findRuleSet } from './adapters/rule-set.ts'
 import type { Config } from './config/config.ts'
@@ -19,13 +20,14 @@ import { Addresses } from './nginx/applying/addresses.ts'
 import { Applier } from './nginx/applying/apply.ts'
 import { liveEndpoint } from './nginx/applying/live-endpoint.ts'
 import { LivePush } from './nginx/applying/live-push.ts'
+import { verifyEndpoint } from './nginx/applying/verify.ts'
 import type { HostLayout } from './nginx/rendering/host-layout.ts'
+import { apiNetworks } from './nginx/rendering/refused-endpoints.ts'
 import { TRAFFIC_LOG } from './nginx/rendering/traffic-log.ts'
 import { OpenedSecrets } from './opened-secrets.ts'
 import type { Clock, Random } from './ports.ts'
 import { Reconciler, type ReconcilerOptions } from './reconciler.ts'
 import type { ServedCertificates } from './served-certificates.ts'
-import { readConnections } from './upstreams/observing/connections.ts'
 import { UpstreamObserver } from './upstreams/observing/observer.ts'
 import { probe } from './upstreams/observing/probe.ts'
 import { TrafficLog } from './upstreams/observing/traffic-log.ts'
@@ -33,6 +35,8 @@ import { TrafficMetrics } from './upstreams/observing/traffic-metrics.ts'
 
 export interface NginxOptions extends Pick<ReconcilerOptions, 'holdReason' | 'onReceipt'> {
   readonly settings: Config['nginx']
+  /** Where this node's own API listens. */
+  readonly api: { readonly address: string; readonly port: number }
   /** The node's, for which secrets are sealed. */
   readonly key: KeyPair
   readonly clock: Clock
@@ -53,7 +57,7 @@ export interface NginxParts {
 
 export function buildNginx(options: NginxOptions): NginxParts {
   const { settings, metrics } = options
-  const layout = layoutOf(settings)
+  const layout = layoutOf(options)
   const { directory, pidFile, verifySocket, user } = layout
   const process = new LocalNginx({
     binary: settings.binary,
@@ -87,10 +91,11 @@ function buildObserver(
       metrics.upstreamChanges.inc(changes)
       onChange()
     },
-    onAnswer: (answer, upstream) => traffic.count(answer, upstream),
+    onAnswer: (answer, upstreams) => traffic.count(answer, upstreams),
   })
+  const endpoint = verifyEndpoint(verifySocket)
   metrics.onScrape(async () => {
-    const connections = await readConnections(verifySocket)
+    const connections = await endpoint.connections()
     traffic.measure(observer.views, connections, lines.skippedBytes)
   })
   return observer
@@ -153,7 +158,7 @@ function modeOf({ mode }: Config['nginx']): 'own' | 'attach' {
   return mode === 'attach' ? 'attach' : 'own'
 }
 
-function layoutOf(settings: Config['nginx']): HostLayout {
+function layoutOf({ settings, api }: NginxOptions): HostLayout {
   const directory = resolve(settings.directory)
   const crsDirectory = findRuleSet(settings.crsDirectory)
   return {
@@ -168,6 +173,10 @@ function layoutOf(settings: Config['nginx']): HostLayout {
     modules: settings.modules,
     staticRoots: settings.staticRoots,
     maxCacheDisk: settings.maxCacheDisk,
+    refusedEndpoints: [
+      ...settings.refusedEndpoints.map((network) => ({ network })),
+      ...apiNetworks(api.address, api.port, ownAddresses()),
+    ],
     ...(crsDirectory === undefined ? {} : { crsDirectory }),
     liveLane: settings.liveLane,
   }

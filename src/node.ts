@@ -317,6 +317,7 @@ export class MeshNode implements Startable {
     const { clock, random } = this.#adapters
     return buildNginx({
       settings: this.#config.nginx,
+      api: { address: this.#config.httpBindAddress, port: this.#config.httpBindPort },
       key: this.#key,
       clock,
       random,

@@ -17,7 +17,7 @@ import type { LivePush } from './nginx/applying/live-push.ts'
 import type { HostLayout } from './nginx/rendering/host-layout.ts'
 import { NEEDED_MODULES } from './nginx/rendering/needs.ts'
 import { laneObstacle, servedKeys } from './nginx/rendering/live.ts'
-import type { ObservedHealth } from './nginx/rendering/render-upstream.ts'
+import { ALL_WELL } from './nginx/rendering/render-upstream.ts'
 import { renderLive } from './nginx/rendering/live-state.ts'
 import { assemble, hostNamesOf, render } from './nginx/rendering/render.ts'
 import type { Unit } from './nginx/rendering/unit.ts'
@@ -349,7 +349,7 @@ export class Reconciler implements Startable {
     const secrets = this.#options.secrets(slice)
     const input = { slice, capabilities, host: this.#host, addresses, secrets, ...(observer?.observed ?? ALL_WELL) }
     const { units, problems, live } = render(input)
-    observer?.follow(followedOf(slice, units, addresses))
+    observer?.follow(followedOf(input, units))
     hooks?.onSlice?.(slice)
     this.#problems = problems.toSorted((a, b) => Number(isBeyondGrant(a)) - Number(isBeyondGrant(b)))
     const remaining = remainderOf(slice, units, problems)
@@ -435,7 +435,7 @@ export class Reconciler implements Startable {
     const { clock, applier, log, hooks } = this.#options
     this.#driftAt = clock.monotonic() + this.#settings.driftIntervalMs
     await this.#refreshCapabilities()
-    const found = await applier.healDrift()
+    const found = await applier.healDrift({ onWait: (why) => this.#waits(why), signal: this.#stopping.signal })
     if (found.length === 0) return
     this.#drift += found.length
     log.warn('drift was put right', { found: found.slice(0, RECEIPT_LIMITS.problems), count: found.length })
@@ -615,9 +615,6 @@ export class Reconciler implements Startable {
     onReceipt({ ...state, at: clock.now() })
   }
 }
-
-/** Where nothing was observed. */
-const ALL_WELL: ObservedHealth = { ejected: new Set(), openCircuits: new Set() }
 
 /** What an empty generation is made of. */
 const NOTHING: Slice = { resources: [], problems: [], target: '' }

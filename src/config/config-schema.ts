@@ -7,6 +7,7 @@ import { isIPv4, isIPv6 } from 'node:net'
 import { z } from 'zod'
 import { isHex } from '../core/envelope.ts'
 import { isName, isZone } from '../core/names.ts'
+import { network } from '../core/resources/fields.ts'
 import { parseLogLevel } from '../log.ts'
 
 // ---------------------------------------------------------------------------------------------- the schema
@@ -112,6 +113,13 @@ const nginxSchema = z.strictObject({
     .default('10g')
     .describe(
       'The disk that the caches of all policies may fill together, by their maxSize, shared out among workspaces. More keeps more answers; what is beyond is refused by name.',
+    ),
+  refused_endpoints: z
+    .array(text(64).refine((value) => network.safeParse(value).success, 'a network such as 10.0.0.0/8 or fe80::/10'))
+    .max(64)
+    .default(['169.254.0.0/16', 'fe80::/10'])
+    .describe(
+      'Networks that no upstream of this host gets to, named by address or by a name that resolves to one: those of metadata services unless told otherwise. Add what else tenants should not reach from here, such as 127.0.0.0/8 and ::1 where no backend runs on the host itself. The API of the node is always among them.',
     ),
   crs_directory: nginxPath()
     .default('')

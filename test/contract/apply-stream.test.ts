@@ -3,10 +3,12 @@
  * their sockets keep nobody from starting after a crash.
  */
 
+import { createSocket } from 'node:dgram'
 import { once } from 'node:events'
 import { connect as connectTo, createServer, type AddressInfo, type Server } from 'node:net'
-import { afterEach, beforeEach, expect, test } from 'vitest'
+import { afterEach, beforeEach, expect, onTestFinished, test } from 'vitest'
 import type { Applier } from '../../src/nginx/applying/apply.ts'
+import { ALL_WELL } from '../../src/nginx/rendering/render-upstream.ts'
 import { assemble, render } from '../../src/nginx/rendering/render.ts'
 import { freePort, NginxHost } from '../support/nginx-host.ts'
 import { sliceOf, statesOf } from '../support/resources.ts'
@@ -27,10 +29,12 @@ afterEach(async () => {
   echo.close()
 })
 
-async function apply(...streams: readonly string[]) {
+const apply = (...streams: readonly string[]) => applyBy(applier, ...streams)
+
+async function applyBy(by: Applier, ...streams: readonly string[]) {
   const upstream = `kind: Upstream\nmetadata: { name: echo }\nspec: { endpoints: { '127.0.0.1:${(echo.address() as AddressInfo).port}': {} } }`
   const yaml = [upstream, ...streams].map((text) => `apiVersion: nxmesh/v1\n${text}\n`).join('---\n')
-  const none = { addresses: new Map(), secrets: new Map(), ejected: new Set<string>(), openCircuits: new Set<string>() }
+  const none = { addresses: new Map(), secrets: new Map(), ...ALL_WELL }
   const input = {
     slice: sliceOf(statesOf(yaml)),
     capabilities: await host.nginx.capabilities(),
@@ -38,7 +42,7 @@ async function apply(...streams: readonly string[]) {
     ...none,
   }
   const { units, problems } = render(input)
-  return applier.apply(host.request(units, { problems, assemble: (some) => assemble(some, input) }))
+  return by.apply(host.request(units, { problems, assemble: (some) => assemble(some, input) }))
 }
 
 const stream = (name: string, port: number, more = '') =>
@@ -70,6 +74,30 @@ test('streams come and go by reload, and a port that another process has stays o
   expect(await answers(two)).toBe(true)
   await waitFor(async () => !(await answers(one)), { what: 'the port to be let go' })
   expect(await host.master()).toBe(master)
+})
+
+test('a UDP port that another process has is found before the reload that would not get it', async () => {
+  const socket = createSocket('udp4')
+  onTestFinished(() => void socket.close())
+  await new Promise<void>((resolve) => socket.bind(0, '127.0.0.1', resolve))
+  const taken = socket.address().port
+  const datagrams = (name: string, port: number) =>
+    stream(name, port).replace('address: 127.0.0.1', 'address: 127.0.0.1, protocol: udp')
+  expect(await apply(datagrams('mine', await freePort()))).toMatchObject({ outcome: 'applied', isolated: [] })
+
+  // Without the look before: `nginx -t` takes it, and so does the reload, to which nginx's old workers live on.
+  const blind = await host.booted({ whoHas: () => Promise.resolve(undefined) })
+  const tried = await applyBy(blind, datagrams('bad', taken))
+  expect(tried).toMatchObject({ outcome: 'rolled_back', phase: 'verify' })
+  expect(tried.error?.message).toMatch(/still could not bind/)
+
+  const { outcome, isolated, phases } = await apply(datagrams('mine', await freePort()), datagrams('bad', taken))
+  expect(outcome).toBe('applied')
+  const reason = new RegExp(`port ${taken}/udp on 127.0.0.1 is taken by process ${process.pid} `)
+  expect(isolated).toEqual([
+    { path: 'default/*/stream/bad', why: 'refused', serves: 'left_out', reason: expect.stringMatching(reason) },
+  ])
+  expect(phases.rollback).toBeUndefined()
 })
 
 test('sockets that a killed nginx left behind keep the next one from nothing', async () => {

@@ -277,7 +277,7 @@ test('old workers live as long as their connections; an apply waits for them bey
       sockets.push(socket)
       await new Promise((resolve) => socket.write('POST / HTTP/1.1\r\nHost: a.test\r\nContent-', resolve))
     }
-    await waitFor(async () => ((await verifyEndpoint(host.layout.verifySocket).connections())?.open ?? 0) >= 16, {
+    await waitFor(async () => ((await verifyEndpoint(host.layout.verifySocket).connections())?.active ?? 0) >= 16, {
       what: 'nginx to have taken the connections',
     })
   }

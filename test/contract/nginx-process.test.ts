@@ -87,7 +87,7 @@ describe.each(['real', 'fake'] as const)('%s nginx', (kind) => {
     await started.nginx.launch(started.live)
     const master = await waitFor(() => started.nginx.master(), { what: 'a master' })
     await serves(started, generation)
-    expect(await started.endpoint.connections()).toEqual({ open: 0, idle: 0 })
+    expect(await started.endpoint.connections()).toEqual({ active: 0, reading: 0, writing: 0, waiting: 0 })
     started.nginx.signal(master, 'QUIT')
     await waitFor(async () => (await started.nginx.master()) === undefined, { what: 'nginx to stop' })
     // The pid file goes before the process does.

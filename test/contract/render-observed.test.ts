@@ -32,8 +32,15 @@ describe('observed health, on real nginx', () => {
     servers = [listen('one'), listen('two'), listen('tripped'), secure]
     for (const server of servers) await once(server.listen(0, '127.0.0.1'), 'listening')
     const [one, two, tripped, tls] = servers.map((server) => `127.0.0.1:${(server.address() as AddressInfo).port}`)
+    // Linux has all of 127/8 on loopback.
+    const forbidden = listen('metadata')
+    servers.push(forbidden)
+    await once(forbidden.listen(0, '127.9.9.9'), 'listening')
+    const metadataPort = (forbidden.address() as AddressInfo).port
+    const metadata = `127.9.9.9:${metadataPort}`
     port = await freePort()
     ;({ host, remove } = nginxDirectory(port))
+    host = { ...host, refusedEndpoints: [{ network: '127.9.0.0/16' }] }
     const { generation, problems } = renderYaml(
       `
 apiVersion: nxmesh/v1
@@ -47,6 +54,8 @@ spec:
     tripped: { path: /, proxy: { upstream: tripped } }
     secure: { path: /secure, proxy: { upstream: secure, scheme: https } }
     shut: { path: /shut, proxy: { upstream: shut, scheme: https } }
+    partly: { path: /partly, proxy: { upstream: partly } }
+    refused: { path: /refused, proxy: { upstream: refused } }
     mixed:
       path: /mixed
       proxy:
@@ -58,6 +67,16 @@ apiVersion: nxmesh/v1
 kind: Upstream
 metadata: { name: both, zone: '*' }
 spec: { endpoints: { '${one}': {}, '${two}': {} } }
+---
+apiVersion: nxmesh/v1
+kind: Upstream
+metadata: { name: partly, zone: '*' }
+spec: { endpoints: { '${two}': {}, '${metadata}': {}, 'metadata.example:${metadataPort}': {} } }
+---
+apiVersion: nxmesh/v1
+kind: Upstream
+metadata: { name: refused, zone: '*' }
+spec: { endpoints: { '${metadata}': {} } }
 ---
 apiVersion: nxmesh/v1
 kind: Upstream
@@ -81,12 +100,14 @@ spec: { endpoints: { '${tls}': {} } }
 `,
       {
         host,
+        addresses: new Map([['metadata.example', ['127.9.9.9']]]),
         ejected: new Set([`default/*/upstream/both ${one}`, `default/*/upstream/last ${one}`]),
         openCircuits: new Set(['default/*/upstream/tripped', 'default/*/upstream/shut']),
       },
     )
     const { words } = await testGeneration(host, generation)
-    if (problems.length > 0 || words !== '') throw new Error(problems[0]?.message ?? words)
+    const told = problems.filter(({ message }) => message.includes('this host asks nobody at 127.9.9.9'))
+    if (told.length !== 2 || problems.length !== 2 || words !== '') throw new Error(problems[0]?.message ?? words)
     nginx = await serve(host, generation)
   })
   afterAll(async () => {
@@ -104,6 +125,12 @@ spec: { endpoints: { '${tls}': {} } }
 
   test('the last endpoint serves although it is ejected', async () => {
     expect((await get('/last')).body).toBe('one')
+  })
+
+  test('endpoints that the host refuses are asked by nobody, by address or by name', async () => {
+    for (let count = 0; count < 8; count += 1) expect((await get('/partly')).body).toBe('two')
+    expect((await get('/refused')).status).toBe(502)
+    expect(seen).not.toContain('metadata')
   })
 
   test('an open circuit answers 503 at once, says so, and asks no endpoint', async () => {

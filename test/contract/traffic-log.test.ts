@@ -3,13 +3,13 @@
 import { once } from 'node:events'
 import { appendFileSync, mkdtempSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { createServer, type Server } from 'node:http'
-import type { AddressInfo } from 'node:net'
+import { connect, type AddressInfo } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { verifyEndpoint } from '../../src/nginx/applying/verify.ts'
 import type { HostLayout } from '../../src/nginx/rendering/host-layout.ts'
 import { parseAnswer, type Answer } from '../../src/upstreams/judging/traffic.ts'
-import { readConnections } from '../../src/upstreams/observing/connections.ts'
 import { TrafficLog } from '../../src/upstreams/observing/traffic-log.ts'
 import { ask, freePort, nginxDirectory, serve, testGeneration } from '../support/real-nginx.ts'
 import { renderYaml } from '../support/resources.ts'
@@ -20,6 +20,8 @@ describe('on real nginx', () => {
   let port: number
   let backend: Server
   let good: string
+  let failing: string
+  let fails: Server
   let bad: string
   let nginx: Awaited<ReturnType<typeof serve>>
   let remove: () => void
@@ -29,6 +31,9 @@ describe('on real nginx', () => {
   beforeAll(async () => {
     backend = createServer((_, response) => response.writeHead(201).end())
     await once(backend.listen(0, '127.0.0.1'), 'listening')
+    fails = createServer((_, response) => response.writeHead(500).end())
+    await once(fails.listen(0, '127.0.0.1'), 'listening')
+    failing = `127.0.0.1:${(fails.address() as AddressInfo).port}`
     good = `127.0.0.1:${(backend.address() as AddressInfo).port}`
     bad = `127.0.0.1:${await freePort()}`
     port = await freePort()
@@ -46,6 +51,21 @@ spec:
     gone: { path: /gone, proxy: { upstream: gone } }
     open: { path: /open, proxy: { upstream: open } }
     fixed: { path: /, return: { status: 404, body: "a\\tb" } }
+    paged: { path: /paged/, proxy: { upstream: failing, stripPrefix: true }, errorPages: { intercept: true, pages: { 5xx: { upstream: two, path: /page } } } }
+    fixedPage: { path: /fixed-page, proxy: { upstream: failing }, errorPages: { intercept: true, pages: { 5xx: { status: 200, body: sorry } } } }
+    shut: { path: /shut, proxy: { upstream: open }, errorPages: { intercept: true, pages: { 5xx: { upstream: two, path: /page } } } }
+    refused: { path: /refused, proxy: { upstream: failing }, policies: [closed], errorPages: { pages: { '403': { upstream: two, path: /page } } } }
+    split: { path: /split, proxy: { split: { a: { upstream: failing, weight: 1 } } }, errorPages: { intercept: true, pages: { 5xx: { upstream: two, path: /page } } } }
+---
+apiVersion: nxmesh/v1
+kind: Policy
+metadata: { name: closed, zone: '*' }
+spec: { access: { deny: [127.0.0.1] } }
+---
+apiVersion: nxmesh/v1
+kind: Upstream
+metadata: { name: failing, zone: '*' }
+spec: { endpoints: { '${failing}': {} } }
 ---
 apiVersion: nxmesh/v1
 kind: Site
@@ -95,6 +115,7 @@ spec: { endpoints: { '${good}': {} } }
   afterAll(async () => {
     await nginx?.stop()
     backend?.close()
+    fails?.close()
     remove?.()
   })
 
@@ -118,28 +139,40 @@ spec: { endpoints: { '${good}': {} } }
   test('a request tells of the site, the upstream and every endpoint that was asked, though the site has no access log', async () => {
     const before = Date.now()
     const answer = await answerTo('/proxied')
-    expect(answer).toMatchObject({ site: 'default/*/site/s', block: 'default_-_two', status: 201, isRejected: false })
-    expect(answer.attempts).toEqual([
+    expect(answer).toMatchObject({ site: 'default/*/site/s', status: 201 })
+    const attempts = [
       { address: bad, failed: true },
       { address: good, failed: false },
-    ])
+    ]
+    expect(answer.asked).toMatchObject([{ block: 'default_-_two', status: 201, isRejected: false, attempts }])
     expect(answer.startedMs).toBeGreaterThan(before - 1_000)
     expect(answer.startedMs).toBeLessThan(Date.now() + 1_000)
   })
 
   test('an upstream without an endpoint to ask, and one with an open circuit', async () => {
-    expect(await answerTo('/gone')).toMatchObject({ block: 'default_-_gone', status: 502, isRejected: false })
-    expect(await answerTo('/open')).toMatchObject({
-      block: 'default_-_open',
-      status: 503,
-      isRejected: true,
-      attempts: [],
-    })
+    const [gone, open] = [await answerTo('/gone'), await answerTo('/open')]
+    expect(gone.asked).toMatchObject([{ block: 'default_-_gone', status: 502, isRejected: false }])
+    expect(open.asked).toMatchObject([{ block: 'default_-_open', status: 503, isRejected: true, attempts: [] }])
   })
 
   test('what is not passed on, and what no site answers', async () => {
-    expect(await answerTo('/a%09b')).toMatchObject({ site: 'default/*/site/s', block: '', status: 404, attempts: [] })
-    expect(await answerTo('/', 'nobody.example')).toMatchObject({ site: '', block: '', status: 404 })
+    expect(await answerTo('/a%09b')).toMatchObject({ site: 'default/*/site/s', status: 404, asked: [] })
+    expect(await answerTo('/', 'nobody.example')).toMatchObject({ site: '', status: 404, asked: [] })
+  })
+
+  test('an upstream that makes the page for another’s error hides nothing of that, drained or not', async () => {
+    const page = { block: 'default_-_two', status: 201, isRejected: false }
+    const failed = { block: 'default_-_failing', status: 500, attempts: [{ address: failing, failed: true }] }
+    for (const isDrained of [false, true]) {
+      if (isDrained) writeFileSync(host.drainFile, '')
+      expect((await answerTo('/paged/x')).asked).toMatchObject([failed, page])
+      expect((await answerTo('/split')).asked).toMatchObject([failed, page])
+      expect((await answerTo('/fixed-page')).asked).toMatchObject([failed])
+      expect((await answerTo('/shut')).asked).toMatchObject([{ block: 'default_-_open', isRejected: true }, page])
+      // It was refused before the first was asked.
+      expect((await answerTo('/refused')).asked).toMatchObject([page])
+    }
+    rmSync(host.drainFile)
   })
 
   const logged = (site: string) =>
@@ -183,9 +216,19 @@ spec: { endpoints: { '${good}': {} } }
     expect(lines.length).toBeLessThan(100)
   })
 
-  test('connections are counted by nginx', async () => {
-    expect(await readConnections(host.verifySocket)).toMatchObject({ active: expect.any(Number), writing: 1 })
-    expect(await readConnections(`${host.verifySocket}.none`)).toBeUndefined()
+  test('connections are counted by nginx, and the question is none of them', async () => {
+    const { connections } = verifyEndpoint(host.verifySocket)
+    const socket = connect(port, '127.0.0.1')
+    try {
+      socket.write('GET / HTTP/1.1\r\nHost: a.exa')
+      const counted = { active: 1, reading: 1, writing: 0, waiting: 0 }
+      await waitFor(async () => JSON.stringify(await connections()) === JSON.stringify(counted), { what: 'one client' })
+    } finally {
+      socket.destroy()
+    }
+    const none = { active: 0, reading: 0, writing: 0, waiting: 0 }
+    await waitFor(async () => JSON.stringify(await connections()) === JSON.stringify(none), { what: 'no client' })
+    expect(await verifyEndpoint(`${host.verifySocket}.none`).connections()).toBeUndefined()
   })
 })
 

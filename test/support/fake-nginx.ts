@@ -6,7 +6,7 @@
 import { appendFile, readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { MeshError } from '../../src/errors.ts'
-import type { VerifyEndpoint } from '../../src/nginx/applying/verify.ts'
+import type { Connections, VerifyEndpoint } from '../../src/nginx/applying/verify.ts'
 import type { Capabilities, NginxOutput, NginxProcess, WorkerProcess } from '../../src/ports.ts'
 
 interface FakeWorker extends WorkerProcess {
@@ -29,7 +29,7 @@ export class FakeNginx implements NginxProcess {
   /** Old workers stay, draining, after a reload. */
   keepsOldWorkers = false
   /** Client connections that the status page shows. */
-  clients = { open: 0, idle: 0 }
+  clients: Connections = { active: 0, reading: 0, writing: 0, waiting: 0 }
   /** The master's words when it refuses a configuration that passes the test. */
   reloadFault: (configPath: string) => Promise<string | undefined> = () => Promise.resolve(undefined)
 

@@ -10,6 +10,7 @@ import type { Value } from '../../src/core/envelope.ts'
 import { fieldsOf, parseDocument, pathOf } from '../../src/core/resources/index.ts'
 import { slice, type Slice, type SliceNode } from '../../src/core/slice.ts'
 import type { HostLayout } from '../../src/nginx/rendering/host-layout.ts'
+import { ALL_WELL } from '../../src/nginx/rendering/render-upstream.ts'
 import { assemble, render, type RenderInput } from '../../src/nginx/rendering/render.ts'
 import type { Capabilities } from '../../src/ports.ts'
 
@@ -95,8 +96,7 @@ export function renderStates(
     capabilities: DEBIAN_12,
     host: LAYOUT,
     addresses: new Map(),
-    ejected: new Set(),
-    openCircuits: new Set(),
+    ...ALL_WELL,
     secrets: new Map(),
     ...rest,
   }

@@ -178,7 +178,7 @@ test('connections are drained only when there are any', async () => {
     return phases.drain
   }
   expect(await drained(0)).toBeUndefined()
-  nginx.clients = { open: 3, idle: 1 }
+  nginx.clients = { active: 3, reading: 0, writing: 2, waiting: 1 }
   expect(await drained(1)).toBeGreaterThanOrEqual(29)
   expect(await readdir(host.layout.directory)).not.toContain('draining')
 })
@@ -187,11 +187,11 @@ test('a drain ends when no connection is idle any more, long before its limit', 
   await using fake = await fakeHost()
   const { host, nginx } = fake
   const applier = await host.booted(fake.options())
-  nginx.clients = { open: 3, idle: 3 }
+  nginx.clients = { active: 3, reading: 0, writing: 0, waiting: 3 }
   const applying = applier.apply(host.request([host.site('a', { port: 81 })], { drainMs: 60_000 }))
   const isDraining = async () => (await readdir(host.layout.directory)).includes('draining')
   await waitFor(isDraining, { what: 'the drain' })
-  nginx.clients = { open: 3, idle: 0 }
+  nginx.clients = { active: 3, reading: 0, writing: 3, waiting: 0 }
   expect(await applying).toMatchObject({ outcome: 'applied' })
   expect(await isDraining()).toBe(false)
 })
@@ -202,7 +202,7 @@ test('nothing is drained where the running nginx keeps idle connections by itsel
   const applier = await host.booted(fake.options())
   const capabilities = { ...CAPABILITIES, version: '1.27.4' }
   const newer = (some: readonly Unit[]) => assemble(some, { slice: NOTHING, capabilities, host: host.layout })
-  nginx.clients = { open: 3, idle: 3 }
+  nginx.clients = { active: 3, reading: 0, writing: 0, waiting: 3 }
   const version = (number: number, drainMs: number) =>
     host.request([host.site('a', { port: 81, body: `return 20${number};` })], { drainMs, assemble: newer })
   // What runs until then is of an older nginx.
@@ -219,16 +219,37 @@ test('drift is healed behind a drain too', async () => {
   const applier = await host.booted(fake.options())
   const unit = host.site('a', { port: 81 })
   await applier.apply(host.request([unit], { drainMs: 60_000 }))
-  nginx.clients = { open: 3, idle: 3 }
+  nginx.clients = { active: 3, reading: 0, writing: 0, waiting: 3 }
   await writeFile(join(host.layout.directory, 'objects', `${unit.digest}.conf`), '# by hand')
   const worker = async () => (await nginx.workers((await nginx.master()) ?? 0))[0]?.pid
   const old = await worker()
   const healing = applier.healDrift()
   await waitFor(async () => (await readdir(host.layout.directory)).includes('draining'), { what: 'the drain' })
-  nginx.clients = { open: 3, idle: 0 }
+  nginx.clients = { active: 3, reading: 0, writing: 3, waiting: 0 }
   expect(await healing).toHaveLength(1)
   await waitFor(async () => (await worker()) !== old, { what: 'the reload' })
   expect(await readdir(host.layout.directory)).not.toContain('draining')
+})
+
+test('drift is healed behind the memory gate too: the files at once, the reload when old workers have ended', async () => {
+  await using fake = await fakeHost()
+  const { host, nginx } = fake
+  const applier = await host.booted(fake.options({ maxDrainingWorkers: 1 }))
+  nginx.keepsOldWorkers = true
+  const unit = host.site('a', { port: 81 })
+  await applier.apply(host.request([unit]))
+  const file = join(host.layout.directory, 'objects', `${unit.digest}.conf`)
+  await writeFile(file, '# by hand')
+  const waits: string[] = []
+  nginx.signals.length = 0
+  const healing = applier.healDrift({ onWait: ({ message }) => waits.push(message) })
+  await expect(healing).rejects.toMatchObject({ code: 'unavailable' })
+  expect(waits).toEqual(['2 old workers are still draining, over the limit of 1'])
+  expect([nginx.signals, await readFile(file, 'utf8')]).toEqual([[], unit.text])
+  nginx.endOldWorkers()
+  expect(await applier.healDrift()).toEqual([`${file} was edited`])
+  expect(nginx.signals).toEqual(['HUP'])
+  expect(await applier.healDrift()).toEqual([])
 })
 
 test('an abort before the swap changes nothing', async () => {
@@ -236,7 +257,7 @@ test('an abort before the swap changes nothing', async () => {
   const { host, nginx } = fake
   const applier = await host.booted(fake.options())
   const first = await applier.apply(host.request([host.site('a', { port: 81 })]))
-  nginx.clients = { open: 1, idle: 1 }
+  nginx.clients = { active: 1, reading: 0, writing: 0, waiting: 1 }
   const stopping = new AbortController()
   const applying = applier.apply(host.request([host.site('b', { port: 81 })], { drainMs: 60_000 }), stopping.signal)
   stopping.abort(new Error('stopping'))

@@ -12,7 +12,7 @@ import type { Generation } from '../../src/nginx/applying/generation.ts'
 import type { Isolated } from '../../src/nginx/applying/isolate.ts'
 import type { ApplyRequest, ApplyResult } from '../../src/nginx/applying/run.ts'
 import type { Care } from '../../src/nginx/applying/serving.ts'
-import type { ObservedHealth } from '../../src/nginx/rendering/render-upstream.ts'
+import { ALL_WELL, type ObservedHealth } from '../../src/nginx/rendering/render-upstream.ts'
 import type { Unit } from '../../src/nginx/rendering/unit.ts'
 import { countApply } from '../../src/gauges.ts'
 import { createMetrics } from '../../src/metrics.ts'
@@ -182,14 +182,14 @@ test('a minute of edits brings no more reloads than the longest wait allows', as
 })
 
 test('backends that come and go make nginx reload but a few times a minute, and the last word is applied', async () => {
-  let observed: ObservedHealth = { ejected: new Set(), openCircuits: new Set() }
+  let observed: ObservedHealth = ALL_WELL
   const observer = { observed, views: [], follow: () => undefined }
   Object.defineProperty(observer, 'observed', { get: () => observed })
   await using run = await scene({ observer })
   await run.clock.advance(60_000)
   const [before, began] = [run.applier.times.length, run.clock.monotonic()]
   for (let times = 0; times < 600; times += 1) {
-    observed = { ejected: new Set(times % 2 === 0 ? ['u 10.0.0.1:80'] : []), openCircuits: new Set() }
+    observed = { ...ALL_WELL, ejected: new Set(times % 2 === 0 ? ['u 10.0.0.1:80'] : []) }
     run.reconciler.observedChanged()
     await run.clock.advance(100)
   }
@@ -204,7 +204,7 @@ test('where only what was observed has changed, sites are not probed and watched
   let slice: Slice = sliceOf(statesOf(UPSTREAM))
   await using run = await scene({
     desired: () => slice,
-    observer: { observed: { ejected: new Set(), openCircuits: new Set() }, views: [], follow: () => undefined },
+    observer: { observed: ALL_WELL, views: [], follow: () => undefined },
   })
   const last = () => run.applier.requests.at(-1)?.request.observedOnly
   expect(last()).toBe(false)

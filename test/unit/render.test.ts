@@ -3,6 +3,7 @@ import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import { sha256 } from '../../src/core/canonical.ts'
 import { fieldsOf, parseDocument, pathOf } from '../../src/core/resources/index.ts'
+import { ALL_WELL } from '../../src/nginx/rendering/render-upstream.ts'
 import { DEFAULT_ANSWER, hostNamesOf, render } from '../../src/nginx/rendering/render.ts'
 import { resourceArbitrary } from '../support/arbitrary-resources.ts'
 import {
@@ -525,8 +526,7 @@ test('what did not change is not rendered again', () => {
       capabilities: DEBIAN_12,
       host: LAYOUT,
       addresses: new Map(),
-      ejected: new Set(),
-      openCircuits: new Set(),
+      ...ALL_WELL,
       secrets: new Map(),
     }).units
   const before = new Set(unitsOf(states))

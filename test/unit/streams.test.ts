@@ -5,7 +5,7 @@
 
 import { describe, expect, test } from 'vitest'
 import { slice } from '../../src/core/slice.ts'
-import { portConflicts } from '../../src/nginx/applying/precheck.ts'
+import { boundBy, portConflicts } from '../../src/nginx/applying/precheck.ts'
 import { STREAM_LISTENERS_MAX } from '../../src/nginx/rendering/stream-claims.ts'
 import { DEBIAN_12, EVERYWHERE, renderYaml, statesOf } from '../support/resources.ts'
 
@@ -25,6 +25,22 @@ function rendered(...documents: readonly string[]) {
     main: generation.main,
   }
 }
+
+test('obey health checks, and nothing that clients of sites got', () => {
+  const upstream = document('Upstream', 'u', "endpoints: { '10.0.0.1:80': {}, '10.0.0.2:80': {}, '10.0.0.3:80': {} }")
+  const out = (at: number) => new Set([`default/*/upstream/u 10.0.0.${at}:80`])
+  const { units } = renderYaml([upstream, stream('a', 'port: 1')].join('---\n'), {
+    ejected: out(1),
+    closedToStreams: out(2),
+    openCircuits: new Set(['default/*/upstream/u']),
+  })
+  const text = units.find(({ kind }) => kind === 'stream')?.text
+  expect(text?.match(/server 10.*;/g)).toEqual([
+    'server 10.0.0.1:80;',
+    'server 10.0.0.2:80 down;',
+    'server 10.0.0.3:80;',
+  ])
+})
 
 describe('a port', () => {
   test('belongs to the oldest stream, and single addresses cannot stand beside all', () => {
@@ -114,9 +130,50 @@ describe('a port', () => {
     const { units } = renderYaml(
       [UPSTREAM, stream('a', 'port: 1'), stream('b', 'port: 2, protocol: udp')].join('---\n'),
     )
-    const conflicts = await portConflicts(units, { master: undefined, listeners: [] }, () => Promise.resolve('taken'))
-    expect(conflicts.map(({ units: [unit] }) => unit?.path)).toEqual(['default/*/stream/a'])
+    const asked: string[] = []
+    const conflicts = await portConflicts(
+      units,
+      { master: undefined, listeners: [] },
+      async (address, port, _, protocol) => {
+        asked.push(`${protocol} ${address}:${port}`)
+        return 'taken'
+      },
+    )
+    expect(conflicts.map(({ units: [unit] }) => unit?.path)).toEqual(['default/*/stream/a', 'default/*/stream/b'])
+    expect(asked).toEqual(['tcp 0.0.0.0:1', 'udp 0.0.0.0:2'])
   })
+
+  test('of datagrams is another one than that of connections, and may be bound beside a wildcard', async () => {
+    const of = (protocol: 'tcp' | 'udp', address: string) =>
+      renderYaml([UPSTREAM, stream('a', `port: 1, protocol: ${protocol}, address: '${address}'`)].join('---\n')).units
+    const conflictsOf = (wanted: ReturnType<typeof of>, running: ReturnType<typeof of>) =>
+      portConflicts(wanted, { master: 1, listeners: running.flatMap(boundBy) }, async () => undefined)
+    expect(await conflictsOf(of('udp', '10.0.0.1'), of('udp', '0.0.0.0'))).toEqual([])
+    expect(await conflictsOf(of('udp', '10.0.0.1'), of('tcp', '0.0.0.0'))).toEqual([])
+    expect(await conflictsOf(of('tcp', '10.0.0.1'), of('udp', '0.0.0.0'))).toEqual([])
+    expect(await conflictsOf(of('tcp', '10.0.0.1'), of('tcp', '0.0.0.0'))).toHaveLength(1)
+  })
+})
+
+test('what hashes consistently costs in each stream once more, of what a node affords', () => {
+  const hashed = (name: string, endpoints: string) =>
+    document('Upstream', name, `method: hash, hashKey: '$remote_addr', consistent: true, endpoints: { ${endpoints} }`)
+  const heavy = Array.from({ length: 32 }, (_, at) =>
+    hashed(`u${at}`, "'10.0.0.1:80': { weight: 1000 }, '10.0.0.2:80': { weight: 24 }"),
+  )
+  const ofFirst = document('Stream', 'a', 'upstream: u0, listeners: { m: { port: 1 } }')
+  const problemsOf = (documents: readonly string[], addresses = new Map<string, string[]>()) =>
+    renderYaml(documents.join('---\n'), { addresses }).problems.map(({ path, code }) => `${code} ${path}`)
+  expect(problemsOf([...heavy.slice(1), heavy[0] as string])).toEqual([])
+  expect(problemsOf([...heavy.slice(0, 31), ofFirst])).toEqual([])
+  expect(problemsOf([...heavy, ofFirst])).toEqual(['clash default/*/stream/a'])
+  // More addresses than its weights were counted for.
+  const named = hashed('u0', "'a.example:80': { weight: 100 }")
+  const many = new Map([['a.example', Array.from({ length: 20 }, (_, at) => `10.0.0.${at}`)]])
+  expect(problemsOf([named, ofFirst], many)).toEqual([
+    'reference default/*/stream/a',
+    'unsupported default/*/upstream/u0',
+  ])
 })
 
 describe('what cannot be meant is refused', () => {

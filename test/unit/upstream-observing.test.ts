@@ -25,7 +25,7 @@ interface Line {
   readonly statuses?: string
   readonly site?: string
 }
-const line = ({ at = 1_000, seconds = 0.5, status = 200, block = 'default_-_u', ...rest }: Line = {}) => {
+const line = ({ at = 1_000, seconds = 0.5, status = 200, block = ' default_-_u;', ...rest }: Line = {}) => {
   const { addresses = ONE, statuses = String(status), site = 'default/*/site/s' } = rest
   return [(at / 1000).toFixed(3), seconds, site, status, '', block, addresses, statuses, '0.400'].join('\t')
 }
@@ -39,26 +39,49 @@ describe('a line of the traffic log', () => {
       site: 'default/*/site/s',
       status: 200,
       isPlanned: false,
-      block: 'default_-_u',
-      attempts: [{ address: ONE, failed: false }],
-      isRejected: false,
-      upstreamSeconds: 0.4,
+      asked: [
+        {
+          block: 'default_-_u',
+          attempts: [{ address: ONE, failed: false }],
+          isRejected: false,
+          status: 200,
+          seconds: 0.4,
+        },
+      ],
     })
   })
 
   test.each([
     ['a retry', '10.0.0.1:80, [::1]:80', '502, 200', [true, false]],
-    ['another location after it', '10.0.0.1:80, 10.0.0.2:80 : 10.0.0.3:80', '504, 500 : 200', [true, true, false]],
     ['a client that went away', '10.0.0.1:80', '-', []],
     ['no endpoint left', 'default_-_u', '502', [true]],
     ['no upstream', '-', '-', []],
   ])('%s', (_, addresses, statuses, failed) => {
-    expect(parseAnswer(line({ addresses, statuses }))?.attempts.map((attempt) => attempt.failed)).toEqual(failed)
+    const attempts = parseAnswer(line({ addresses, statuses }))?.asked.flatMap((one) => one.attempts)
+    expect(attempts?.map((attempt) => attempt.failed)).toEqual(failed)
   })
 
   test('an open circuit is no attempt', () => {
     const answer = parseAnswer(line({ addresses: 'unix:/x/run/circuit.sock', statuses: '503', status: 503 }))
-    expect(answer).toMatchObject({ isRejected: true, attempts: [] })
+    expect(answer?.asked).toMatchObject([{ isRejected: true, attempts: [] }])
+  })
+
+  test.each([
+    ['a page of another', ' a;504, 500 b;', `${ONE}, ${TWO} : ${ONE}`, '504, 500 : 200', ['a 500', 'b 200']],
+    ['a page for a refusal before it was passed on', ' a; b;', ONE, '200', ['b 200']],
+    ['a page that nobody was left to make', ' a;500 b;', `${ONE} : `, '500 : ', ['a 500']],
+    ['a page of an open circuit', ' a;502 b;', 'a : unix:/x/run/circuit.sock', '502 : 503', ['a 502', 'b 503']],
+    [
+      'a redirect that was refused, and its page',
+      ' a;200 b;200 c;',
+      `${ONE} : ${TWO}`,
+      '200 : 404',
+      ['a 200', 'c 404'],
+    ],
+    ['what says nothing of itself', '-', `${ONE} : ${TWO}`, '500 : 200', [' 500', ' 200']],
+  ])('tells upstreams apart: %s', (_, block, addresses, statuses, asked) => {
+    const answer = parseAnswer(line({ block, addresses, statuses }))
+    expect(answer?.asked.map((one) => `${one.block} ${one.status}`)).toEqual(asked)
   })
 
   test.each(['', 'x', line().slice(9), `${line()}\tmore`, line().replace('200', 'abc')])('%j is none', (text) => {
@@ -99,7 +122,7 @@ async function observing(yaml: string, setting: Parameters<typeof renderYaml>[1]
   })
   const follow = (text: string) => {
     const { units, input } = renderYaml(text, setting)
-    observer.follow(followedOf(input.slice, units, new Map()))
+    observer.follow(followedOf(input, units))
   }
   follow(yaml)
   await observer.start()
@@ -194,6 +217,20 @@ describe('the observer', () => {
     await observer.stop()
   })
 
+  test('a page that another upstream makes hides no failure, and is no answer of the one that failed', async () => {
+    const rules = 'circuitBreaker: { minRequests: 10, window: 1s }'
+    const { clock, observer, serve } = await observing(`${SITE}---${UPSTREAM(rules)}`)
+    serve(10, {
+      status: 502,
+      block: ' default_-_u;502 default_-_pages;',
+      addresses: `${ONE} : 10.0.0.9:80`,
+      statuses: '502 : 200',
+    })
+    await clock.advance(200)
+    expect([...observer.observed.openCircuits]).toEqual([PATH])
+    await observer.stop()
+  })
+
   test('errors of one endpoint take it out, where no block is told too', async () => {
     const { clock, observer, serve } = await observing(`${SITE}---${UPSTREAM('outlierDetection: {}')}`)
     serve(5, { status: 200, block: '', addresses: `${ONE}, ${TWO}`, statuses: '502, 200' })
@@ -218,6 +255,21 @@ spec: { listeners: { main: { port: 5432 } }, upstream: u }
     well.set(TWO, false)
     await clock.until(() => observer.observed.ejected.size === 1, 10_000, 'an ejection')
     expect([...observer.observed.ejected]).toEqual([`${PATH} ${TWO}`])
+    expect([...observer.observed.closedToStreams]).toEqual([`${PATH} ${TWO}`])
+    await observer.stop()
+  })
+
+  test('what clients got over HTTP takes nothing from streams, health checks do, of an endpoint that is ejected already', async () => {
+    const rules = 'healthCheck: { interval: 1s, unhealthyThreshold: 2, jitter: 0 }, outlierDetection: {}'
+    const { clock, well, observer, serve, changes } = await observing(`${SITE}---${UPSTREAM(rules)}`)
+    serve(5, { status: 500, addresses: ONE })
+    await clock.advance(200)
+    expect([...observer.observed.ejected]).toEqual([`${PATH} ${ONE}`])
+    expect(observer.observed.closedToStreams.size).toBe(0)
+    well.set(ONE, false)
+    await clock.until(() => observer.observed.closedToStreams.size === 1, 10_000, 'the health checks to find it')
+    // The second change is of no endpoint that a site uses.
+    expect(changes).toEqual([1, 0])
     await observer.stop()
   })
 
@@ -308,7 +360,7 @@ describe('traffic in metrics', () => {
   const count = (metrics: TrafficMetrics, parts: Line, path: string | undefined = PATH) => {
     const answer = parseAnswer(line(parts))
     if (answer === undefined) throw new Error('no line')
-    metrics.count(answer, path)
+    metrics.count(answer, [path])
   }
 
   test('resources beyond the limit, and unknown ones, are counted together; those that are gone end', async () => {

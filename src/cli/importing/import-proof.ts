@@ -29,6 +29,7 @@ import type { Directive } from '../../nginx/importing/parse.ts'
 import { probesFor, type Probe } from '../../nginx/importing/probes.ts'
 import { Sandbox, unprovable } from '../../nginx/importing/sandbox.ts'
 import type { HostLayout } from '../../nginx/rendering/host-layout.ts'
+import { ALL_WELL } from '../../nginx/rendering/render-upstream.ts'
 import { assemble, render } from '../../nginx/rendering/render.ts'
 import type { Capabilities } from '../../ports.ts'
 import { standInFor } from './stand-in.ts'
@@ -150,8 +151,7 @@ async function prove(
 /** Every address stands in the configuration, and no stand-in is ill. */
 const NOTHING_KNOWN = {
   addresses: new Map(),
-  ejected: new Set<string>(),
-  openCircuits: new Set<string>(),
+  ...ALL_WELL,
 }
 
 /** A few files of a directory, the first in the order of names. */

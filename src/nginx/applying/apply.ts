@@ -7,6 +7,7 @@
 
 import { join } from 'node:path'
 import { SETTINGS_DEFAULTS } from '../../core/resources/zone-settings.ts'
+import { waitForMemory } from './gate.ts'
 import type { Assembled, Damage, Generation } from './generation.ts'
 import { LOGS, prepareLogs, putAside } from './logs.ts'
 import { applyError, Run, type ApplyRequest, type ApplyResult } from './run.ts'
@@ -17,6 +18,8 @@ import { Validator, type Choice } from './validator.ts'
 
 const STOP_POLL_MS = 100
 
+export type HealOptions = Pick<ApplyRequest, 'onWait'> & { readonly signal?: AbortSignal }
+
 export class Applier {
   readonly #parts: Parts
   readonly #serving: Serving
@@ -24,6 +27,8 @@ export class Applier {
   readonly #swap: Swap
   /** As the last request had it. */
   #drainMs = SETTINGS_DEFAULTS.drainMs
+  /** Drift that was put right on disk and that nginx may have loaded, until it has loaded the disk again. */
+  #notLoaded: readonly string[] = []
 
   constructor(options: ApplierOptions) {
     this.#parts = partsOf(options)
@@ -143,12 +148,13 @@ export class Applier {
    * Hashes what is on disk and asks every worker what it runs; writes again what differs, keeping a hand-edited file
    * aside, and reloads when files or workers were not on the applied generation.
    * @returns what had drifted, for people
-   * @throws MeshError `store_unwritable` or `nginx_failed` when it could not be healed
+   * @throws MeshError `store_unwritable` or `nginx_failed` when it could not be healed, `unavailable` when the files are
+   * right again, and the reload waits for old workers: the next call goes on with it
    */
-  async healDrift(): Promise<readonly string[]> {
+  async healDrift({ onWait, signal }: HealOptions = {}): Promise<readonly string[]> {
     const { nginx, store, errorLog, endpoint } = this.#parts
     const lastGood = this.#serving.booted()
-    const found: string[] = []
+    const found = [...this.#notLoaded]
     const damage = await store.damage(lastGood)
     if (damage.length > 0) await store.repair(lastGood, damage)
     found.push(...damage.map(described))
@@ -166,9 +172,12 @@ export class Applier {
     else if (!running.proven) throw unproven(lastGood.digest, running)
     // What was edited may have been loaded by hand as well, and then answers with the right digest.
     if (found.length > 0) {
+      this.#notLoaded = found
+      if (running.other) this.#serving.unprove()
+      await waitForMemory(this.#parts, master, onWait, signal)
       this.#serving.unprove()
       try {
-        if (((await endpoint.connections())?.open ?? 0) > 0)
+        if (((await endpoint.connections())?.active ?? 0) > 0)
           await this.#swap.drain.begin(lastGood, this.#drainMs, undefined)
         await this.#serving.reload(master)
         await this.#serving.demand(lastGood.digest)
@@ -176,6 +185,7 @@ export class Applier {
         await this.#swap.drain.end()
       }
       await this.#serving.prove(lastGood)
+      this.#notLoaded = []
     }
     return found
   }

@@ -44,7 +44,7 @@ export class Drain {
     const began = clock.monotonic()
     // Who asks no more for a while, or speaks HTTP/2, stays idle: then the limit ends it.
     for (let passed = 0; passed < limitMs; passed = clock.monotonic() - began) {
-      if (passed >= LEAST_MS && (await endpoint.connections())?.idle === 0) return
+      if (passed >= LEAST_MS && (await endpoint.connections())?.waiting === 0) return
       const pauseMs = passed < LEAST_MS ? LEAST_MS - passed : POLL_MS
       await clock.sleep(Math.min(pauseMs, limitMs - passed), signal)
     }

@@ -10,6 +10,7 @@ import type { Clock, NginxProcess } from '../../ports.ts'
 import { fingerprintOf } from '../rendering/certificates.ts'
 import { changeText, parseWhole, wholeText, type LiveState, type Stamped } from '../rendering/live.ts'
 import { liveFile } from '../rendering/live-program.ts'
+import { askWorkers } from './ask-workers.ts'
 import { disk as realDisk, type Disk } from './disk.ts'
 import type { LiveEndpoint } from './live-endpoint.ts'
 
@@ -33,10 +34,6 @@ export interface Brought {
 
 const VERIFY_MS = 5_000
 const FIRST_PAUSE_MS = 1
-const LONGEST_PAUSE_MS = 25
-/** Workers take connections unevenly: a few more requests than workers reach them all sooner. */
-const ASKS_PER_WORKER = 2
-const ASKS_AT_ONCE_MAX = 64
 
 export class LivePush {
   readonly #options: LivePushOptions
@@ -145,33 +142,23 @@ export class LivePush {
     return true
   }
 
-  async #verify(stamp: number): Promise<void> {
+  #verify(stamp: number): Promise<true> {
     const { nginx, endpoint, clock } = this.#options
-    const deadline = clock.monotonic() + VERIFY_MS
-    const answered = new Map<number, number>()
-    for (let pauseMs = FIRST_PAUSE_MS; ; pauseMs = Math.min(pauseMs * 2, LONGEST_PAUSE_MS)) {
-      const asks = Math.min(ASKS_AT_ONCE_MAX, ASKS_PER_WORKER * Math.max(1, (await this.#workers()).length))
-      for (const answer of await Promise.all(Array.from({ length: asks }, () => endpoint.ask()))) {
-        if (answer !== undefined) answered.set(answer.pid, answer.stamp)
-      }
-      // Looked up after asking: a worker that died meanwhile does not count, its replacement has to answer too.
-      const workers = await this.#workers()
-      const behind = workers.filter((pid) => (answered.get(pid) ?? -1) < stamp)
-      if (workers.length > 0 && behind.length === 0) return
-      if ((await nginx.master()) === undefined) throw unproven('nginx ended')
-      if (clock.monotonic() >= deadline) {
+    return askWorkers({
+      nginx,
+      clock,
+      ask: () => endpoint.ask(),
+      firstPauseMs: FIRST_PAUSE_MS,
+      limitMs: VERIFY_MS,
+      judge: async (workers, answers, isLate) => {
+        const behind = workers.filter((pid) => (answers.get(pid)?.stamp ?? -1) < stamp)
+        if (workers.length > 0 && behind.length === 0) return true
+        if ((await nginx.master()) === undefined) throw unproven('nginx ended')
+        if (!isLate) return undefined
         const who = workers.length === 0 ? 'no worker was running' : `workers ${behind.join(', ')} had not taken it up`
         throw unproven(`after ${VERIFY_MS} ms ${who}`)
-      }
-      await clock.sleep(pauseMs)
-    }
-  }
-
-  async #workers(): Promise<readonly number[]> {
-    const { nginx } = this.#options
-    const master = await nginx.master()
-    if (master === undefined) return []
-    return (await nginx.workers(master)).filter(({ draining }) => !draining).map(({ pid }) => pid)
+      },
+    })
   }
 
   /** The wall clock, so that stamps grow though the file is lost; one more than before where it has been put back. */

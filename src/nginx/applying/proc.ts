@@ -90,15 +90,16 @@ export async function bootId(): Promise<string> {
   return (await readFile('/proc/sys/kernel/random/boot_id', 'utf8').catch(() => '')).trim()
 }
 
-/** The processes that listen on a TCP port, as far as they may be looked at. */
-export async function listenersOn(port: number): Promise<readonly number[]> {
+/** The processes that listen on a port, as far as they may be looked at. */
+export async function listenersOn(port: number, protocol: 'tcp' | 'udp' = 'tcp'): Promise<readonly number[]> {
   const wanted = port.toString(16).toUpperCase().padStart(4, '0')
   const LISTEN = '0A'
   const sockets = new Set<string>()
-  for (const table of ['/proc/net/tcp', '/proc/net/tcp6']) {
+  for (const table of [`/proc/net/${protocol}`, `/proc/net/${protocol}6`]) {
     for (const line of (await readFile(table, 'utf8').catch(() => '')).split('\n').slice(1)) {
       const [, local, , state, , , , , , inode] = line.trim().split(/\s+/)
-      if (state === LISTEN && local?.endsWith(`:${wanted}`)) sockets.add(`socket:[${inode}]`)
+      // What has a UDP port receives by it.
+      if ((state === LISTEN || protocol === 'udp') && local?.endsWith(`:${wanted}`)) sockets.add(`socket:[${inode}]`)
     }
   }
   if (sockets.size === 0) return []

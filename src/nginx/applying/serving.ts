@@ -8,6 +8,7 @@ import { join } from 'node:path'
 import { backoffMs } from '../../backoff.ts'
 import { MeshError } from '../../errors.ts'
 import type { NginxOutput } from '../../ports.ts'
+import { waitForMemory } from './gate.ts'
 import type { Generation } from './generation.ts'
 import { applyError, type ApplyError } from './run.ts'
 import type { Parts } from './settings.ts'
@@ -135,7 +136,10 @@ export class Serving {
       await store.activate(lastGood.digest)
       await errorLog.mark()
       if (master === undefined) await this.start()
-      else if (!(await this.verify(lastGood.digest, GLANCE_LIMIT_MS)).proven) await this.reload(master)
+      else if (!(await this.verify(lastGood.digest, GLANCE_LIMIT_MS)).proven) {
+        await waitForMemory(this.#parts, master)
+        await this.reload(master)
+      }
       await this.demand(lastGood.digest)
       await this.record(lastGood)
       this.#restarts = { attempts: 0, after: 0, error: undefined }

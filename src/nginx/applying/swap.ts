@@ -4,10 +4,11 @@
  * follows from it is for apply.ts, which calls this.
  */
 
-import { asMeshError, MeshError } from '../../errors.ts'
+import { asMeshError } from '../../errors.ts'
 import type { Unit } from '../rendering/unit.ts'
 import { bakeFailure, countAnswers, sitesToWatch, type AnswerCounts } from './bake.ts'
 import { Drain } from './drain.ts'
+import { waitForMemory } from './gate.ts'
 import type { Generation } from './generation.ts'
 import { blamedUnits, changedUnits } from './isolate.ts'
 import { probeTargets, sameTarget, worsened, type ProbeAnswer } from './probe.ts'
@@ -37,13 +38,10 @@ export interface SwapOrder {
   readonly signal: AbortSignal | undefined
 }
 
-const GATE_POLL_MS = 100
 const BAKE_POLL_MS = 250
 /** A probe that fails is repeated, since an old worker may still have accepted it. */
 const PROBE_ATTEMPTS = 3
 const PROBE_PAUSE_MS = 100
-const DRAINING_PER_WORKER = 4
-const DRAINING_LEAST = 16
 
 export class Swap {
   readonly #parts: Parts
@@ -67,11 +65,11 @@ export class Swap {
     const sites = request.observedOnly === true ? [] : changedSites(previous.units, next.units)
     let before: ReadonlyMap<string, ProbeAnswer> = new Map()
     if (master !== undefined) {
-      await run.phase('gate', () => this.#waitForMemory(master, order))
+      await run.phase('gate', () => waitForMemory(this.#parts, master, request.onWait, signal))
       // Counted before the probes, which would count as clients.
       const clients = await endpoint.connections()
       before = await run.phase('probe', () => this.#probeBefore(sites, previous))
-      if (clients !== undefined && clients.open > 0)
+      if (clients !== undefined && clients.active > 0)
         await run.phase('drain', () => this.drain.begin(previous, request.drainMs, signal))
     }
     return (
@@ -97,32 +95,6 @@ export class Swap {
       await this.#serving.prove(previous)
     } finally {
       await this.drain.end()
-    }
-  }
-
-  /** Every reload adds draining workers, and each holds its memory until its longest connection ends. */
-  async #waitForMemory(master: number, { request, signal }: SwapOrder): Promise<void> {
-    const { nginx, clock, settings } = this.#parts
-    let hasTold = false
-    const deadline = clock.monotonic() + settings.gateWaitMs
-    for (;;) {
-      const workers = await nginx.workers(master)
-      const draining = workers.filter((worker) => worker.draining).length
-      const usual = Math.max(DRAINING_LEAST, DRAINING_PER_WORKER * (workers.length - draining))
-      const limit = settings.maxDrainingWorkers ?? usual
-      if (draining <= limit) return
-      const hint = 'they end with their connections, or after worker_shutdown_timeout; it goes on by itself'
-      const error = new MeshError(
-        'unavailable',
-        `${draining} old workers are still draining, over the limit of ${limit}`,
-        {
-          hint,
-        },
-      )
-      if (!hasTold) request.onWait?.(applyError(error))
-      hasTold = true
-      if (clock.monotonic() >= deadline) throw error
-      await clock.sleep(GATE_POLL_MS, signal)
     }
   }
 

@@ -4,6 +4,7 @@
  */
 
 import type { Clock, NginxProcess } from '../../ports.ts'
+import { askWorkers } from './ask-workers.ts'
 import { get } from './http.ts'
 import { brokenWorkers, emergencies, type LogTail } from './log-tail.ts'
 
@@ -21,11 +22,13 @@ export interface VerifyEndpoint {
   connections(): Promise<Connections | undefined>
 }
 
-/** Client connections. */
+/** Client connections as nginx's stub_status counts them: `active` is the sum of the others. */
 export interface Connections {
-  readonly open: number
-  /** Of which these wait for a request. */
-  readonly idle: number
+  readonly active: number
+  readonly reading: number
+  readonly writing: number
+  /** For a request. */
+  readonly waiting: number
 }
 
 /** Longer than a busy worker takes to get to a request, shorter than any limit of a verification. */
@@ -41,10 +44,17 @@ export function verifyEndpoint(socketPath: string): VerifyEndpoint {
       return match === null ? undefined : { generation: match[1] as string, pid: Number(match[2]) }
     },
     async connections() {
-      const match = /^Active connections: (\d+).*Waiting: (\d+)/s.exec((await ask('/status'))?.body ?? '')
-      return match === null ? undefined : { open: Number(match[1]) - 1, idle: Number(match[2]) }
+      return connectionsOf((await ask('/status'))?.body ?? '')
     },
   }
+}
+
+/** Without the question itself, which is being answered. */
+function connectionsOf(status: string): Connections | undefined {
+  const match = /^Active connections: (\d+).*Reading: (\d+) Writing: (\d+) Waiting: (\d+)/s.exec(status)
+  if (match === null) return undefined
+  const [active, reading, writing, waiting] = match.slice(1).map(Number) as [number, number, number, number]
+  return { active: active - 1, reading, writing: writing - 1, waiting }
 }
 
 export interface Verification {
@@ -68,35 +78,27 @@ export interface VerifyOptions {
 }
 
 const FIRST_PAUSE_MS = 2
-const LONGEST_PAUSE_MS = 25
-/** Workers take connections unevenly: a few more requests than workers reach them all sooner. */
-const ASKS_PER_WORKER = 2
-const ASKS_AT_ONCE_MAX = 64
 
 /** Workers that may end in a verification, beyond each serving one: somebody may kill a few. More of them do not survive their start. */
 const BROKEN_MAX = 4
 
 /** Polls until every worker that is not draining has answered with the generation, or it is clear that none will. */
-export async function verifyWorkers(options: VerifyOptions): Promise<Verification> {
+export function verifyWorkers(options: VerifyOptions): Promise<Verification> {
   const { generation, nginx, endpoint, clock, errorLog, limitMs } = options
-  const deadline = clock.monotonic() + limitMs
-  const answered = new Map<number, string>()
   const said = new Set<string>()
   const broken: string[] = []
-  for (let pauseMs = FIRST_PAUSE_MS; ; pauseMs = Math.min(pauseMs * 2, LONGEST_PAUSE_MS)) {
+  const judge = async (
+    workers: readonly number[],
+    answers: ReadonlyMap<number, WorkerAnswer>,
+    isLate: boolean,
+  ): Promise<Verification | undefined> => {
     const master = await nginx.master()
     if (master === undefined) return { proven: false, reason: 'nginx is not running', refused: false, other: false }
-
-    const asks = Math.min(ASKS_AT_ONCE_MAX, ASKS_PER_WORKER * Math.max(1, (await serving(nginx, master)).length))
-    for (const answer of await Promise.all(Array.from({ length: asks }, () => endpoint.ask()))) {
-      if (answer !== undefined) answered.set(answer.pid, answer.generation)
-    }
-    // Looked up after asking: a worker that died meanwhile does not count, its replacement has to answer too.
-    const workers = await serving(nginx, master)
-    if (workers.length > 0 && workers.every((pid) => answered.get(pid) === generation)) {
+    const runs = (pid: number) => answers.get(pid)?.generation
+    if (workers.length > 0 && workers.every((pid) => runs(pid) === generation)) {
       return { proven: true, reason: '', refused: false, other: false }
     }
-    const other = workers.some((pid) => (answered.get(pid) ?? generation) !== generation)
+    const other = workers.some((pid) => (runs(pid) ?? generation) !== generation)
     const lines = await errorLog.read()
     for (const message of emergencies(lines, master)) said.add(message)
     if ([...said].some(isFinal)) return { proven: false, reason: [...said].join('; '), refused: true, other }
@@ -105,16 +107,11 @@ export async function verifyWorkers(options: VerifyOptions): Promise<Verificatio
       const reason = `${broken.length} workers ended as soon as they had started: ${broken.at(-1)}`
       return { proven: false, reason, refused: false, other }
     }
-    if (clock.monotonic() >= deadline) {
-      const reason = `after ${limitMs} ms ${unproven(workers, answered, generation)}`
-      return { proven: false, reason, refused: false, other }
-    }
-    await clock.sleep(pauseMs)
+    if (!isLate) return undefined
+    const reason = `after ${limitMs} ms ${unproven(workers, answers, generation)}`
+    return { proven: false, reason, refused: false, other }
   }
-}
-
-async function serving(nginx: NginxProcess, master: number): Promise<readonly number[]> {
-  return (await nginx.workers(master)).filter(({ draining }) => !draining).map(({ pid }) => pid)
+  return askWorkers({ nginx, clock, ask: () => endpoint.ask(), firstPauseMs: FIRST_PAUSE_MS, limitMs, judge })
 }
 
 /** nginx tries a taken port five times, 500 ms apart, before it gives up with `still could not bind()`. */
@@ -122,10 +119,10 @@ function isFinal(emergency: string): boolean {
   return !/^bind\(\) to .* failed \(\d+: Address already in use\)/.test(emergency)
 }
 
-function unproven(workers: readonly number[], answered: ReadonlyMap<number, string>, generation: string): string {
+function unproven(workers: readonly number[], answers: ReadonlyMap<number, WorkerAnswer>, generation: string): string {
   if (workers.length === 0) return 'no worker was running'
   const behind = workers.flatMap((pid) => {
-    const runs = answered.get(pid)
+    const runs = answers.get(pid)?.generation
     if (runs === generation) return []
     return [runs === undefined ? `worker ${pid} had not answered` : `worker ${pid} ran generation ${runs.slice(0, 12)}`]
   })

@@ -13,6 +13,7 @@ import { literal, plain } from './quote.ts'
 import { policiesFor, withheldHeaders, type SitePolicies } from './render-policy.ts'
 import { responseHeaderLines } from './response-headers.ts'
 import type { SiteMaps } from './site-maps.ts'
+import { askedLine } from './traffic-log.ts'
 
 /** Sent where the file of a page is not there. */
 const MISSING = 'there is no page for this error\n'
@@ -126,7 +127,9 @@ export class ErrorPages {
       const root = slash === 0 ? '/' : file.slice(0, slash)
       return [`root ${literal(root)};`, `try_files ${literal(file.slice(slash))} ${plain(missing)};`]
     }
+    const target = this.#place.upstreams.get(upstream as string) as string
     return [
+      askedLine(target),
       ...innerHeaderLines(withheldHeaders(this.#place.policies)),
       // The page is asked for whole, whatever the client asked.
       ...[
@@ -141,7 +144,7 @@ export class ErrorPages {
       'proxy_set_header X-Error-Status $status;',
       'proxy_set_header X-Original-URI $request_uri;',
       'proxy_pass_request_body off;',
-      `proxy_pass http://${this.#place.upstreams.get(upstream as string)}${path};`,
+      `proxy_pass http://${target}${path};`,
     ]
   }
 

@@ -29,8 +29,18 @@ export interface HostLayout {
   readonly staticRoots?: readonly string[]
   /** Of all caches together, like 10g; without bounds when left out. */
   readonly maxCacheDisk?: string
+  /** Whom nothing is passed on to, and who is not probed; see refused-endpoints.ts. */
+  readonly refusedEndpoints?: readonly RefusedNetwork[]
   /** Where the OWASP Core Rule Set lies; `rules/` is in it. */
   readonly crsDirectory?: string
+}
+
+/** Addresses that are never asked. */
+export interface RefusedNetwork {
+  /** `169.254.0.0/16`, `fe80::/10`, or a single address. */
+  readonly network: string
+  /** Whatever port when left out. */
+  readonly port?: number
 }
 
 /** Where a stream listens that shares its port with others; for no path, where nobody's clients end. */

@@ -13,6 +13,7 @@ import type { HostLayout } from './host-layout.ts'
 import { asksLive, siteEntries, upstreamEntry, usesLane, type LiveState } from './live.ts'
 import { hasTls, liveCertificates } from './live-certificates.ts'
 import { tooHeavy } from './node-limits.ts'
+import { withoutRefused } from './refused-endpoints.ts'
 import { upstreamKeyOf, type ObservedHealth } from './render-upstream.ts'
 import { shareOut } from './shares.ts'
 
@@ -79,11 +80,12 @@ export function liveEntries(
 }
 
 /** The live part of the rendering alone, which does not cost the work of all sites. */
-export function renderLive(input: LiveInput): LiveState | undefined {
+export function renderLive(given: LiveInput): LiveState | undefined {
+  const input = withoutRefused(given)
   const { slice, capabilities, host, addresses, secrets } = input
   if (!usesLane(capabilities, host)) return undefined
   const upstreams = slice.resources.filter(isUpstream).toSorted(olderFirst)
-  const heavy = tooHeavy(upstreams, addresses)
+  const heavy = tooHeavy(slice, addresses)
   const all = slice.resources.filter(isSite)
   const asking = all.filter(({ spec }) => asksLive(spec)).toSorted(olderFirst)
   let known: ReadonlySet<string> | undefined

@@ -19,6 +19,7 @@ import { CONNECTION_VARIABLE, DEFAULT_HEADER_LINES, IGNORED_HEADERS } from './pr
 import { listenLine, realClientLines, rejectingLines, TLS_LINES } from './server-tls.ts'
 import { TRAFFIC_FORMAT_LINE, TRAFFIC_LOG_LINE } from './traffic-log.ts'
 import type { Listener } from './unit.ts'
+import { ASKED_VARIABLE } from '../../upstreams/judging/traffic.ts'
 
 /** What a listener answers, with 404, to a host that no site claims. */
 export const DEFAULT_ANSWER = 'no site answers to this host name'
@@ -177,6 +178,7 @@ function verifyServer({ host, capabilities, isLive }: MainInput, digest: string)
     // nginx must know the variables of the access log, and of caches, where no site sets them.
     'set $nxmesh_site "";',
     'set $nxmesh_planned "";',
+    `set $${ASKED_VARIABLE} "";`,
     ...[...REFUSALS, IDENTITY_VARIABLE].map((variable) => `set $${variable} "";`),
     'default_type text/plain;',
     `location = /generation { return 200 "${digest} $pid\\n"; }`,

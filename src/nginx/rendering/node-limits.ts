@@ -1,33 +1,51 @@
 /**
- * What the upstreams and sites of a node may cost it, all together: shared out among workspaces, so that none is refused
+ * What the upstreams, streams and sites of a node may cost it, all together: shared out among workspaces, so that none is refused
  * for what another wants. Pure; called by render.ts.
  */
 
-import { CONSISTENT_WEIGHT_MAX, type UpstreamSpec } from '../../core/resources/upstream.ts'
-import type { Problem, SliceResource } from '../../core/slice.ts'
+import { resourcePath } from '../../core/names.ts'
+import { nearest } from '../../core/references.ts'
+import { CONSISTENT_WEIGHT_MAX } from '../../core/resources/upstream.ts'
+import { isStream, isUpstream, olderFirst, type Problem, type Slice } from '../../core/slice.ts'
 import type { Site } from './claims.ts'
+import { unusable } from './render-stream.ts'
 import { consistentWeight } from './render-upstream.ts'
 import { shareOut, type Demand } from './shares.ts'
 import { variableDemand } from './site-maps.ts'
 
-/** The sum over all upstreams of CONSISTENT_WEIGHT_MAX; `nginx -t` takes about a second for it. */
+/**
+ * The sum over all blocks of CONSISTENT_WEIGHT_MAX: an upstream's, and one more in each stream of it. `nginx -t` takes about a
+ * second for it.
+ */
 const NODE_CONSISTENT_WEIGHT_MAX = 32_768
 
 /** The sum over all sites: every request of every site has 16 bytes for each. */
 const NODE_VARIABLES_MAX = 2048
 
-/** Upstreams whose consistent hashing would cost nginx too much, alone or with all others of the node. */
+const LIGHTER = 'divide the weights, or leave out consistent'
+
+/** Upstreams and streams whose consistent hashing would cost nginx too much, alone or with all others of the node. */
 export function tooHeavy(
-  oldestFirst: readonly SliceResource<UpstreamSpec>[],
+  { resources, problems: known }: Slice,
   addresses: ReadonlyMap<string, readonly string[]>,
 ): ReadonlyMap<string, Problem> {
   const problems = new Map<string, Problem>()
   const demands: Demand[] = []
-  for (const { path, name, spec } of oldestFirst) {
+  const costs = new Map<string, number>()
+  for (const { path, name, spec } of resources.filter(isUpstream).toSorted(olderFirst)) {
     const cost = consistentWeight(spec, addresses)
     const message = `its weights add up to ${cost} over all addresses; with consistent at most ${CONSISTENT_WEIGHT_MAX}`
+    if (cost > 0) costs.set(path, cost)
     if (cost > CONSISTENT_WEIGHT_MAX) problems.set(path, { path, code: 'unsupported', message, hint: LIGHTER })
     else if (cost > 0) demands.push({ key: path, workspace: name.workspace, cost })
+  }
+  if (costs.size === 0) return problems
+  const paths = new Set([...resources, ...known].map(({ path }) => path))
+  for (const stream of resources.filter(isStream).toSorted(olderFirst)) {
+    const upstream = nearest(stream, 'upstream', stream.spec.upstream, paths)
+    const cost = upstream === undefined ? 0 : (costs.get(resourcePath(upstream)) ?? 0)
+    if (cost > CONSISTENT_WEIGHT_MAX) problems.set(stream.path, unusable(stream))
+    else if (cost > 0) demands.push({ key: stream.path, workspace: stream.name.workspace, cost })
   }
   const granted = shareOut(demands, NODE_CONSISTENT_WEIGHT_MAX)
   const message = `the upstreams with consistent of a node have weights of at most ${NODE_CONSISTENT_WEIGHT_MAX}, shared out among workspaces`
@@ -36,7 +54,6 @@ export function tooHeavy(
   }
   return problems
 }
-const LIGHTER = 'divide the weights, or leave out consistent'
 
 /** Sites whose conditions and splits would cost every request of the node too much, alone or with all others. */
 export function tooManyVariables(oldestFirst: readonly Site[]): ReadonlyMap<string, Problem> {

@@ -33,6 +33,7 @@ import {
 } from './server-tls.ts'
 import { BROTLI } from './needs.ts'
 import { SiteMaps } from './site-maps.ts'
+import { askedLine } from './traffic-log.ts'
 import type { Listener } from './unit.ts'
 
 /** What render.ts settled about a site before its text is made. */
@@ -265,6 +266,7 @@ function actionLines(id: string, route: Route, spec: SiteSpec, place: RoutePlace
       const split = [sticky, force].flatMap((each) => each?.header ?? [])
       return [
         ...place.maps.settingOf(id),
+        askedLine(url.slice(url.indexOf('://') + 3)),
         ...proxyLines(route, spec, {
           url,
           host: place.host,

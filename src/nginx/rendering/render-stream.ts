@@ -8,7 +8,7 @@ import { sha256 } from '../../core/canonical.ts'
 import { isFault, parseTemplate } from '../../core/resources/fields.ts'
 import type { StreamUpstreamTls } from '../../core/resources/upstream-tls.ts'
 import type { UpstreamSpec } from '../../core/resources/upstream.ts'
-import type { SliceResource } from '../../core/slice.ts'
+import type { Problem, SliceResource } from '../../core/slice.ts'
 import type { HostLayout } from './host-layout.ts'
 import { streamSocket } from './host-layout.ts'
 import { block, directive, toText, when } from './lines.ts'
@@ -34,6 +34,12 @@ export function streamObstacle({ method, hashKey, sticky }: UpstreamSpec): strin
   return isKnown ? undefined : `its hashKey ${JSON.stringify(hashKey)} is of requests, which a stream has none of`
 }
 
+/** The upstream is there, and cannot be used. */
+export function unusable({ path, spec: { upstream } }: Stream): Problem {
+  const message = `the upstream ${upstream} has a problem of its own`
+  return { path, code: 'reference', message, hint: 'mend the upstream' }
+}
+
 /** The certificates of one stream, found. */
 export interface StreamTls {
   /** By keyOf a listener; none for one without TLS. */
@@ -57,8 +63,7 @@ export function renderStream(
   const { upstream, addresses, observed, host, tls } = parts
   const { timeouts, proxyProtocol, responses, allow, deny, connectionsPerClient } = spec
   const blockName = upstreamBlockName(name)
-  const isOpen = observed.openCircuits.has(upstream.path)
-  const servers = isOpen ? [] : serversOf(upstream, addresses, observed.ejected).map(serverLine)
+  const servers = serversOf(upstream, addresses, observed.closedToStreams).map(serverLine)
   const zone = `nxmesh_stream_${sha256(path).slice(0, 16)}`
   const lines = [
     ...(deny ?? []).toSorted().map((network) => `deny ${plain(network)};`),

@@ -23,9 +23,14 @@ export const ADDRESSES_MAX = 64
 export interface ObservedHealth {
   /** `<upstream path> <address>:<port>` of servers that take no requests for now. */
   readonly ejected: ReadonlySet<string>
+  /** The same for connections of streams, where health checks alone count. */
+  readonly closedToStreams: ReadonlySet<string>
   /** Paths of upstreams that answer 503 at once. */
   readonly openCircuits: ReadonlySet<string>
 }
+
+/** Where nothing was observed. */
+export const ALL_WELL: ObservedHealth = { ejected: new Set(), closedToStreams: new Set(), openCircuits: new Set() }
 
 /** `default_eu.west_api`, `default_-_api` for zone `*`. No part has `_` in it, so no two resources share a name. */
 export function upstreamBlockName({ workspace, zone, name }: ResourceName): string {

@@ -49,6 +49,7 @@ import { plain } from './quote.ts'
 import { missing, nearest } from '../../core/references.ts'
 import { settlePolicies, type SettledPolicies } from './render-policy.ts'
 import { Recall } from './recall.ts'
+import { withoutRefused } from './refused-endpoints.ts'
 import { renderSite, snippetLines } from './render-site.ts'
 import { streamBlock } from './render-stream.ts'
 import {
@@ -93,7 +94,8 @@ const siteOutcomes = new Recall<Outcome>()
 const upstreamOutcomes = new Recall<Outcome>()
 
 /** A resource whose unit cannot be made is absent from `units`; its problem says why. */
-export function render(input: RenderInput): Rendering {
+export function render(given: RenderInput): Rendering {
+  const input = withoutRefused(given)
   const { slice, host, addresses } = input
   remembered.turn()
   beginSiteTls()
@@ -104,7 +106,7 @@ export function render(input: RenderInput): Rendering {
     else units.push(outcome)
   }
   const upstreams = slice.resources.filter(isUpstream).toSorted(olderFirst)
-  const heavy = tooHeavy(upstreams, addresses)
+  const heavy = tooHeavy(slice, addresses)
   // An upstream with a problem of its own is there all the same: its last good unit may serve.
   const known = new Set([...slice.resources, ...slice.problems].map(({ path }) => path))
   const sites = slice.resources.filter(isSite).toSorted(olderFirst)
@@ -159,12 +161,14 @@ export function render(input: RenderInput): Rendering {
   const streams = slice.resources.filter(isStream).toSorted(olderFirst)
   const whole = (stream: Stream): StreamPlace => ({ listeners: [], hosts: stream.spec.hosts ?? [] })
   const flows = { ...input, upstreams, known, certificates, remembered }
-  const flowing = streams.filter((stream) => !('code' in streamUnit(stream, whole(stream), flows)))
+  const unitOfStream = (stream: Stream, place: StreamPlace) =>
+    heavy.get(stream.path) ?? streamUnit(stream, place, flows)
+  const flowing = streams.filter((stream) => !('code' in unitOfStream(stream, whole(stream))))
   const settled = settleStreams(flowing, rendered, host.defaultHttpPort)
   problems.push(...settled.problems)
   for (const stream of streams) {
     const place = settled.places.get(stream.path)
-    if (place !== undefined || !flowing.includes(stream)) add(streamUnit(stream, place ?? whole(stream), flows))
+    if (place !== undefined || !flowing.includes(stream)) add(unitOfStream(stream, place ?? whole(stream)))
   }
   const claims = new Claims(rendered, host.defaultHttpPort, settled.taken)
   const renders = new Set(rendered)

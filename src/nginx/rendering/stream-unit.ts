@@ -13,7 +13,7 @@ import type { Certificates } from './certificates.ts'
 import type { HostLayout } from './host-layout.ts'
 import { firstUnmet, streamNeeds, unsupported } from './needs.ts'
 import { unitOf, type Outcome } from './outcome.ts'
-import { renderStream, STREAM, streamObstacle, type StreamTls } from './render-stream.ts'
+import { renderStream, STREAM, streamObstacle, unusable, type StreamTls } from './render-stream.ts'
 import { upstreamKeyOf, type ObservedHealth } from './render-upstream.ts'
 import { serverTlsOf, tlsFiles, type ServerTls } from './server-tls.ts'
 import { proxyFiles, proxyTlsOf } from './site-tls.ts'
@@ -39,8 +39,7 @@ export function streamUnit(stream: Stream, place: StreamPlace, input: StreamInpu
   const name = nearest(stream, 'upstream', spec.upstream, known)
   if (name === undefined) return missing(stream, 'Upstream', spec.upstream)
   const upstream = upstreams.find((each) => each.path === resourcePath(name))
-  const message = `the upstream ${spec.upstream} has a problem of its own`
-  if (upstream === undefined) return { path, code: 'reference', message, hint: 'mend the upstream' }
+  if (upstream === undefined) return unusable(stream)
   const obstacle = streamObstacle(upstream.spec)
   if (obstacle !== undefined) {
     const hint = 'hash by $remote_addr, or take another method'
@@ -55,7 +54,7 @@ export function streamUnit(stream: Stream, place: StreamPlace, input: StreamInpu
   const key = [
     path,
     hash,
-    upstreamKeyOf(upstream, addresses, input, host),
+    upstreamKeyOf(upstream, addresses, { ...input, ejected: input.closedToStreams, openCircuits: new Set() }, host),
     ...files.map((file) => file.name),
     '',
     ...place.listeners.map(keyOf),

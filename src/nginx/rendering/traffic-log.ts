@@ -3,7 +3,7 @@
  * shortened by the daemon once it is read. Text alone; what stands in a line is told in judging/traffic.ts.
  */
 
-import { TRAFFIC_FORMAT } from '../../upstreams/judging/traffic.ts'
+import { ASKED_VARIABLE, TRAFFIC_FORMAT } from '../../upstreams/judging/traffic.ts'
 
 /** Below logs/. */
 export const TRAFFIC_LOG = 'traffic.log'
@@ -13,3 +13,11 @@ export const TRAFFIC_FORMAT_LINE = `log_format nxmesh_traffic "${TRAFFIC_FORMAT.
 
 /** Wherever access_log stands, since each one takes away those further out. Written in batches, a quarter second late at most. */
 export const TRAFFIC_LOG_LINE = `access_log logs/${TRAFFIC_LOG} nxmesh_traffic buffer=64k flush=250ms;`
+
+/**
+ * Wherever a request of a client is passed on, before any rewrite: what happens later in another location is not this
+ * upstream's. @param target the name of an upstream's block, or a variable that holds one
+ */
+export function askedLine(target: string): string {
+  return `set $${ASKED_VARIABLE} "\${${ASKED_VARIABLE}}$upstream_status ${target};";`
+}

@@ -3,9 +3,11 @@
 import { perObject } from '../../core/memo.ts'
 import { resourcePath } from '../../core/names.ts'
 import type { UpstreamSpec } from '../../core/resources/upstream.ts'
-import { isStream, isUpstream, type Slice, type SliceResource } from '../../core/slice.ts'
+import { isStream, isUpstream, type SliceResource } from '../../core/slice.ts'
 import { nearest } from '../../core/references.ts'
 import { hostNames, serversOf, upstreamBlockName } from '../../nginx/rendering/render-upstream.ts'
+import { withoutRefused } from '../../nginx/rendering/refused-endpoints.ts'
+import type { RenderInput } from '../../nginx/rendering/render.ts'
 import type { Unit } from '../../nginx/rendering/unit.ts'
 
 /** One upstream that a site or a stream uses. */
@@ -23,10 +25,11 @@ const NOTHING: ReadonlySet<string> = new Set()
 
 /** Sorted by path. @param units what the slice renders to */
 export function followedOf(
-  { resources }: Slice,
+  input: Pick<RenderInput, 'slice' | 'addresses' | 'host'>,
   units: readonly Unit[],
-  addresses: ReadonlyMap<string, readonly string[]>,
 ): readonly Followed[] {
+  const { slice, addresses } = withoutRefused(input)
+  const { resources } = slice
   const known = new Set(resources.map(({ path }) => path))
   const rendered = new Set(units.map(({ path }) => path))
   // A stream has its upstream's servers in its own text, and so needs no other.

@@ -109,13 +109,25 @@ export class Judge {
 
   /** Endpoints that are not well, whether or not enough others are; sorted. */
   get ailing(): readonly string[] {
-    const unhealthy = [...this.#checks].flatMap(([address, { isHealthy }]) => (isHealthy ? [] : [address]))
-    return [...new Set([...unhealthy, ...this.#outliers.ejected])].toSorted()
+    return [...new Set([...this.#failing, ...this.#outliers.ejected])].toSorted()
   }
 
   /** Endpoints that take no requests for now, sorted. Never all of them. */
   get ejected(): readonly string[] {
-    const { ailing } = this
+    return this.#unlessTooMany(this.ailing)
+  }
+
+  /** Endpoints that take no connections of streams for now, sorted. Never all of them. What clients got over HTTP says nothing of those. */
+  get closedToStreams(): readonly string[] {
+    return this.#unlessTooMany(this.#failing)
+  }
+
+  /** By their health checks; sorted. */
+  get #failing(): readonly string[] {
+    return [...this.#checks].flatMap(([address, { isHealthy }]) => (isHealthy ? [] : [address])).toSorted()
+  }
+
+  #unlessTooMany(ailing: readonly string[]): readonly string[] {
     const well = this.#checks.size - ailing.length
     return well === 0 || well * 100 < this.#rules.panicPercent * this.#checks.size ? [] : ailing
   }

@@ -1,7 +1,15 @@
 /**
- * One line of the traffic log: what became of one request, at which site and upstream, and at which endpoints it was
- * tried. Defines the format for nginx and reads it back. Pure; rendering takes the format, observer.ts reads the lines.
+ * One line of the traffic log: what became of one request, at which site, at which upstreams, and at which of their
+ * endpoints it was tried. Defines the format for nginx and reads it back. Pure; rendering takes the format, observer.ts
+ * reads the lines.
  */
+
+/**
+ * Where a request was to be passed on, location by location, as each of them adds to it: `<$upstream_status by then>
+ * <block>;`. A location may refuse a request before it is passed on, and a page for its error may be another upstream's, so
+ * that what nginx says of upstreams at last does not tell whose it is.
+ */
+export const ASKED_VARIABLE = 'nxmesh_asked'
 
 /** Fields in order; nginx escapes what is no printable ASCII, so no value holds a tab. */
 const FIELDS = [
@@ -10,7 +18,7 @@ const FIELDS = [
   '$nxmesh_site',
   '$status',
   '$nxmesh_planned',
-  '$proxy_host',
+  `$${ASKED_VARIABLE}`,
   '$upstream_addr',
   '$upstream_status',
   '$upstream_response_time',
@@ -26,6 +34,20 @@ export interface Attempt {
   readonly failed: boolean
 }
 
+/** One upstream that was asked. */
+export interface Asked {
+  /** Name of its block; empty where the location did not say. */
+  readonly block: string
+  /** In the order in which they were asked. */
+  readonly attempts: readonly Attempt[]
+  /** nginx answered in place of the upstream, whose circuit was open. */
+  readonly isRejected: boolean
+  /** What came back at last; of the client's answer where nothing did. */
+  readonly status: number
+  /** Until the upstream had answered, all attempts together. */
+  readonly seconds: number
+}
+
 export interface Answer {
   /** Wall time when the request came in, ms. */
   readonly startedMs: number
@@ -35,29 +57,34 @@ export interface Answer {
   readonly status: number
   /** A site in maintenance answered. */
   readonly isPlanned: boolean
-  /** Name of the upstream's block; empty without one. */
-  readonly block: string
-  /** In the order in which they were asked. */
-  readonly attempts: readonly Attempt[]
-  /** nginx answered in place of the upstream, whose circuit was open. */
-  readonly isRejected: boolean
-  /** Until the upstream had answered, all attempts together. */
-  readonly upstreamSeconds: number
+  /** In the order in which they were asked: the one that makes the page for another's error comes after it. */
+  readonly asked: readonly Asked[]
 }
 
 /** Undefined for what is no line of this log, or is half of one. */
 export function parseAnswer(line: string): Answer | undefined {
   const parts = line.split('\t')
   if (parts.length !== FIELDS.length) return undefined
-  const [msec, seconds, site, status, planned, block, addresses, statuses, times] = parts as [string, ...string[]]
+  const [msec, seconds, site, status, planned, told, addresses, statuses, times] = parts as [string, ...string[]]
   const [at, took, code] = [Number(msec), Number(seconds), Number(status)]
   if (!(at > 0) || !(took >= 0) || !Number.isInteger(code)) return undefined
-  const asked = several(addresses)
-  const answered = several(statuses)
-  const attempts = asked.flatMap((address, index): Attempt[] => {
-    const each = Number(answered[index])
-    // Without a status the client went away before the endpoint had answered, which says nothing about it.
-    return Number.isInteger(each) && each > 0 && !address.startsWith('unix:') ? [{ address, failed: each >= 500 }] : []
+  const [answered, lasted, blocks] = [groupsOf(statuses), groupsOf(times), blocksOf(present(told))]
+  const asked = groupsOf(addresses).flatMap((group, index): Asked[] => {
+    const said = (answered[index] ?? []).map(Number)
+    const attempts = group.flatMap((address, attempt): Attempt[] => {
+      const each = said[attempt] ?? 0
+      // Without a status the client went away before the endpoint had answered, which says nothing about it.
+      return each > 0 && !address.startsWith('unix:') ? [{ address, failed: each >= 500 }] : []
+    })
+    const one: Asked = {
+      block: blocks.get(index) ?? '',
+      attempts,
+      isRejected: group.at(-1)?.startsWith('unix:') === true,
+      status: (said.at(-1) ?? 0) > 0 ? (said.at(-1) as number) : code,
+      seconds: (lasted[index] ?? []).reduce((sum, text) => sum + (Number(text) || 0), 0),
+    }
+    // Nobody was asked before the client went away.
+    return group.every((address) => address === '') ? [] : [one]
   })
   return {
     startedMs: (at - took) * 1000,
@@ -65,10 +92,7 @@ export function parseAnswer(line: string): Answer | undefined {
     site: present(site),
     status: code,
     isPlanned: planned === '1',
-    block: present(block),
-    attempts,
-    isRejected: asked.at(-1)?.startsWith('unix:') === true,
-    upstreamSeconds: several(times).reduce((sum, text) => sum + (Number(text) || 0), 0),
+    asked,
   }
 }
 
@@ -77,7 +101,17 @@ function present(value: string | undefined): string {
 }
 
 /** `a, b : c`: one for each attempt, a colon where nginx went on to another location. */
-function several(value: string | undefined): readonly string[] {
+function groupsOf(value: string | undefined): readonly (readonly string[])[] {
   const text = present(value)
-  return text === '' ? [] : text.split(/, | : /)
+  return text === '' ? [] : text.split(' : ').map((group) => group.split(', '))
+}
+
+/** The block that was asked first, second and so on: of the last location that was to pass on before another was asked. */
+function blocksOf(told: string): ReadonlyMap<number, string> {
+  const blocks = new Map<number, string>()
+  for (const part of told.split(';').filter(Boolean)) {
+    const space = part.lastIndexOf(' ')
+    blocks.set(groupsOf(part.slice(0, Math.max(0, space))).length, part.slice(space + 1))
+  }
+  return blocks
 }

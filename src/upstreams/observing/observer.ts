@@ -7,12 +7,12 @@
 import { setImmediate } from 'node:timers/promises'
 import type { UpstreamSpec } from '../../core/resources/upstream.ts'
 import type { Log } from '../../log.ts'
-import type { ObservedHealth } from '../../nginx/rendering/render-upstream.ts'
+import { ALL_WELL, type ObservedHealth } from '../../nginx/rendering/render-upstream.ts'
 import type { Clock, Random, Startable } from '../../ports.ts'
 import type { CircuitState } from '../judging/circuit.ts'
 import type { Followed } from '../judging/followed.ts'
 import { isObserved, Judge, rulesOf } from '../judging/judge.ts'
-import { parseAnswer, type Answer } from '../judging/traffic.ts'
+import { parseAnswer, type Answer, type Asked } from '../judging/traffic.ts'
 import { CheckSchedule } from './check-schedule.ts'
 import type { HealthCheck, Probe } from './probe.ts'
 import type { TrafficLog } from './traffic-log.ts'
@@ -34,10 +34,10 @@ export interface ObserverOptions {
   readonly log: Log
   readonly probe: Probe
   readonly traffic: Pick<TrafficLog, 'start' | 'read'>
-  /** So much of `observed` has changed: somebody has to look at it again. */
+  /** `observed` has changed, by so many endpoints that were ejected or let in, circuits that opened or closed: somebody has to look at it again. */
   readonly onChange: (changes: number) => void
-  /** For metrics: every request, with the upstream's path when there was one. */
-  readonly onAnswer?: (answer: Answer, upstream: string | undefined) => void
+  /** For metrics: every request, with the path of each upstream that was asked, where it is one that is followed. */
+  readonly onAnswer?: (answer: Answer, upstreams: readonly (string | undefined)[]) => void
 }
 
 const TICK_MS = 100
@@ -81,7 +81,7 @@ export class UpstreamObserver implements Startable {
   readonly #checks: CheckSchedule
   /** Paths that were beyond the limit when it was last told whom to follow. */
   #leftOut: readonly string[] = []
-  #health: ObservedHealth = { ejected: new Set(), openCircuits: new Set() }
+  #health: ObservedHealth = ALL_WELL
   #cancel: () => void = () => undefined
   #isRunning = false
   #turn: Promise<void> = Promise.resolve()
@@ -141,8 +141,10 @@ export class UpstreamObserver implements Startable {
     this.#checks.follow(judged)
     // What is gone needs no word; what has changed meanwhile is still to be told.
     const endpoints = new Set([...this.#observed.values()].flatMap(endpointsOf))
+    const staying = (all: ReadonlySet<string>) => new Set([...all].filter((one) => endpoints.has(one)))
     this.#health = {
-      ejected: new Set([...this.#health.ejected].filter((one) => endpoints.has(one))),
+      ejected: staying(this.#health.ejected),
+      closedToStreams: staying(this.#health.closedToStreams),
       openCircuits: new Set([...this.#health.openCircuits].filter((path) => stays.has(path))),
     }
   }
@@ -207,17 +209,24 @@ export class UpstreamObserver implements Startable {
     const answer = parseAnswer(line)
     if (answer === undefined) return
     const { clock, onAnswer } = this.#options
-    const { block, attempts, status, startedMs, isRejected } = answer
-    const path = this.#paths.get(block) ?? this.#owners.get(attempts.at(-1)?.address ?? '')
-    onAnswer?.(answer, path)
-    const judge = path === undefined ? undefined : this.#observed.get(path)?.judge
-    if (judge === undefined || isRejected) return
+    const { asked, status, startedMs } = answer
+    const paths = asked.map((one) => this.#pathOf(one))
+    onAnswer?.(answer, paths)
     const now = clock.monotonic()
     const started = now - Math.max(0, clock.now() - startedMs)
-    for (const { address, failed } of attempts) judge.answered(address, failed, started, now)
-    // Where the client went away first, nobody knows what the upstream would have said.
-    const last = attempts.at(-1)
-    if (last !== undefined && status !== CLIENT_CLOSED) judge.served(last.failed, started, now)
+    for (const [index, { attempts, isRejected }] of asked.entries()) {
+      const judge = this.#observed.get(paths[index] ?? '')?.judge
+      if (judge === undefined || isRejected) continue
+      for (const { address, failed } of attempts) judge.answered(address, failed, started, now)
+      // Where the client went away first, nobody knows what the upstream would have said.
+      const isGivenUp = status === CLIENT_CLOSED && index === asked.length - 1
+      const last = attempts.at(-1)
+      if (last !== undefined && !isGivenUp) judge.served(last.failed, started, now)
+    }
+  }
+
+  #pathOf({ block, attempts }: Asked): string | undefined {
+    return this.#paths.get(block) ?? this.#owners.get(attempts.at(-1)?.address ?? '')
   }
 
   /** Asks the endpoints of a half-open circuit: it passes when most of those that were asked do. */
@@ -237,12 +246,14 @@ export class UpstreamObserver implements Startable {
 
   #conclude(): ObservedHealth {
     const ejected = new Set<string>()
+    const closedToStreams = new Set<string>()
     const openCircuits = new Set<string>()
     for (const [path, { judge }] of this.#observed) {
       for (const address of judge.ejected) ejected.add(`${path} ${address}`)
+      for (const address of judge.closedToStreams) closedToStreams.add(`${path} ${address}`)
       if (judge.circuit !== 'closed') openCircuits.add(path)
     }
-    return { ejected, openCircuits }
+    return { ejected, closedToStreams, openCircuits }
   }
 
   /** Says what has changed since it was last said. */
@@ -255,7 +266,8 @@ export class UpstreamObserver implements Startable {
     const opened = added(before.openCircuits, after.openCircuits)
     const closed = added(after.openCircuits, before.openCircuits)
     const changes = [ejected, back, opened, closed].reduce((sum, { length }) => sum + length, 0)
-    if (changes === 0) return
+    // An endpoint that was ejected for its answers may come to fail its health checks, too.
+    if (changes === 0 && isSame(before.closedToStreams, after.closedToStreams)) return
     this.#health = after
     if (ejected.length > 0) log.warn('endpoints take no requests', firstOf(ejected))
     if (back.length > 0) log.info('endpoints take requests again', firstOf(back))
@@ -281,6 +293,10 @@ const TOLD_MAX = 16
 
 function checkOf({ healthCheck }: UpstreamSpec): HealthCheck {
   return healthCheck ?? CONNECT
+}
+
+function isSame(a: ReadonlySet<string>, b: ReadonlySet<string>): boolean {
+  return a.size === b.size && [...a].every((one) => b.has(one))
 }
 
 function added(before: ReadonlySet<string>, after: ReadonlySet<string>): readonly string[] {

@@ -4,12 +4,10 @@
  */
 
 import { LABELS, statusClass, type Metrics } from '../../metrics.ts'
-import type { Answer } from '../judging/traffic.ts'
+import type { Connections } from '../../nginx/applying/verify.ts'
+import type { Answer, Asked } from '../judging/traffic.ts'
 import type { UpstreamView } from './observer.ts'
 import { ResourceLabels } from './resource-labels.ts'
-
-/** Open connections as nginx's stub_status counts them. */
-export type Connections = Readonly<Record<(typeof LABELS.connection)[number], number>>
 
 export class TrafficMetrics {
   readonly #metrics: Metrics
@@ -34,8 +32,8 @@ export class TrafficMetrics {
     }
   }
 
-  /** One request. @param path of the upstream that it was passed to, if it was */
-  count(answer: Answer, path: string | undefined): void {
+  /** One request. @param paths of the upstreams that were asked, in the order of the answer */
+  count(answer: Answer, paths: readonly (string | undefined)[]): void {
     const metrics = this.#metrics
     const status = statusClass(answer.status)
     metrics.requests.inc({ status })
@@ -45,14 +43,19 @@ export class TrafficMetrics {
       metrics.siteRequests.inc({ site, status })
       metrics.siteSeconds.observe({ site }, answer.seconds)
     }
+    for (const [index, one] of answer.asked.entries()) this.#countAsked(one, paths[index])
+  }
+
+  #countAsked({ isRejected, status, seconds }: Asked, path: string | undefined): void {
     if (path === undefined) return
+    const { upstreamRejected, upstreamRequests, upstreamSeconds } = this.#metrics
     const upstream = this.#upstreams.of(path)
-    if (answer.isRejected) {
-      metrics.upstreamRejected.inc({ upstream })
+    if (isRejected) {
+      upstreamRejected.inc({ upstream })
       return
     }
-    metrics.upstreamRequests.inc({ upstream, status })
-    metrics.upstreamSeconds.observe({ upstream }, answer.upstreamSeconds)
+    upstreamRequests.inc({ upstream, status: statusClass(status) })
+    upstreamSeconds.observe({ upstream }, seconds)
   }
 
   /** Gauges, at a scrape. */
