@@ -40,6 +40,8 @@ export interface ApiServerOptions extends Omit<RouteContext, 'events'> {
   readonly tls: TlsFiles | TlsPair | undefined
   /** Unix socket that answers everything, for whoever may open it (mode 0660); undefined for none. */
   readonly socketPath: string | undefined
+  /** Default: that of HTTP_LIMITS. */
+  readonly headersTimeoutMs?: number
 }
 
 /** Limits of the HTTP layer. Beyond them Node or this file answers 408, 413, 431, or closes the connection. */
@@ -167,9 +169,10 @@ export class ApiServer implements Startable {
           problemResponse(new MeshError('input_invalid', 'the request line or Host header is malformed')),
       },
     )
+    const headersTimeout = this.#options.headersTimeoutMs ?? HTTP_LIMITS.headersTimeoutMs
     const settings = {
       maxHeaderSize: HTTP_LIMITS.headerBytes,
-      headersTimeout: HTTP_LIMITS.headersTimeoutMs,
+      headersTimeout,
       requestTimeout: HTTP_LIMITS.requestTimeoutMs,
       keepAliveTimeout: HTTP_LIMITS.keepAliveTimeoutMs,
       connectionsCheckingInterval: HTTP_LIMITS.checkIntervalMs,
@@ -179,7 +182,7 @@ export class ApiServer implements Startable {
       pair === undefined
         ? createServer(settings, answer)
         : createTlsServer(
-            { ...settings, cert: pair.certPem, key: pair.keyPem, handshakeTimeout: HTTP_LIMITS.headersTimeoutMs },
+            { ...settings, cert: pair.certPem, key: pair.keyPem, handshakeTimeout: headersTimeout },
             answer,
           )
     if (pair !== undefined) answerPlainHttp(server)

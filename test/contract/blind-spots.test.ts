@@ -225,7 +225,7 @@ test('nginx killed with -9 leaves workers and a socket that keep it from startin
   const port = await freePort()
   const units = [host.site('a', { port })]
   await applier.apply(host.request(units))
-  const orphans = await host.workers()
+  const orphans = await host.allWorkers()
   process.kill(await host.master(), 'SIGKILL')
   await waitFor(async () => (await host.nginx.master()) === undefined, { what: 'the master to be gone' })
 

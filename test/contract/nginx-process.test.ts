@@ -169,7 +169,7 @@ describe('the real one alone', () => {
     const remains: { readonly host: NginxHost; readonly workers: readonly number[] }[] = []
     for (const one of [host, other]) {
       await one.booted()
-      remains.push({ host: one, workers: await one.workers() })
+      remains.push({ host: one, workers: await one.allWorkers() })
       process.kill(await one.master(), 'SIGKILL')
       await waitFor(async () => (await one.nginx.master()) === undefined, { what: 'the master to be gone' })
     }
@@ -183,7 +183,7 @@ describe('the real one alone', () => {
   test('in attach mode nothing is ended, and a socket that is in use stays', async () => {
     await using host = await NginxHost.create()
     await host.booted()
-    const workers = await host.workers()
+    const workers = await host.allWorkers()
     process.kill(await host.master(), 'SIGKILL')
     const attached = new NginxHost(host.layout.directory, { mode: 'attach' })
     await attached.nginx.clearRemains()

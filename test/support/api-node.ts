@@ -82,7 +82,7 @@ export interface ApiNodeOptions {
   /** With which it signs for callers. */
   readonly editKey?: KeyPair
   readonly server?: Partial<
-    Pick<ApiServerOptions, 'bindAddress' | 'port' | 'socketPath' | 'openMetrics' | 'clock' | 'tls'>
+    Pick<ApiServerOptions, 'bindAddress' | 'port' | 'socketPath' | 'openMetrics' | 'clock' | 'tls' | 'headersTimeoutMs'>
   >
 }
 

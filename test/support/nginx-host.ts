@@ -204,6 +204,15 @@ export class NginxHost {
     return workers.filter(({ draining }) => !draining).map(({ pid }) => pid)
   }
 
+  /** The same, once there are as many as there should be: the master starts one after the other. */
+  allWorkers(): Promise<readonly number[]> {
+    const all = async () => {
+      const workers = await this.workers()
+      return workers.length === this.layout.workerProcesses ? workers : undefined
+    }
+    return waitFor(all, { what: 'all workers to be there' })
+  }
+
   log(name: 'error.log' | 'access.log'): Promise<string> {
     return readFile(join(this.layout.directory, 'logs', name), 'utf8')
   }
