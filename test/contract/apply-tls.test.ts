@@ -7,6 +7,7 @@ import { X509Certificate } from 'node:crypto'
 import { once } from 'node:events'
 import { readdirSync, statSync } from 'node:fs'
 import { join } from 'node:path'
+import { connect as connectTcp } from 'node:net'
 import { connect } from 'node:tls'
 import { expect, test } from 'vitest'
 import {
@@ -26,8 +27,8 @@ const [first, second, other] = [['a.example'], ['a.example'], ['b.example']].map
   TestCertificate,
 ]
 
-function site(name: string, port: number, certificate: string, says: string): string {
-  const listeners = { https: { port, address: '127.0.0.1', tls: { certificate } } }
+function site(name: string, port: number, certificate: string, says: string, proxyProtocol = false): string {
+  const listeners = { https: { port, address: '127.0.0.1', proxyProtocol, tls: { certificate } } }
   const routes = { root: { path: '/', return: { status: 200, body: says } } }
   const spec = { hosts: [`${name}.example`], listeners, routes }
   return JSON.stringify({ apiVersion: 'nxmesh/v1', kind: 'Site', metadata: { name, zone: '*' }, spec })
@@ -37,15 +38,15 @@ function site(name: string, port: number, certificate: string, says: string): st
 function desired(
   host: NginxHost,
   port: number,
-  { a, key = a, says }: { a: TestCertificate; key?: TestCertificate; says: string },
+  { a, key = a, says, isProxied }: { a: TestCertificate; key?: TestCertificate; says: string; isProxied?: boolean },
 ) {
   const yaml = [
     certificateYaml('a', a),
     secretYaml('a'),
     certificateYaml('b', other),
     secretYaml('b'),
-    site('a', port, 'a', says),
-    site('b', port, 'b', says),
+    site('a', port, 'a', says, isProxied),
+    site('b', port, 'b', says, isProxied),
   ].join('\n---\n')
   const secrets = secretsOf({ a: key, b: other })
   const { units, problems, input } = renderYaml(yaml, { host: host.layout, capabilities: DEBIAN_12, secrets })
@@ -53,8 +54,11 @@ function desired(
 }
 
 /** Number of the certificate that a name gets, and what its site says. */
-async function served(port: number, name: string): Promise<{ fingerprint: string; body: string }> {
-  const socket = connect({ host: '127.0.0.1', port, servername: name, rejectUnauthorized: false })
+async function served(port: number, name: string, head = ''): Promise<{ fingerprint: string; body: string }> {
+  const tcp = connectTcp({ host: '127.0.0.1', port })
+  await once(tcp, 'connect')
+  tcp.write(head)
+  const socket = connect({ socket: tcp, servername: name, rejectUnauthorized: false })
   await once(socket, 'secureConnect')
   const fingerprint = socket.getPeerX509Certificate()?.fingerprint256 ?? ''
   socket.write(`GET / HTTP/1.0\r\nHost: ${name}\r\n\r\n`)
@@ -85,6 +89,22 @@ test('a key that belongs to another certificate leaves its site with the last go
 
   expect(await applier.apply(desired(host, port, { a: second, says: 'three' }))).toMatchObject({ outcome: 'applied' })
   expect(await served(port, 'a.example')).toEqual({ fingerprint: fingerprint(second), body: 'three' })
+})
+
+test('a port turns to PROXY headers and back, and is proven each time by connections that begin so', async () => {
+  await using host = await NginxHost.create()
+  const applier = await host.booted()
+  const port = await freePort()
+  const head = 'PROXY TCP4 203.0.113.7 127.0.0.1 4000 443\r\n'
+  const turn = (says: string, isProxied: boolean) => applier.apply(desired(host, port, { a: first, says, isProxied }))
+  expect(await turn('one', false)).toMatchObject({ outcome: 'applied', isolated: [] })
+  expect(await turn('two', true)).toMatchObject({ outcome: 'applied', isolated: [] })
+  expect((await served(port, 'a.example', head)).body).toBe('two')
+  await expect(served(port, 'a.example')).rejects.toThrow(/disconnected|ECONNRESET/)
+  expect(await turn('three', true)).toMatchObject({ outcome: 'applied', isolated: [] })
+  expect((await served(port, 'b.example', head)).body).toBe('three')
+  expect(await turn('four', false)).toMatchObject({ outcome: 'applied', isolated: [] })
+  expect((await served(port, 'b.example')).body).toBe('four')
 })
 
 test('a certificate that nginx itself does not take stops its site alone, and nginx’s words say why', async () => {

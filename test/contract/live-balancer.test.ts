@@ -36,6 +36,8 @@ const SPECS: Specs = {
   unknown: () => `endpoints: { 'nowhere.invalid:80': {} }`,
   partly: ({ c }) => `endpoints: { 'nowhere.invalid:80': {}, '127.0.0.1:${c}': {} }`,
   least: ({ a, b }) => `method: least_conn\n  endpoints: { '127.0.0.1:${a}': {}, '127.0.0.1:${b}': {} }`,
+  // Its route has a snippet of its own, where there is a program.
+  logged: ({ a, b }) => `method: least_conn\n  endpoints: { '127.0.0.1:${a}': {}, '127.0.0.1:${b}': {} }`,
   random: ({ a, b }) => `method: random\n  endpoints: { '127.0.0.1:${a}': {}, '127.0.0.1:${b}': {} }`,
   client: ({ a, b, c }) =>
     `method: ip_hash\n  endpoints: { '127.0.0.1:${a}': {}, '127.0.0.1:${b}': {}, '127.0.0.1:${c}': {} }`,
@@ -58,14 +60,15 @@ const STICKY = 'method: hash\n  consistent: true\n  sticky: { cookie: srv, maxAg
 /** Which of the endpoints, in their order, each key gets: the same with and without the program. */
 const placesByLane: (readonly number[])[] = []
 
-function yaml(ports: Readonly<Record<Name | 'dead', number>>, changed: Specs = {}): string {
+function yaml(ports: Readonly<Record<Name | 'dead', number>>, lane: 'live' | 'reload', changed: Specs = {}): string {
   const specs = Object.entries({ ...SPECS, ...changed })
   const upstreams = specs.map(
     ([name, spec]) => `apiVersion: nxmesh/v1\nkind: Upstream\nmetadata: { name: ${name} }\nspec:\n  ${spec(ports)}\n`,
   )
   const routes = specs.map(([name]) => `    ${name}: { path: /${name}/, proxy: { upstream: ${name} } }\n`)
-  return `${upstreams.join('---\n')}---\napiVersion: nxmesh/v1\nkind: Site\nmetadata: { name: s }\nspec:\n  hosts: [s.example]\n  routes:\n${routes.join('')}`
+  return `${upstreams.join('---\n')}---\napiVersion: nxmesh/v1\nkind: Site\nmetadata: { name: s }\nspec:\n  hosts: [s.example]\n${lane === 'live' ? LOG_SNIPPET : ''}  routes:\n${routes.join('')}`
 }
+const LOG_SNIPPET = "  privileged: { routeSnippets: { logged: 'log_by_lua_block { nxmesh.log(); }' } }\n"
 
 describe.each(['live', 'reload'] as const)('spreading requests by the %s lane, on real nginx', (lane) => {
   let host: HostLayout
@@ -98,7 +101,7 @@ describe.each(['live', 'reload'] as const)('spreading requests by the %s lane, o
     port = await freePort()
     ;({ host, remove } = nginxDirectory(port))
     host = { ...host, workerProcesses: 1, modules: await luaModules(), liveLane: lane === 'live' }
-    const { generation, live } = renderYaml(yaml(ports), { host })
+    const { generation, live } = renderYaml(yaml(ports, lane), { host })
     const { words } = await testGeneration(host, generation)
     if (words !== '') throw new Error(words)
     nginx = await serve(host, generation)
@@ -115,7 +118,7 @@ describe.each(['live', 'reload'] as const)('spreading requests by the %s lane, o
 
   /** Other upstreams, by the lane. */
   const change = async (stamp: number, changed: Specs) => {
-    const { generation, live } = renderYaml(yaml(ports, changed), { host })
+    const { generation, live } = renderYaml(yaml(ports, lane, changed), { host })
     if (live !== undefined) return liveEndpoint(host.verifySocket).push(wholeText({ stamp, state: live }))
     writeGeneration(host, generation)
     nginx.reload()
@@ -195,9 +198,9 @@ describe.each(['live', 'reload'] as const)('spreading requests by the %s lane, o
     expect(new Set(await times(6, 'partly'))).toEqual(new Set(['c']))
   })
 
-  test('least_conn passes to whom has fewest open', async () => {
+  test.each(['least', 'logged'])('least_conn passes to whom has fewest open: %s', async (name) => {
     const open = async (length: number) => {
-      const requests = Array.from({ length }, () => from('least', { 'X-Slow': '1' }))
+      const requests = Array.from({ length }, () => from(name, { 'X-Slow': '1' }))
       await waitFor(() => held.length === length, { what: `${length} requests under way` })
       return async () => {
         for (const answer of held.splice(0)) answer()
@@ -207,7 +210,7 @@ describe.each(['live', 'reload'] as const)('spreading requests by the %s lane, o
     const slow = await (await open(4))()
     expect([count(slow, 'a'), count(slow, 'b')]).toEqual([2, 2])
     const busy = await open(1)
-    const first = new Set(await times(4, 'least'))
+    const first = new Set(await times(4, name))
     expect(first.size).toBe(1)
     expect(first).not.toContain((await busy())[0])
   })

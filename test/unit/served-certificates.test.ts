@@ -37,6 +37,16 @@ test('what sites serve is told from 14 days before it expires, and what none ser
   expect(at(end)).toMatchObject({ expired: 1, expiring: 0 })
 })
 
+test('certificates of streams are told as those of sites are', () => {
+  const stream = (name: string, hosts?: readonly string[]) => {
+    const spec = { upstream: 'u', listeners: { m: { port: 1, tls: { certificate: 'a' } } }, ...(hosts && { hosts }) }
+    return JSON.stringify({ apiVersion: 'nxmesh/v1', kind: 'Stream', metadata: { name }, spec })
+  }
+  const served = new ServedCertificates(silentLog())
+  served.take(sliceWith(stream('whole'), stream('named', ['a.example']), stream('other', ['b.example'])))
+  expect(served.facts(end - DAY)).toEqual({ expired: 0, expiring: 1, misnamed: 1, firstExpiry: end })
+})
+
 test('hosts that a certificate does not name are told by site', () => {
   const served = new ServedCertificates(silentLog())
   const slice = sliceWith(
