@@ -2,7 +2,7 @@
 
 import { isHex } from '../core/envelope.ts'
 import { isResourcePath, resourcePath, type ResourceName } from '../core/names.ts'
-import { nearest } from '../core/resources/fields.ts'
+import { nearestName } from '../core/nearest-name.ts'
 import { MeshError } from '../errors.ts'
 import type { ApiContext, Route } from './route.ts'
 import type { Paging } from './views.ts'
@@ -15,7 +15,7 @@ export function checkQuery(route: Route, search: Readonly<Record<string, string>
   const known = route.parameters.filter((parameter) => parameter.in === 'query').map(({ name }) => name)
   const unknown = Object.keys(search).find((name) => !known.includes(name))
   if (unknown === undefined) return
-  const close = nearest(unknown, known)
+  const close = nearestName(unknown, known)
   const hint = close === undefined ? `Known: ${known.join(', ') || 'none'}.` : `Did you mean ${close}?`
   throw new MeshError('input_invalid', `${unknown} is not a parameter of ${route.path}`, { field: unknown, hint })
 }

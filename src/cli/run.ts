@@ -4,7 +4,7 @@
  */
 
 import { parseArgs } from 'node:util'
-import { nearest } from '../core/resources/fields.ts'
+import { nearestName } from '../core/nearest-name.ts'
 import { asMeshError, ERROR_CODES, MeshError } from '../errors.ts'
 import { VERSION } from '../version.ts'
 import { grantVerb, revokeVerb } from './grants/authority.ts'
@@ -125,7 +125,7 @@ function findVerb(argv: readonly string[]): { verbName: string | undefined; rest
 function verbOf(name: string): Verb {
   const verb = VERBS.find((known) => known.name === name)
   if (verb !== undefined) return verb
-  const close = nearest(
+  const close = nearestName(
     name,
     VERBS.map((known) => known.name),
   )
@@ -174,9 +174,9 @@ function parse(
 /** The option that was likely meant: of this verb, or else of others. */
 function likelyOption(unknown: string, own: readonly string[]): string | undefined {
   const name = unknown.replace(/^-+/, '')
-  const close = nearest(name, own)
+  const close = nearestName(name, own)
   if (close !== undefined) return `--${close}`
-  const elsewhere = nearest(
+  const elsewhere = nearestName(
     name,
     VERBS.flatMap(({ options }) => Object.keys(options)),
   )

@@ -17,7 +17,7 @@ import {
   shapeOf,
   unwrap,
 } from './config-schema.ts'
-import { nearest } from '../core/resources/fields.ts'
+import { nearestName } from '../core/nearest-name.ts'
 import { MeshError } from '../errors.ts'
 
 /** A configuration file larger than this is not one. */
@@ -329,7 +329,7 @@ function unknownVariable(variable: string): Problem {
 function likely(name: string, known: readonly string[]): string | undefined {
   const last = (dotted: string): string => dotted.slice(dotted.lastIndexOf('.') + 1)
   return (
-    nearest(name, known) ??
+    nearestName(name, known) ??
     known.find((candidate) => last(candidate) === last(name)) ??
     known.find((candidate) => candidate.startsWith(`${name}_`))
   )

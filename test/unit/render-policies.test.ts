@@ -287,7 +287,7 @@ describe('documents', () => {
     [{ rateLimit: { limits: { a: { rate: '9r/s', by: 'header' } } } }, 'spec.rateLimit.limits.a says no name'],
     [
       { rateLimit: { limits: { a: { rate: '9r/s', zoneSize: '31k' } } } },
-      'spec.rateLimit.limits.a.zoneSize is not the size of a zone',
+      'spec.rateLimit.limits.a.zoneSize is not a size that is possible here',
     ],
     [{ connectionLimit: { limits: { a: {} } } }, 'spec.connectionLimit.limits.a.max is required'],
     [{ cors: { origins: ['*'], credentials: true } }, 'spec.cors.credentials does not go with origins: *'],

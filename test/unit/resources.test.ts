@@ -2,7 +2,8 @@ import { readdirSync, readFileSync } from 'node:fs'
 import { describe, expect, test } from 'vitest'
 import { parseAllDocuments } from 'yaml'
 import { MeshError } from '../../src/errors.ts'
-import { judgeRegex, nearest, parseEndpoint, parseTemplate } from '../../src/core/resources/fields.ts'
+import { nearestName } from '../../src/core/nearest-name.ts'
+import { judgeRegex, parseEndpoint, parseTemplate } from '../../src/core/resources/fields.ts'
 import { kindOf, parseDocument } from '../../src/core/resources/index.ts'
 import { judgeSnippet } from '../../src/core/resources/snippet.ts'
 
@@ -638,7 +639,7 @@ test('templates are split', () => {
 })
 
 test('the nearest name is found, and none for a far one', () => {
-  expect(nearest('hsots', ['hosts', 'routes'])).toBe('hosts')
-  expect(nearest('maxbodysize', ['maxBodySize'])).toBe('maxBodySize')
-  expect(nearest('colour', ['hosts', 'routes'])).toBeUndefined()
+  expect(nearestName('hsots', ['hosts', 'routes'])).toBe('hosts')
+  expect(nearestName('maxbodysize', ['maxBodySize'])).toBe('maxBodySize')
+  expect(nearestName('colour', ['hosts', 'routes'])).toBeUndefined()
 })

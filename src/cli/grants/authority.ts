@@ -4,7 +4,7 @@ import { isForCallers } from '../../core/caller.ts'
 import { isHex, ROLES, type GrantBody, type Role } from '../../core/envelope.ts'
 import { isFieldPath, isName, isZone } from '../../core/names.ts'
 import { isRegistrar } from '../../core/policy.ts'
-import { nearest } from '../../core/resources/fields.ts'
+import { nearestName } from '../../core/nearest-name.ts'
 import { KINDS, kindOf } from '../../core/resources/index.ts'
 import { MeshError } from '../../errors.ts'
 import { isIdPrefix } from '../../api/ids.ts'
@@ -122,7 +122,7 @@ export const grantVerb: Verb = {
 function roleOf(text: string): Role {
   const role = ROLES.find((known) => known === text)
   if (role !== undefined) return role
-  const close = nearest(text, ROLES)
+  const close = nearestName(text, ROLES)
   throw usage(
     `there is no role ${text}`,
     close === undefined ? `Roles: ${ROLES.join(', ')}.` : `Did you mean ${close}?`,

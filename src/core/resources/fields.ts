@@ -8,6 +8,7 @@ import { domainToASCII } from 'node:url'
 import { z } from 'zod'
 import { LIMITS } from '../envelope.ts'
 import { isName } from '../names.ts'
+import { nearestName } from '../nearest-name.ts'
 
 /** What is wrong with a value, and the way out. */
 export interface Fault {
@@ -108,6 +109,14 @@ export const size = text(
 )
 
 const UNITS = { '': 1, k: 2 ** 10, m: 2 ** 20, g: 2 ** 30 }
+
+/** A size within bounds, in bytes. @param hint with both of them */
+export function sizeWithin(min: number, max: number, hint: string) {
+  return text((value) => {
+    const bytes = /^[1-9]\d{0,5}[kmg]$/.test(value) ? (bytesOf(value) as number) : 0
+    return bytes >= min && bytes <= max ? undefined : { message: 'is not a size that is possible here', hint }
+  })
+}
 
 /** How many bytes a size is; undefined for what is none. */
 export function bytesOf(value: string): number | undefined {
@@ -282,7 +291,7 @@ function splitTemplate<Part>(
 
 function templateFault(name: string | undefined): Fault {
   if (name === undefined) return { message: 'has a $ that begins no variable', hint: 'write $$ for a dollar sign' }
-  const close = nearest(name, VARIABLES)
+  const close = nearestName(name, VARIABLES)
   const hint = close === undefined ? 'variables such as $host, $remote_addr, $request_uri' : `did you mean $${close}?`
   return {
     message: `uses $${name}, which is not a variable that may stand here`,
@@ -388,6 +397,8 @@ const REGEX_ESCAPES = /^[dDwWsSbB/.\\+*?()[\]{}|^$-]$/
 export function judgeRegex(pattern: string): Fault | undefined {
   if (!/^[\x20-\x7e]+$/.test(pattern))
     return { message: 'has characters outside printable ASCII', hint: 'match them with . or a class' }
+  if (pattern.startsWith('(*'))
+    return { message: 'begins with (*, which is for PCRE itself', hint: 'write \\( for a parenthesis' }
   try {
     // The unicode flag refuses sloppy forms that engines read differently.
     RegExp(pattern, 'u')
@@ -442,6 +453,8 @@ class RegexGroup {
 }
 
 function judgeRegexToken(token: string): Fault | undefined {
+  if (token === '[]' || token === '[^]')
+    return { message: `uses ${token}, which PCRE reads otherwise`, hint: 'write what is in the class' }
   if (token.startsWith('(?') && !['(?:', '(?=', '(?!'].includes(token)) {
     return {
       message: `uses ${token}, which may not stand here`,
@@ -455,43 +468,6 @@ function judgeRegexToken(token: string): Fault | undefined {
   return odd === undefined
     ? undefined
     : { message: `uses ${odd}, which may not stand here`, hint: 'classes such as \\d \\w \\s, and escaped punctuation' }
-}
-
-// ---------------------------------------------------------------------------------------------- nearest names
-
-/** The known name nearest to a mistyped one, at most two edits (a third of its length) away. */
-export function nearest(name: string, known: Iterable<string>): string | undefined {
-  const limit = Math.min(2, Math.max(1, Math.floor(name.length / 3)))
-  let best: string | undefined
-  let bestDistance = limit + 1
-  for (const candidate of known) {
-    const distance = editDistance(name.toLowerCase(), candidate.toLowerCase(), bestDistance)
-    if (distance < bestDistance) {
-      best = candidate
-      bestDistance = distance
-    }
-  }
-  return best
-}
-
-/** Levenshtein distance with swaps of neighbours, or `limit` when it is at least that. */
-function editDistance(a: string, b: string, limit: number): number {
-  if (Math.abs(a.length - b.length) >= limit) return limit
-  let before: number[] = []
-  let row = Array.from({ length: b.length + 1 }, (_, index) => index)
-  for (let i = 1; i <= a.length; i++) {
-    const next = [i]
-    for (let j = 1; j <= b.length; j++) {
-      const replaced = (row[j - 1] as number) + (a[i - 1] === b[j - 1] ? 0 : 1)
-      let least = Math.min(replaced, (row[j] as number) + 1, (next[j - 1] as number) + 1)
-      if (i > 1 && j > 1 && a[i - 1] === b[j - 2] && a[i - 2] === b[j - 1])
-        least = Math.min(least, (before[j - 2] as number) + 1)
-      next.push(least)
-    }
-    before = row
-    row = next
-  }
-  return Math.min(row[b.length] as number, limit)
 }
 
 /** The limit of one string in an envelope, which a field that takes much text may use up. */

@@ -7,7 +7,8 @@ import { z } from 'zod'
 import { MeshError } from '../../errors.ts'
 import type { Value } from '../envelope.ts'
 import { isName, isZone, resourcePath, type ResourceName } from '../names.ts'
-import { labels, nearest, text } from './fields.ts'
+import { nearestName } from '../nearest-name.ts'
+import { labels, text } from './fields.ts'
 import { flatten, unflatten } from './flat.ts'
 import { isTree, type Kind, type Tree } from './kind.ts'
 import { policyKind } from './policy.ts'
@@ -109,7 +110,7 @@ function documentKind(name: unknown): Kind {
   const kind = [...KINDS.values()].find((known) => known.kind === name)
   if (kind !== undefined) return kind
   const known = [...KINDS.values()].map((each) => each.kind)
-  const close = typeof name === 'string' ? nearest(name, known) : undefined
+  const close = typeof name === 'string' ? nearestName(name, known) : undefined
   const hint = close === undefined ? `known: ${known.join(', ')}` : `did you mean ${close}?`
   throw invalid({
     field: 'kind',

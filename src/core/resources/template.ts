@@ -4,7 +4,8 @@
  */
 
 import { z } from 'zod'
-import { nearest, type Fault } from './fields.ts'
+import { nearestName } from '../nearest-name.ts'
+import type { Fault } from './fields.ts'
 import { isTree, type Kind, type Tree, type TreePath } from './kind.ts'
 import { siteKind } from './site.ts'
 import { byParameter, parameterValue, type TemplateUse } from './template-use.ts'
@@ -68,7 +69,7 @@ const schema = z
 export type TemplateSpec = z.output<typeof schema>
 
 function hintAt(name: string, known: readonly string[], otherwise: string): string {
-  const close = nearest(name, known)
+  const close = nearestName(name, known)
   return close === undefined ? otherwise : `did you mean ${close}?`
 }
 

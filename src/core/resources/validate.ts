@@ -6,7 +6,8 @@
 
 import { z } from 'zod'
 import { isFieldPath, escapeSegment } from '../names.ts'
-import { nearest, type Fault } from './fields.ts'
+import { nearestName } from '../nearest-name.ts'
+import type { Fault } from './fields.ts'
 import { isTree } from './kind.ts'
 
 type Schema = z.core.$ZodType
@@ -136,7 +137,7 @@ function isField(path: Path): boolean {
 }
 
 function unknownField(key: string, known: readonly string[]): Fault {
-  const close = nearest(key, known)
+  const close = nearestName(key, known)
   if (close !== undefined) return { message: 'is not a known field', hint: `did you mean ${close}?` }
   const all = [...new Set(known)].toSorted().join(', ')
   return { message: 'is not a known field', hint: all === '' ? undefined : `known: ${all}` }

@@ -11,10 +11,11 @@ export type Outcome = Unit | Problem
 
 /** The unit with the text that is made, unless nginx cannot be told of a value in it. */
 export function unitOf(about: Omit<Unit, 'text' | 'digest'>, make: () => string): Outcome {
-  return quotable(about.path, () => {
-    const text = make()
-    return { ...about, text, digest: sha256(text) }
-  })
+  return quotable(about.path, () => withText(about, make()))
+}
+
+export function withText(about: Omit<Unit, 'text' | 'digest'>, text: string): Unit {
+  return { ...about, text, digest: sha256(text) }
 }
 
 /** What is made, unless nginx cannot be told of a value in it. */

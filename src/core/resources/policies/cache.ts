@@ -6,18 +6,21 @@
 
 import { z } from 'zod'
 import { headerName, variableName } from '../conditions.ts'
-import { atMost, bytesOf, integer, isFault, matching, parseTemplate, template, text, wholeSeconds } from '../fields.ts'
+import {
+  atMost,
+  integer,
+  isFault,
+  matching,
+  parseTemplate,
+  sizeWithin,
+  template,
+  text,
+  wholeSeconds,
+} from '../fields.ts'
 import type { PolicyType } from './policy-type.ts'
 
 const ZONE_BYTES = { min: 32 * 1024, max: 1024 * 1024 * 1024 }
 const DISK_BYTES_MIN = 1024 * 1024
-
-function sizeFrom(min: number, max: number, hint: string) {
-  return text((value) => {
-    const bytes = /^[1-9]\d{0,5}[kmg]$/.test(value) ? (bytesOf(value) as number) : 0
-    return bytes >= min && bytes <= max ? undefined : { message: 'is not a size that is possible here', hint }
-  })
-}
 
 const statuses = text(
   matching(/^(?:any|[1-5]\d\d(?:,[1-5]\d\d)*)$/, 'is not a status', 'write it like 200, 301,302 or any'),
@@ -43,11 +46,11 @@ const IGNORED = ['cacheControl', 'expires', 'setCookie', 'vary'] as const
 
 const schema = z.strictObject({
   /** What nginx remembers of kept answers, in every worker together: 1m holds about 8,000. */
-  zoneSize: sizeFrom(ZONE_BYTES.min, ZONE_BYTES.max, 'write it like 512k or 10m; at least 32k, at most 1g').default(
+  zoneSize: sizeWithin(ZONE_BYTES.min, ZONE_BYTES.max, 'write it like 512k or 10m; at least 32k, at most 1g').default(
     '10m',
   ),
   /** On each node's disk. */
-  maxSize: sizeFrom(DISK_BYTES_MIN, Infinity, 'write it like 100m or 10g; at least 1m').default('1g'),
+  maxSize: sizeWithin(DISK_BYTES_MIN, Infinity, 'write it like 100m or 10g; at least 1m').default('1g'),
   /** What nobody asked for so long is thrown away, however long it is valid. */
   inactive: wholeSeconds.default('10m'),
   /** How long answers are good, by status, where the upstream does not say. Nothing else is kept. */

@@ -6,12 +6,12 @@
 
 import { z } from 'zod'
 import { headerName, variableName } from '../conditions.ts'
-import { atMost, integer, key, matching, text } from '../fields.ts'
+import { atMost, integer, key, matching, sizeWithin, text } from '../fields.ts'
 import type { PolicyType } from './policy-type.ts'
 
 /** Of one policy, of each type: every request asks all of them. */
 const LIMITS_MAX = 8
-const ZONE_KIBIBYTES = { min: 32, max: 256 * 1024 }
+const ZONE_BYTES = { min: 32 * 1024, max: 256 * 1024 * 1024 }
 
 const counted = {
   /** What is counted together: requests of an address, with one value of a header or cookie, or all of the site. */
@@ -21,12 +21,9 @@ const counted = {
   /** With `by: cookie`. A request without it counts for its address. */
   cookie: variableName.optional(),
   /** What nginx remembers counts in, in every worker together: 1m holds about 8,000 addresses. */
-  zoneSize: text((value) => {
-    const [, digits, unit] = /^([1-9]\d{0,5})([km])$/.exec(value) ?? []
-    const kibibytes = Number(digits) * (unit === 'm' ? 1024 : 1)
-    if (kibibytes >= ZONE_KIBIBYTES.min && kibibytes <= ZONE_KIBIBYTES.max) return undefined
-    return { message: 'is not the size of a zone', hint: 'write it like 512k or 10m; at least 32k, at most 256m' }
-  }).default('4m'),
+  zoneSize: sizeWithin(ZONE_BYTES.min, ZONE_BYTES.max, 'write it like 512k or 10m; at least 32k, at most 256m').default(
+    '4m',
+  ),
 }
 
 function needsName(limit: { by: string; header?: string | undefined; cookie?: string | undefined }): boolean {

@@ -226,7 +226,9 @@ return function(packed)
     local bytes = ngx.decode_base64(key.bytes)
     local start = ffi.new("const unsigned char *[1]", ffi.cast("const unsigned char *", bytes))
     local handle = key.alg ~= "HS256" and C.nxmesh_d2i_PUBKEY(nil, start, #bytes) or nil
-    if key.alg ~= "HS256" and handle == nil then error("a key is none", 0) end
+    if key.alg ~= "HS256" and handle == nil then
+      error("the OpenSSL of this nginx cannot read the publicKey of the key " .. id .. " of a jwt policy: give it another key", 0)
+    end
     keys[id] = { alg = key.alg, bytes = bytes, handle = handle }
   end
   return function()

@@ -21,7 +21,8 @@ export function renderJwt(
   if (unmet !== undefined) return unsupported(path, unmet, capabilities)
   const keys: Record<string, { alg: string; bytes: string }> = {}
   for (const [id, key] of Object.entries(spec.keys).toSorted(([a], [b]) => (a < b ? -1 : 1))) {
-    const bytes = key.secret === undefined ? spkiOf(key.publicKey ?? '') : secretBytes(key.secret, secret(key.secret))
+    const bytes =
+      key.secret === undefined ? spkiOf(id, key.publicKey ?? '') : secretBytes(id, key.secret, secret(key.secret))
     if (!Buffer.isBuffer(bytes)) return bytes
     keys[id] = { alg: key.alg, bytes: bytes.toString('base64') }
   }
@@ -60,15 +61,17 @@ return judge()
   }
 }
 
-function spkiOf(publicKey: string): Buffer | PolicyFault {
+function spkiOf(id: string, publicKey: string): Buffer | PolicyFault {
   const bytes = readPublicKey(publicKey)?.export({ format: 'der', type: 'spki' })
-  return bytes ?? { code: 'unsupported', message: 'a key is none', hint: 'write it as PEM, or as one JWK' }
+  if (bytes !== undefined) return bytes
+  const message = `the publicKey of its key ${id} is none that this host can read`
+  return { code: 'unsupported', message, hint: 'write it as PEM (BEGIN PUBLIC KEY), or as one JWK' }
 }
 
-function secretBytes(name: string, text: string | PolicyFault): Buffer | PolicyFault {
+function secretBytes(id: string, name: string, text: string | PolicyFault): Buffer | PolicyFault {
   if (typeof text !== 'string') return text
   const bytes = Buffer.from(text.replace(/\r?\n$/, ''))
   if (bytes.length >= SECRET_BYTES_MIN) return bytes
-  const message = `its secret ${name} has ${bytes.length} bytes; HS256 wants at least ${SECRET_BYTES_MIN}`
+  const message = `the secret ${name} of its key ${id} has ${bytes.length} bytes; HS256 wants at least ${SECRET_BYTES_MIN}`
   return { code: 'unsupported', message, hint: 'seal a longer one: openssl rand -hex 32' }
 }

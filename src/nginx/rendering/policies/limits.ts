@@ -4,6 +4,7 @@
  */
 
 import { requestVariable } from '../../../core/resources/conditions.ts'
+import { bytesOf } from '../../../core/resources/fields.ts'
 import type { ConnectionLimitSpec, Counted, RateLimitSpec } from '../../../core/resources/policies/limits.ts'
 import { block, when } from '../lines.ts'
 import { literal } from '../quote.ts'
@@ -32,7 +33,7 @@ export function renderRateLimit(spec: RateLimitSpec, { path, scope }: PolicyCont
       ...answerLines('limit_req', spec),
     ],
     judgedHeaders: headersOf(limits),
-    sharedBytes: bytesOf(limits),
+    sharedBytes: sharedBytesOf(limits),
   }
 }
 
@@ -49,7 +50,7 @@ export function renderConnectionLimit(spec: ConnectionLimitSpec, { path, scope }
       ...answerLines('limit_conn', spec),
     ],
     judgedHeaders: headersOf(limits),
-    sharedBytes: bytesOf(limits),
+    sharedBytes: sharedBytesOf(limits),
   }
 }
 
@@ -90,9 +91,6 @@ function headersOf(limits: readonly Counted[]): readonly string[] {
   return limits.flatMap(({ by, header = '' }) => when(by === 'header', header))
 }
 
-function bytesOf(limits: readonly Counted[]): number {
-  return limits.reduce((sum, { zoneSize }) => {
-    const count = Number.parseInt(zoneSize, 10)
-    return sum + count * (zoneSize.endsWith('m') ? 1024 * 1024 : 1024)
-  }, 0)
+function sharedBytesOf(limits: readonly Counted[]): number {
+  return limits.reduce((sum, { zoneSize }) => sum + (bytesOf(zoneSize) as number), 0)
 }
