@@ -106,7 +106,9 @@ describe('apply', () => {
       join(cwd, 'site.yaml'),
       SITE.replace('    - b.example\n', '').replace('upstream: app', 'upstream: api'),
     )
-    expect(await ok(['plan', '-f', 'site.yaml'])).toBe(await ok(['diff', '-f', 'site.yaml']))
+    expect(await ok(['plan', '-f', 'site.yaml'])).toBe(
+      `${await ok(['diff', '-f', 'site.yaml'])}! default/eu.west/site/web would be refused: there is no upstream api; create an Upstream api in workspace default and zone eu.west or eu or *\n`,
+    )
     expect(await ok(['diff', '-f', 'site.yaml'])).toBe(
       '~ change default/eu.west/site/web\n    - hosts/b.example: true\n    ~ routes/root/proxy/upstream: "app" -> "api"\n1 to change\n',
     )

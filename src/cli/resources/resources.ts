@@ -3,8 +3,9 @@
 import { LIMITS, type Value } from '../../core/envelope.ts'
 import { parseResourcePath, workspaceOf, type ResourceName } from '../../core/names.ts'
 import { ABSENT, editsOf, pack, planDelete, planFields, type Change, type Current } from '../../core/plan.ts'
-import { nearest } from '../../core/resources/fields.ts'
+import { nearestName } from '../../core/nearest-name.ts'
 import { documentOf, KINDS, kindOf, type Resource } from '../../core/resources/index.ts'
+import { SETTINGS_WORKSPACE } from '../../core/slice.ts'
 import { MeshError } from '../../errors.ts'
 import type { ResourceView } from '../../api/schemas.ts'
 import type { Author } from '../signing/author.ts'
@@ -14,6 +15,7 @@ import { parseSources, readSources, type Wanted } from './documents.ts'
 import { editFields, planEdit } from './editor.ts'
 import { lackingLines } from '../hosts/hosts-lacking.ts'
 import { sealedWords, showChange, summary } from './plan.ts'
+import { affectedLines } from './sites-affected.ts'
 import { plain, short, span, table, toJson, toYaml, type Cell } from '../terminal.ts'
 import { waitUntilApplied } from './wait.ts'
 
@@ -77,11 +79,12 @@ export const diffVerb: Verb = {
 
 export const planVerb: Verb = {
   name: 'plan',
-  summary: 'show what apply would change, and which hosts could not do it',
+  summary: 'show what apply would change, which sites with it, and which hosts could not do it',
   usage: ['plan -f FILE|FOLDER|-'],
   details: [
-    'Like diff; and for each node of the zones, what its nginx lacks for these resources, by the version and modules that',
-    'it tells of. Nodes that were never heard are not judged. Nothing is changed.',
+    'Like diff; and which other sites would change, by a template, a policy or defaults, and which of all would be refused.',
+    'And for each node of the zones, what its nginx lacks for these resources, by the version and modules that it tells of.',
+    'Nodes that were never heard are not judged. Nothing is changed.',
   ].join('\n'),
   options: FILES,
   examples: ['meshctl plan -f sites/'],
@@ -89,7 +92,11 @@ export const planVerb: Verb = {
     args.expect()
     const wanted = await readWanted(cli, args)
     showPlan(cli, await planAll(cli, wanted), '')
-    const lines = lackingLines(wanted, await (await cli.client()).receipts())
+    const client = await cli.client()
+    const lines = [
+      ...affectedLines(wanted, await readReached(client, wanted)),
+      ...lackingLines(wanted, await client.receipts()),
+    ]
     cli.out(lines.map((line) => `${cli.paint.red('!')} ${plain(line)}\n`).join(''))
     return undefined
   },
@@ -179,6 +186,17 @@ async function planAll(cli: Cli, wanted: readonly Wanted[]): Promise<Change[]> {
     wanted.map(({ path }) => path),
   )
   return wanted.map(({ path, fields }, index) => planFields(path, currents[index] as Current, fields))
+}
+
+/** All that there is in the workspaces whose sites these resources may change; defaults for all of them are in one. */
+async function readReached(client: ApiClient, wanted: readonly Wanted[]): Promise<ResourceView[]> {
+  const names = wanted.map(({ path }) => parseResourcePath(path) as ResourceName)
+  const isForAll = names.some(({ workspace, kind }) => workspace === SETTINGS_WORKSPACE && kind === 'zonesettings')
+  if (isForAll) return await client.resources({})
+  const views = await client.resources({ workspace: SETTINGS_WORKSPACE, kind: 'zonesettings' })
+  for (const workspace of new Set(names.map((name) => name.workspace)))
+    views.push(...(await client.resources({ workspace })))
+  return views
 }
 
 /** What the node has of each path, in their order. */
@@ -280,7 +298,7 @@ function kindWords(): string {
 function knownKind(name: string): string {
   const kind = kindOf(name)
   if (kind !== undefined) return kind.path
-  const close = nearest(
+  const close = nearestName(
     name,
     [...KINDS.values()].flatMap(({ path, plural }) => [path, plural]),
   )
