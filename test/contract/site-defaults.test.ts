@@ -75,6 +75,14 @@ describe('defaults of zone settings, on real nginx', () => {
     const shared = await host.get('shared', '/', { client: '127.0.0.2', headers: { origin: 'https://a.example' } })
     expect(shared).toMatchObject({ status: 403, headers: { 'access-control-allow-origin': 'https://a.example' } })
   })
+
+  test('a site goes without a policy of its defaults, and with those that it names itself', async () => {
+    for (const path of ['/', '/app', '/files/', '/nothing']) {
+      expect(await host.get('free', path, { client: '127.0.0.2' })).toMatchObject({ status: 200 })
+      expect(await host.drained('free', path, { client: '127.0.0.2' })).toMatchObject({ status: 200 })
+      expect(await host.get('named', path, { client: '127.0.0.2' })).toMatchObject({ status: 403 })
+    }
+  })
 })
 
 const resource = (kind: string, path: string, spec: object) => {
@@ -130,6 +138,8 @@ function yaml({ backend, root }: Ground): string {
       policies: ['own'],
     }),
     shopSite('shared', { policies: ['pages'] }),
+    shopSite('free', { withoutPolicies: ['office'] }),
+    shopSite('named', { withoutPolicies: ['office'], policies: ['office'] }),
     site('shop/*/everywhere'),
     site('other/eu/other', { routes: { ...routes, fixed: { path: '/open', return: { status: 200 } } } }),
   ].join('\n---\n')

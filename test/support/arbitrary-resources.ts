@@ -187,6 +187,7 @@ const siteSpec = optional(
       maxKeys: 2,
     }),
     policies: fc.uniqueArray(name, { maxLength: 1 }),
+    withoutPolicies: fc.uniqueArray(name, { maxLength: 1 }),
     keepalive: optional({ timeout: duration, requests: fc.integer({ min: 1, max: 99 }) }),
     compression,
     maintenance: optional({

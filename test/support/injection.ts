@@ -309,6 +309,7 @@ spec:
   accessLogPercent: 9
   accessLogFields: { tenant: 'of $http_x_tenant' }
   policies: [office, rates, connections, pages, people, passwords, kept, tokens, judged, rules]
+  withoutPolicies: [office]
   compression: { types: [text/css], minLength: 9 }
   maintenance: { enabled: true, retryAfter: 9, body: down, contentType: text/plain, allow: ['10.0.0.0/8'] }
   privileged: { serverSnippet: 'allow all;', routeSnippets: { proxy: 'allow all;' } }

@@ -245,6 +245,8 @@ const schema = z
     maintenance: maintenance.optional(),
     /** For whatever the site answers: routes, its page for maintenance, and paths without a route. */
     policies: policyNames.optional(),
+    /** Policies of the defaults of its zones that the whole site goes without. */
+    withoutPolicies: policyNames.optional(),
     /** nginx text; needs the right to these fields. An error_page belongs to a route: routes do not inherit it. */
     privileged: z
       .strictObject({
@@ -298,6 +300,7 @@ export const siteKind = {
     ['compression', 'types'],
     ['maintenance', 'allow'],
     ['policies'],
+    ['withoutPolicies'],
     ['routes', '*', 'policies'],
     ['routes', '*', 'withoutPolicies'],
     ['routes', '*', 'requestHeaders', 'remove'],

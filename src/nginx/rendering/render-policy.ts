@@ -15,7 +15,7 @@ import type { Capabilities } from '../../ports.ts'
 import type { Site } from './claims.ts'
 import type { HostLayout } from './host-layout.ts'
 import { block, toText } from './lines.ts'
-import { quotable } from './outcome.ts'
+import { quotable, withText } from './outcome.ts'
 import { renderAccess } from './policies/access.ts'
 import { renderBasicAuth } from './policies/basic-auth.ts'
 import { renderCors } from './policies/cors.ts'
@@ -186,16 +186,15 @@ function renderPolicy(
     if ('code' in first) return { ...first, path }
     const version = sha256([path, ...(first.http ?? [])].join('\n')).slice(0, 16)
     const text = renderType(spec, { ...context, scope: `nxmesh_${version}` }) as PolicyText
-    const unit = text.http === undefined ? undefined : unitOf(path, version, text)
-    return { path, type: spec.type, text, unit, digest: sha256(JSON.stringify(text)) }
+    return { path, type: spec.type, text, unit: unitFor(path, version, text), digest: sha256(JSON.stringify(text)) }
   })
 }
 
-function unitOf(path: string, version: string, policy: PolicyText): Unit {
-  const { http = [], adjustable = [], needs = [], files = [], modules = [] } = policy
-  const text = toText([`# ${path}`, ...http, ...adjustable])
+function unitFor(path: string, version: string, policy: PolicyText): Unit | undefined {
+  const { http, adjustable = [], needs = [], files = [], modules = [] } = policy
+  if (http === undefined) return undefined
   const about = { path: `${path}#${version}`, kind: 'policy', needs, listeners: [], hosts: [], files, modules } as const
-  return { ...about, text, digest: sha256(text) }
+  return withText(about, toText([`# ${path}`, ...http, ...adjustable]))
 }
 
 // ---------------------------------------------------------------------------------------------- all policies
@@ -243,8 +242,9 @@ function levelsOf(spec: SiteSpec): readonly (readonly string[])[] {
   return [...wholeOf(spec), ...Object.values(spec.routes).map(({ policies = [] }) => policies)]
 }
 
-function wholeOf({ inherited, policies = [] }: SiteSpec): readonly (readonly string[])[] {
-  return [...(inherited?.policies ?? []), policies]
+function wholeOf({ inherited, policies = [], withoutPolicies = [] }: SiteSpec): readonly (readonly string[])[] {
+  const defaults = (inherited?.policies ?? []).map((level) => level.filter((name) => !withoutPolicies.includes(name)))
+  return [...defaults, policies]
 }
 
 function pathOf(site: Site, name: string, known: Known): string | undefined {
