@@ -5,6 +5,7 @@
  */
 
 import { createHash } from 'node:crypto'
+import { bounded, sought } from '../../src/nginx/rendering/regex.ts'
 import { readVariables } from './nginx-text.ts'
 
 /** An argument of `directive`, as nginx holds it: `plain` to the letter, `expanded` after its variables were told apart. */
@@ -100,7 +101,7 @@ function condition(sort: string, prefix: string): Record<string, Field> {
   return {
     [`when.${sort}.{key}`]: sort === 'headers' ? judgedHeader : requestVariable(prefix),
     [`when.${sort}.*.exact`]: (text) => [{ directive: MAP_ENTRY, plain: `~^(?:${escapedRegex(text)})\\z` }],
-    [`when.${sort}.*.regex`]: (text) => [{ directive: MAP_ENTRY, plain: `~${text}` }],
+    [`when.${sort}.*.regex`]: (text) => [{ directive: MAP_ENTRY, plain: `~${bounded(sought(text))}` }],
   }
 }
 
@@ -143,6 +144,7 @@ const route: Record<string, Field> = {
   ...common,
   path: (text) => [
     { directive: 'location', plain: text },
+    { directive: 'location', plain: bounded(text) },
     { directive: 'rewrite', plain: `(?s)^${escapedRegex(text)}(.*)$` },
   ],
   match: nowhere,
@@ -167,7 +169,7 @@ const route: Record<string, Field> = {
   'proxy.tls.serverName': template('proxy_ssl_name', 'grpc_ssl_name'),
   'proxy.tls.clientCertificate': nowhere,
   'proxy.replacePrefix': (text) => [{ directive: 'rewrite', expanded: text + variable('1') }],
-  'proxy.rewrite.regex': plain('rewrite'),
+  'proxy.rewrite.regex': (text) => [{ directive: 'rewrite', plain: bounded(text) }],
   'proxy.rewrite.replacement': (text) => [
     { directive: 'rewrite', expanded: templateText(text) },
     { directive: 'rewrite', expanded: `${templateText(text)}?` },
@@ -197,7 +199,7 @@ const route: Record<string, Field> = {
     { directive: 'return', expanded: templateText(text) },
     { directive: 'return', expanded: templateText(text.replace(/\/+$/, '')) + variable('request_uri') },
   ],
-  'redirect.regex': plain('if'),
+  'redirect.regex': (text) => [{ directive: 'if', plain: bounded(text) }],
   'return.body': literal('return'),
   'return.contentType': plain('default_type'),
 }
@@ -223,6 +225,7 @@ const site: Record<string, Field> = {
   'spec.policies.[]': nowhere,
   'spec.accessLogFields.{key}': (text) => [{ directive: 'log_format', prefix: `,"${text}":"` }],
   'spec.accessLogFields.*': (text) => [{ directive: 'log_format', suffix: `":${templateText(JSON.stringify(text))}` }],
+  'spec.withoutPolicies.[]': nowhere,
   'spec.maintenance.allow.[]': plain(MAP_ENTRY),
   'spec.compression.types.[]': plain('gzip_types', 'brotli_types'),
   // Where answers are kept, by which of the site's routes they are.
@@ -287,7 +290,7 @@ function limitOf(directive: string): Record<string, Field> {
   }
 }
 
-const attack: Field = (text) => [{ directive: MAP_ENTRY, plain: `~*(?s)${text}` }]
+const attack: Field = (text) => [{ directive: MAP_ENTRY, plain: `~*${bounded(sought(text), { dotAll: true })}` }]
 
 const policy: Record<string, Field> = {
   'spec.type': nowhere,

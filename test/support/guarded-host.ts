@@ -95,6 +95,11 @@ export class GuardedHost {
     return this.#running.log('error.log')
   }
 
+  /** How many expressions nginx gave up on, by the limit of steps: in the numbers of PCRE and PCRE2. */
+  gaveUp(): number {
+    return this.errors().match(/\[alert\].* failed: (?:-8|-47) on /g)?.length ?? 0
+  }
+
   async stop(): Promise<void> {
     await this.#served?.stop()
     close([this.#backend])

@@ -4,6 +4,7 @@
  */
 
 import type { Tree } from '../../core/resources/kind.ts'
+import { bounded } from '../rendering/regex.ts'
 import type { Finding } from './findings.ts'
 import { Findings } from './findings.ts'
 import { endpointOf } from './import-upstream.ts'
@@ -109,7 +110,8 @@ function routeOf(spec: Tree, location: Directive): string | undefined {
   const { modifier, path } = matchOf(location)
   const match = modifier === '=' ? 'exact' : modifier.startsWith('~') ? 'regex' : 'prefix'
   const routes = Object.entries((spec['routes'] ?? {}) as Record<string, Tree>)
-  const found = routes.filter(([, route]) => route['path'] === path && (route['match'] ?? 'prefix') === match)
+  const textOf = (route: Tree): unknown => (match === 'regex' ? bounded(String(route['path'])) : route['path'])
+  const found = routes.filter(([, route]) => textOf(route) === path && (route['match'] ?? 'prefix') === match)
   return found.length === 1 ? found[0]?.[0] : undefined
 }
 

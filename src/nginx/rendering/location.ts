@@ -34,6 +34,8 @@ export type Location = {
 interface Choice {
   /** Holds the number, from 0, of the body that counts; left out where there is one. */
   readonly variable?: string
+  /** What comes before anything else, drained or not: an `if` that answers with a status that closes the connection. */
+  readonly refusal?: readonly string[]
   readonly bodies: readonly Body[]
   /** What nginx heeds before it looks at the variable. */
   readonly limits: readonly string[]
@@ -63,10 +65,12 @@ export function drainable(locations: readonly Location[], drainFile: string): st
   })
 }
 
-function choiceLines({ match, variable, bodies, limits }: Location & Choice, number: number, drain: string): string[] {
+function choiceLines(location: Location & Choice, number: number, drain: string): string[] {
+  const { match, variable, refusal = [], bodies, limits } = location
   const chosen = variable === undefined ? '0' : `$${variable}`
   return [
     ...block(`location ${match}`, [
+      ...refusal,
       drain,
       `error_page 418 = @drain_${number}_${chosen};`,
       `error_page 419 = @route_${number}_${chosen};`,

@@ -14,6 +14,7 @@ import type { HostLayout } from './host-layout.ts'
 import { directive, sortedEntries, when } from './lines.ts'
 import type { PolicyHeader } from './policies/policy-text.ts'
 import { escapeRegex, literalThen, plain, rewriteTarget, template } from './quote.ts'
+import { bounded } from './regex.ts'
 import { filePath } from './unit-files.ts'
 import type { UnitFile } from './unit.ts'
 
@@ -128,7 +129,7 @@ function rewriteLines({ path, proxy: { stripPrefix, replacePrefix, rewrite } }: 
     return [`rewrite ${plain(`(?s)^${escapeRegex(path)}(.*)$`)} ${literalThen(prefix, '1')} break;`]
   if (rewrite === undefined) return []
   const { regex, replacement, keepQuery } = rewrite
-  return [`rewrite ${plain(regex)} ${rewriteTarget(replacement, keepQuery)} break;`]
+  return [`rewrite ${plain(bounded(regex))} ${rewriteTarget(replacement, keepQuery)} break;`]
 }
 
 /** nginx refuses sizes that do not go together, and its defaults do not go with a larger one. */

@@ -19,6 +19,7 @@ import { conditionRegex, groupTemplate, literal, plain, template, templateThen, 
 import { ROUTE_VARIABLE } from './policies/cache.ts'
 import { IDENTITY_VARIABLE } from './policies/policy-text.ts'
 import { judgingPolicies, policiesFor, serverLinesOf, withheldHeaders, type SitePolicies } from './render-policy.ts'
+import { bounded } from './regex.ts'
 import { responseHeaderLines } from './response-headers.ts'
 import { listenerKey } from './claims.ts'
 import { proxyLines, type ProxyTls } from './proxy.ts'
@@ -127,7 +128,7 @@ function serverLines({ path, spec: told }: SliceResource<SiteSpec>, place: Serve
     const limits = [...directive('client_max_body_size', first[1].maxBodySize), ...pages.linesBefore(sole, first[0])]
     if (sole !== undefined) return { match, bodies: [bodyOf(first, group)], limits }
     const bodies = [nothing, ...group.routes.map((each) => bodyOf(each, group))]
-    return { match, variable: maps.choiceOf(group), bodies, limits }
+    return { match, ...maps.choiceOf(group), bodies, limits }
   })
   if (!groups.some(({ match, path }) => match === 'prefix' && path === '/')) {
     locations.push({ match: '/', body: nothing })
@@ -202,7 +203,7 @@ const MATCH_ORDER = { exact: 0, prefix: 1, regex: 2 }
 function matchOf({ match, path, caseSensitive }: RouteGroup): string {
   if (match === 'exact') return `= ${plain(path)}`
   if (match === 'prefix') return plain(path)
-  return `${caseSensitive ? '~' : '~*'} ${plain(path)}`
+  return `${caseSensitive ? '~' : '~*'} ${plain(bounded(path))}`
 }
 
 /** Names of headers that routes of the path ask for. */
@@ -288,7 +289,7 @@ function actionLines(id: string, route: Route, spec: SiteSpec, place: RoutePlace
       const { to, regex, status, keepPath } = route.redirect
       if (regex !== undefined)
         return [
-          `if ($request_uri ~ ${conditionRegex(regex)}) { return ${status} ${groupTemplate(to)}; }`,
+          `if ($request_uri ~ ${conditionRegex(bounded(regex))}) { return ${status} ${groupTemplate(to)}; }`,
           'return 404;',
         ]
       return [`return ${status} ${keepPath ? templateThen(to.replace(/\/+$/, ''), 'request_uri') : template(to)};`]

@@ -10,10 +10,11 @@ import { conditionsOf, requestVariable, type Condition } from '../../core/resour
 import type { Route, RouteGroup, SiteSpec } from '../../core/resources/site.ts'
 import { isSplit, sharesOf } from '../../core/resources/split.ts'
 import type { StickyCookie } from '../../core/resources/upstream.ts'
-import { block } from './lines.ts'
+import { block, when } from './lines.ts'
 import { maintenanceKey, splitKey } from './live.ts'
 import { flagLine, splitLine } from './live-program.ts'
 import { escapeRegex, plain, template } from './quote.ts'
+import { bounded, judgedLines, sought } from './regex.ts'
 
 /** How many variables the site may take at most: each is room in every request of every site. */
 export const variableDemand = perObject(({ routes, maintenance }: SiteSpec): number => {
@@ -55,11 +56,14 @@ export class SiteMaps {
     return this.#lines
   }
 
-  /** The variable that holds the number, from 1, of the route that counts; 0 where no conditions hold. */
-  choiceOf({ routes }: RouteGroup): string {
-    const needs = routes.map(([, { when }]) =>
-      conditionsOf(when).map((condition) => this.#conditionVariable(condition)),
-    )
+  /**
+   * The variable that holds the number, from 1, of the route that counts; 0 where no conditions hold. The lines refuse, before
+   * anything else, what an expression could not judge: the next route may be one with less protection.
+   */
+  choiceOf({ routes }: RouteGroup): { readonly variable: string; readonly refusal: readonly string[] } {
+    const conditions = routes.map(([, route]) => conditionsOf(route.when))
+    const needs = conditions.map((own) => own.map((condition) => this.#conditionVariable(condition)))
+    const mayGiveUp = conditions.flat().some((condition) => 'regex' in condition)
     const variables = [...new Set(needs.flat())]
     // One digit for each condition; the first pattern that fits counts.
     const patterns = needs.map((own, index) => {
@@ -67,7 +71,9 @@ export class SiteMaps {
       return `${plain(`~^${digits}`)} ${index + 1};`
     })
     const source = `"${variables.map((variable) => `$${variable}`).join('')}"`
-    return this.#define(`map ${source}`, ['default 0;', ...patterns])
+    const lines = ['default 0;', ...when(mayGiveUp, '~2 unjudged;'), ...patterns]
+    const variable = this.#define(`map ${source}`, lines)
+    return { variable, refusal: when(mayGiveUp, `if ($${variable} = unjudged) { return 400; }`) }
   }
 
   /**
@@ -210,6 +216,5 @@ function conditionLines(condition: Condition): readonly string[] {
   }
   if ('exact' in condition)
     return ['default 0;', `${plain(`~^(?:${condition.exact.map(escapeRegex).join('|')})\\z`)} 1;`]
-  // What is not there matches nothing, not even an expression for nothing.
-  return ['default 0;', '"" 0;', `${plain(`~${condition.regex}`)} 1;`]
+  return judgedLines(`~${bounded(sought(condition.regex))}`, 2)
 }

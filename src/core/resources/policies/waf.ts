@@ -11,6 +11,8 @@ import type { PolicyType } from './policy-type.ts'
 
 /** Each is asked about every request. */
 const RULES_MAX = 64
+/** Of all rules together: each may take a worker's time. */
+const EXPRESSIONS_MAX = 128
 const HEADERS_MAX = 8
 const EXCLUSIONS_MAX = 64
 
@@ -30,12 +32,21 @@ const rule = z
     /** Only says in the access log what it would have refused. */
     detectOnly: z.boolean().default(false),
   })
-  .refine(
-    ({ methods = [], path, query, userAgent, headers = {} }) =>
-      [path, query, userAgent].some((pattern) => pattern !== undefined) ||
-      methods.length + Object.keys(headers).length > 0,
-    { message: 'would refuse everything', params: { hint: 'say which method, path, query, userAgent or headers' } },
-  )
+  .refine(({ methods = [], ...told }) => methods.length + expressionsOf(told).length > 0, {
+    message: 'would refuse everything',
+    params: { hint: 'say which method, path, query, userAgent or headers' },
+  })
+
+interface Expressions {
+  readonly path?: string | undefined
+  readonly query?: string | undefined
+  readonly userAgent?: string | undefined
+  readonly headers?: Readonly<Record<string, string>> | undefined
+}
+
+function expressionsOf({ path, query, userAgent, headers = {} }: Expressions): string[] {
+  return [path, query, userAgent, ...Object.values(headers)].filter((each) => each !== undefined)
+}
 
 const exclusion = z.strictObject({
   /** Number of a rule of the Core Rule Set. */
@@ -70,7 +81,12 @@ const schema = z
   .strictObject({
     /** `detect` refuses nothing; `off` asks nothing. */
     mode: z.enum(['off', 'detect', 'block']),
-    rules: atMost(RULES_MAX, key, rule).default({}),
+    rules: atMost(RULES_MAX, key, rule)
+      .refine((rules) => Object.values(rules).flatMap(expressionsOf).length <= EXPRESSIONS_MAX, {
+        message: `have more than ${EXPRESSIONS_MAX} expressions, all together`,
+        params: { hint: 'join those about one part of requests: a|b' },
+      })
+      .default({}),
     coreRuleSet: coreRuleSet.optional(),
   })
   .refine(({ mode, rules, coreRuleSet: crs }) => mode === 'off' || crs !== undefined || Object.keys(rules).length > 0, {

@@ -9,6 +9,7 @@ import type { CoreRuleSetSpec, WafRule, WafSpec } from '../../../core/resources/
 import { block, when } from '../lines.ts'
 import { isMet, NEEDS, unsupported } from '../needs.ts'
 import { escapeRegex, literal, plain } from '../quote.ts'
+import { bounded, judgedLines, sought } from '../regex.ts'
 import { filePath, unitFile } from '../unit-files.ts'
 import type { PolicyContext, PolicyFault, PolicyText } from './policy-text.ts'
 
@@ -44,9 +45,8 @@ function ownRules({ rules, mode }: WafSpec, { path, scope }: PolicyContext): Pol
   return {
     http: [
       ...conditions.flatMap(({ variable, pattern }, index) =>
-        // The default is what nginx takes when it gives up on an expression: that must not let anybody through. It tries
-        // none on what is empty.
-        block(`map $${variable} $${scope}_${index}`, ['default 1;', '"" 0;', `${plain(pattern)} 1;`, '"~^" 0;']),
+        // What could not be judged is refused.
+        block(`map $${variable} $${scope}_${index}`, judgedLines(pattern, 1)),
       ),
       ...decision('refused', refusing),
       ...decision('reported', reporting),
@@ -73,9 +73,9 @@ function conditionsOf({ methods = [], path, query, userAgent, headers = {} }: Wa
   return found.flatMap(({ variable, pattern }) => (pattern === undefined ? [] : [{ variable, pattern }]))
 }
 
-/** (?s): a decoded line feed hides nothing. */
 function anyCase(regex: string): string {
-  return `~*(?s)${regex}`
+  // A decoded line feed hides nothing.
+  return `~*${bounded(sought(regex), { dotAll: true })}`
 }
 
 // ---------------------------------------------------------------------------------------------- the Core Rule Set
