@@ -13,6 +13,7 @@ import type { Wanted } from '../../core/plan.ts'
 import { slice, type Problem } from '../../core/slice.ts'
 import { NEEDED_MODULES } from '../../nginx/rendering/needs.ts'
 import { render, type RenderInput } from '../../nginx/rendering/render.ts'
+import { ALL_WELL } from '../../nginx/rendering/render-upstream.ts'
 
 /** So many are named that change, and that would be refused; the others are counted. */
 const NAMED_MAX = 50
@@ -32,8 +33,7 @@ const LACKS_NOTHING: Omit<RenderInput, 'slice'> = {
     crsDirectory: '/crs',
   },
   addresses: new Map(),
-  ejected: new Set(),
-  openCircuits: new Set(),
+  ...ALL_WELL,
   secrets: new Map(),
 }
 
