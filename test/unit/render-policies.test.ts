@@ -122,6 +122,8 @@ describe('policies of a site', () => {
       ],
     ])
     expect(renderYaml(use + cache + other + upstream).problems).toEqual([])
+    const byCookie = policy('kept', "cache: { key: '$request_uri $cookie_Lang' }")
+    expect(() => renderYaml(byCookie)).toThrow('tells answers apart by a cookie, of which clients can send several')
   })
 
   test('a policy that no site names costs nothing', () => {

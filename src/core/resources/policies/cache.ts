@@ -59,6 +59,10 @@ const schema = z.strictObject({
   key: template((value) => {
     const parts = parseTemplate(value)
     const names = isFault(parts) ? [] : parts.flatMap((part) => ('variable' in part ? part.variable : []))
+    if (names.some((name) => name.startsWith('cookie_'))) {
+      const hint = 'nginx looks at the first of several, and the upstream may at another: name the cookie in bypass'
+      return { message: 'tells answers apart by a cookie, of which clients can send several', hint }
+    }
     if (names.includes('request_uri')) return undefined
     return { message: 'would give one answer for every path', hint: 'let it have $request_uri' }
   }).default('$scheme://$host$request_uri'),
