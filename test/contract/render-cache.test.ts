@@ -1,4 +1,6 @@
+import { readdirSync, rmSync } from 'node:fs'
 import { createServer, type Server, type ServerResponse } from 'node:http'
+import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { ask, writeGeneration } from '../support/real-nginx.ts'
 import { renderYaml } from '../support/resources.ts'
@@ -196,6 +198,25 @@ describe('what nginx keeps of answers', () => {
 
   test('nothing of this is an error in nginx’s own words', () => {
     expect(served.complaints()).toEqual([])
+  })
+
+  // After the one above: nginx has words for the file that it was writing.
+  test('a cache that is emptied under nginx, as when another takes its place, costs no answer', async () => {
+    expect(await twice('/emptied')).toBe('MISS HIT')
+    const path = '/held/emptied'
+    const answer = get(path)
+    const response = await waitFor(() => held.pop(), { what: 'the request' })
+    response.write('half ')
+    const temp = join(served.layout.directory, 'temp')
+    const caches = readdirSync(temp).filter((name) => name.startsWith('cache_'))
+    const isBegun = (cache: string) =>
+      readdirSync(join(temp, cache), { recursive: true }).some((name) => /\.\d{10}$/.test(String(name)))
+    await waitFor(() => caches.some(isBegun), { what: 'a file that is being written' })
+    for (const cache of caches)
+      for (const name of readdirSync(join(temp, cache))) rmSync(join(temp, cache, name), { recursive: true })
+    response.end('an answer')
+    expect(await answer).toMatchObject({ status: 200, body: 'half an answer' })
+    expect(await twice('/emptied')).toBe('MISS HIT')
   })
 })
 

@@ -194,19 +194,26 @@ describe('files of units', () => {
     })
   })
 
-  test('a cache whose policy no kept generation has goes, and no other', async () => {
+  test('a cache that no kept generation has goes; one that the current has not is emptied, and no other', async () => {
     const host = new NginxHost(directory)
     const store = await newStore(host)
-    const [kept, lost] = ['0123456789abcdef', 'fedcba9876543210']
-    const { units } = withFile(host, 'one\n', 'master')
-    const policy = { ...(units[0] as Unit), path: `default/*/policy/pages#${kept}`, kind: 'policy' } as const
-    const generation = { ...host.assemble([policy]), units: [policy] }
-    await store.stage(generation)
-    await store.activate(generation.digest)
-    for (const name of [`cache_nxmesh_${kept}`, `cache_nxmesh_${lost}`, 'proxy'])
-      await mkdir(join(directory, 'temp', name, 'a'), { recursive: true })
-    await store.prune()
-    expect((await readdir(join(directory, 'temp'))).toSorted()).toEqual([`cache_nxmesh_${kept}`, 'proxy'])
+    const [now, before, lost] = ['0123456789abcdef', '89abcdef01234567', 'fedcba9876543210'] as const
+    for (const version of [before, now]) {
+      const { units } = withFile(host, version, 'master')
+      const policy = { ...(units[0] as Unit), path: `default/*/policy/pages#${version}`, kind: 'policy' } as const
+      const generation = { ...host.assemble([policy]), units: [policy] }
+      await store.stage(generation)
+      await store.activate(generation.digest)
+      await store.recordProven(generation.digest)
+    }
+    const caches = [now, before, lost].map((version) => `cache_nxmesh_${version}`)
+    for (const name of [...caches, 'proxy']) await mkdir(join(directory, 'temp', name, 'a'), { recursive: true })
+    for (let round = 0; round < 2; round += 1) {
+      await store.prune()
+      expect((await readdir(join(directory, 'temp'))).toSorted()).toEqual([...caches.slice(0, 2), 'proxy'])
+      expect(await readdir(join(directory, 'temp', caches[0] as string))).toEqual(['a'])
+      expect(await readdir(join(directory, 'temp', caches[1] as string))).toEqual([])
+    }
   })
 
   test('for workers stay this user’s alone where workers are the same', async () => {

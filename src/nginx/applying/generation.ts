@@ -280,9 +280,8 @@ export class GenerationStore {
    * and old drift files.
    */
   async prune(): Promise<void> {
-    const keep = new Set(this.#proven)
     const current = await this.current()
-    if (current !== undefined) keep.add(current)
+    const keep = new Set([...(current === undefined ? [] : [current]), ...this.#proven])
     const named = new Set<string>()
     for (const digest of keep) {
       for (const name of this.#generations.get(digest) ?? namesOf(await this.#manifest(digest))) named.add(name)
@@ -297,23 +296,32 @@ export class GenerationStore {
       this.#objects.delete(name)
       await this.#disk.remove(join(this.#directory, 'objects', name))
     }
-    await this.#pruneCaches([...keep])
+    await this.#pruneCaches([...keep], current)
     const drift = (await readdir(join(this.#directory, 'drift'))).toSorted()
     for (const name of drift.slice(0, -DRIFT_FILES_KEPT)) await this.#disk.remove(join(this.#directory, 'drift', name))
   }
 
-  /** What a cache holds that no kept generation has: nginx does not look after it any more. */
-  async #pruneCaches(kept: readonly string[]): Promise<void> {
+  /**
+   * nginx looks after what the current generation has. Of a cache that another kept one has, what it holds goes; its
+   * directory stays, since workers that drain may still put something there.
+   */
+  async #pruneCaches(kept: readonly string[], current: string | undefined): Promise<void> {
     const temp = join(this.#directory, 'temp')
     let left = (await readdir(temp)).filter((name) => CACHE_DIRECTORY.test(name))
+    const emptied: string[] = []
     for (const digest of kept) {
-      if (left.length === 0) return
+      if (left.length === 0) break
       const text = (await readText(join(this.#directory, 'generations', digest, 'manifest.json'))) ?? ''
       // Versions of policies are in the paths of their units.
-      left = left.filter((name) => !text.includes(`#${CACHE_DIRECTORY.exec(name)?.[1]}"`))
+      const isNamed = (name: string) => text.includes(`#${CACHE_DIRECTORY.exec(name)?.[1]}"`)
+      if (digest !== current) emptied.push(...left.filter(isNamed))
+      left = left.filter((name) => !isNamed(name))
     }
+    const contents = await Promise.all(
+      emptied.map(async (name) => (await readdir(join(temp, name)).catch(() => [])).map((inner) => join(name, inner))),
+    )
     // It is the workers' own; one that cannot be removed is in nobody's way.
-    for (const name of left) await this.#disk.remove(join(temp, name)).catch(() => undefined)
+    for (const name of [...left, ...contents.flat()]) await this.#disk.remove(join(temp, name)).catch(() => undefined)
   }
 
   /** Moves what a person made out of the way, to where they find it. */
