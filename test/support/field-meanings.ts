@@ -23,6 +23,8 @@ interface Meaning {
   readonly suffix?: string
   /** The argument ends in it, after a name and a scheme. */
   readonly ending?: string
+  /** It is part of the name that the traffic log is told. */
+  readonly asked?: string
 }
 type Field = (text: string) => readonly Meaning[]
 
@@ -58,6 +60,10 @@ const within =
   (...directives: string[]): Field =>
   (text) =>
     directives.map((directive) => ({ directive, within: text }))
+/** The name of an upstream's block, or a part of it: where requests go, and whom a location says that it asks. */
+const blockName =
+  (...directives: string[]): Field =>
+  (text) => [...within(...directives)(text), { directive: 'set', asked: text }]
 const literal =
   (directive: string): Field =>
   (text) => [{ directive, expanded: text }]
@@ -126,15 +132,15 @@ const common: Record<string, Field> = {
     { directive: 'root', expanded: text.replace(/\/[^/]*$/, '') || '/' },
     { directive: 'try_files', expanded: text.replace(/^.*\//, '/') },
   ],
-  'errorPages.pages.*.upstream': within('proxy_pass'),
+  'errorPages.pages.*.upstream': blockName('proxy_pass'),
   'errorPages.pages.*.path': (text) => [{ directive: 'proxy_pass', ending: text }],
 }
 const everywhere: Record<string, Field> = {
   apiVersion: nowhere,
   kind: nowhere,
-  'metadata.name': within('set', 'upstream', 'proxy_pass'),
-  'metadata.workspace': within('set', 'upstream', 'proxy_pass', 'grpc_pass', MAP_ENTRY),
-  'metadata.zone': within('set', 'upstream', 'proxy_pass', 'grpc_pass', MAP_ENTRY),
+  'metadata.name': blockName('set', 'upstream', 'proxy_pass'),
+  'metadata.workspace': blockName('set', 'upstream', 'proxy_pass', 'grpc_pass', MAP_ENTRY),
+  'metadata.zone': blockName('set', 'upstream', 'proxy_pass', 'grpc_pass', MAP_ENTRY),
   'metadata.labels.{key}': nowhere,
   'metadata.labels.*': nowhere,
   'spec.nodeSelector.{key}': nowhere,
@@ -155,9 +161,9 @@ const route: Record<string, Field> = {
   action: nowhere,
   'policies.[]': nowhere,
   'withoutPolicies.[]': nowhere,
-  'proxy.upstream': within('proxy_pass', 'grpc_pass', MAP_ENTRY),
+  'proxy.upstream': blockName('proxy_pass', 'grpc_pass', MAP_ENTRY),
   'proxy.split.{key}': (text) => [{ directive: MAP_ENTRY, plain: `~^${text}\\z` }],
-  'proxy.split.*.upstream': within('proxy_pass', 'grpc_pass', MAP_ENTRY),
+  'proxy.split.*.upstream': blockName('proxy_pass', 'grpc_pass', MAP_ENTRY),
   'proxy.sticky.cookie': requestVariable('cookie_'),
   'proxy.sticky.header': judgedHeader,
   'proxy.force.cookie': requestVariable('cookie_'),
@@ -428,6 +434,8 @@ export function isMeant(meaning: Meaning, directive: string, argument: string): 
     return /^[\w./:*-]*$/.test(path) && expandedText(argument.slice(path.length + 1)) === meaning.afterPath
   }
   if (meaning.within !== undefined) return argument.includes(meaning.within) && /^[\w./:[\]*?=%-]*$/.test(argument)
+  if (meaning.asked !== undefined)
+    return (/^\$\{nxmesh_asked\}\$upstream_status ([\w.-]+);$/.exec(argument)?.[1] ?? '').includes(meaning.asked)
   if (meaning.prefix !== undefined) return argument.startsWith(meaning.prefix)
   if (meaning.suffix !== undefined) return expandedText(argument).endsWith(meaning.suffix)
   if (meaning.ending !== undefined)
