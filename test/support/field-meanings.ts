@@ -138,7 +138,7 @@ const common: Record<string, Field> = {
 const everywhere: Record<string, Field> = {
   apiVersion: nowhere,
   kind: nowhere,
-  'metadata.name': blockName('set', 'upstream', 'proxy_pass'),
+  'metadata.name': blockName('set', 'upstream', 'proxy_pass', MAP_ENTRY),
   'metadata.workspace': blockName('set', 'upstream', 'proxy_pass', 'grpc_pass', MAP_ENTRY),
   'metadata.zone': blockName('set', 'upstream', 'proxy_pass', 'grpc_pass', MAP_ENTRY),
   'metadata.labels.{key}': nowhere,
@@ -433,7 +433,9 @@ export function isMeant(meaning: Meaning, directive: string, argument: string): 
     const [path = ''] = argument.split('#', 1)
     return /^[\w./:*-]*$/.test(path) && expandedText(argument.slice(path.length + 1)) === meaning.afterPath
   }
-  if (meaning.within !== undefined) return argument.includes(meaning.within) && /^[\w./:[\]*?=%-]*$/.test(argument)
+  // A rule of a policy is told behind its path.
+  if (meaning.within !== undefined)
+    return argument.includes(meaning.within) && /^[\w./:[\]*?=%-]*(?:#[\w-]*)?$/.test(argument)
   if (meaning.asked !== undefined)
     return (/^\$\{nxmesh_asked\}\$upstream_status ([\w.-]+);$/.exec(argument)?.[1] ?? '').includes(meaning.asked)
   if (meaning.prefix !== undefined) return argument.startsWith(meaning.prefix)
