@@ -411,6 +411,160 @@ const MEDIAWIKI: Application = {
   }),
 }
 
+/** A forge with its pages below a name and below a path, assets by nginx, and git over SSH on a port beside: an address of its own for each. */
+const GITEA: Application = {
+  name: 'Gitea, with SSH beside',
+  files: (directory) => ({
+    'public/assets/css/index.css': 'a {}\n',
+    'public/assets/img/logo.svg': '<svg/>\n',
+    'nginx.conf': `user www-data;
+      include modules/*.conf;
+      events { worker_connections 512; }
+      stream {
+        log_format flows '$remote_addr $bytes_sent';
+        upstream forge_ssh { least_conn; server 127.0.0.1:2222 max_fails=2; }
+        map $ssl_preread_server_name $by_name {
+          hostnames;
+          git.example web;
+          *.pages.example pages;
+          .packages.example 127.0.0.1:5443;
+          default web;
+        }
+        upstream web { server 127.0.0.1:8443; }
+        upstream pages { hash $remote_addr consistent; server 127.0.0.1:9443; server 127.0.0.1:9444; }
+        server { listen 2200; listen [::]:2200; proxy_pass forge_ssh; proxy_timeout 1h; proxy_connect_timeout 5s; access_log /var/log/ssh.log flows; }
+        server { listen 443; ssl_preread on; proxy_pass $by_name; }
+        server { listen 5353 udp; proxy_pass 127.0.0.1:53; proxy_responses 1; proxy_timeout 2s; }
+        server { listen 2201 proxy_protocol; proxy_pass forge_ssh; allow 127.0.0.0/8; allow 192.0.2.0/24; deny all; }
+        server { listen 2202; proxy_pass forge_ssh; deny 127.0.0.1; }
+      }
+      http { ${TYPES}
+        default_type application/octet-stream;
+        server {
+          listen 80;
+          server_name git.example;
+          client_max_body_size 512M;
+          location /assets/ { alias ${directory}/public/assets/; expires 6h; }
+          location / {
+            proxy_pass http://localhost:3000;
+            proxy_set_header Connection $http_connection;
+            proxy_set_header Upgrade $http_upgrade;
+            proxy_set_header Host $host;
+            proxy_set_header X-Real-IP $remote_addr;
+            proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
+            proxy_set_header X-Forwarded-Proto $scheme;
+          }
+          location ~ ^/[^/]+/[^/]+/(?:info/refs|git-upload-pack|git-receive-pack)$ {
+            proxy_request_buffering off;
+            proxy_buffering off;
+            proxy_read_timeout 600;
+            proxy_set_header Host $host;
+            proxy_pass http://localhost:3000;
+          }
+          location = /robots.txt { default_type text/plain; return 200 "User-agent: *\nDisallow: /"; }
+        }
+        server {
+          listen 80;
+          server_name intranet.example;
+          location = /git { return 301 /git/; }
+          location ~ ^/(git|v2)($|/) {
+            client_max_body_size 512M;
+            rewrite ^ $request_uri;
+            rewrite ^(/git)?(/.*) $2 break;
+            proxy_pass http://127.0.0.1:3000$uri;
+            proxy_set_header Host $host;
+            proxy_set_header X-Real-IP $remote_addr;
+          }
+          location / { return 404; }
+        }
+      }`,
+    'modules/stream.conf': 'load_module modules/ngx_stream_module.so;\n',
+  }),
+}
+
+/** Chat among servers: two ports for clients and for other servers, answers made of text, workers by path, what only the office may ask. */
+const SYNAPSE: Application = {
+  name: 'Matrix Synapse',
+  files: () => ({
+    'nginx.conf': main(`
+      upstream synapse { server 127.0.0.1:8008; keepalive 16; }
+      upstream sync_worker { hash $remote_addr; server 127.0.0.1:8083; server 127.0.0.1:8084; }
+      upstream media { server 127.0.0.1:8085; }
+      server {
+        listen 443 ssl http2;
+        listen [::]:443 ssl http2;
+        listen 8448 ssl http2 default_server;
+        listen [::]:8448 ssl http2 default_server;
+        server_name matrix.example;
+        ssl_certificate /etc/ssl/matrix.pem;
+        ssl_certificate_key /etc/ssl/matrix.key;
+        location ~ ^/_matrix/client/(?:r0|v3)/sync$ {
+          proxy_pass http://sync_worker;
+          proxy_read_timeout 1h;
+          proxy_set_header Host $host:$server_port;
+          proxy_set_header X-Forwarded-For $remote_addr;
+          proxy_set_header X-Forwarded-Proto $scheme;
+        }
+        location ^~ /_matrix/media/ { client_max_body_size 100M; proxy_pass http://media; proxy_set_header Host $host; proxy_hide_header X-Worker; }
+        location ~ ^(?:/_matrix|/_synapse/client) {
+          proxy_pass http://synapse;
+          proxy_set_header X-Forwarded-For $remote_addr;
+          proxy_set_header X-Forwarded-Proto $scheme;
+          proxy_set_header Host $host:$server_port;
+          client_max_body_size 50M;
+          proxy_http_version 1.1;
+        }
+        location /_synapse/admin { allow 127.0.0.1; allow 10.0.0.0/8; deny all; proxy_pass http://synapse; }
+        location /_synapse/metrics { deny all; }
+      }
+      server {
+        listen 80;
+        server_name example.test;
+        location /.well-known/matrix/client {
+          default_type application/json;
+          add_header Access-Control-Allow-Origin *;
+          return 200 '{"m.homeserver": {"base_url": "https://matrix.example"}}';
+        }
+        location = /.well-known/matrix/server { default_type application/json; return 200 '{"m.server": "matrix.example:443"}'; }
+        location / { return 301 https://chat.example.test$request_uri; }
+      }`),
+  }),
+}
+
+/** Who people are, for other applications: only some paths for everybody, the console for the office, larger headers, a page while it starts. */
+const KEYCLOAK: Application = {
+  name: 'Keycloak',
+  files: (directory) => ({
+    'pages/starting.html': 'one moment\n',
+    users: 'ann:$apr1$abcdefgh$h9FWgUz3n9YxylKLlR5SQ/\n',
+    'nginx.conf': main(`
+      upstream keycloak { ip_hash; server 127.0.0.1:8080; server 127.0.0.1:8081; }
+      server {
+        listen 80 default_server;
+        server_name id.example;
+        root ${directory}/pages;
+        error_page 502 503 504 /starting.html;
+        gzip on; gzip_vary on; gzip_proxied any; gzip_types application/json text/css;
+        proxy_set_header Host $host;
+        proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
+        proxy_set_header X-Forwarded-Proto $scheme;
+        proxy_set_header X-Forwarded-Port $server_port;
+        proxy_buffers 8 16k;
+        proxy_buffer_size 16k;
+        location = /starting.html { internal; }
+        location = / { return 302 /realms/main/account/; }
+        location /realms/ { proxy_pass http://keycloak; proxy_next_upstream error timeout http_503; proxy_next_upstream_tries 2; proxy_intercept_errors on; }
+        location /resources/ { proxy_pass http://keycloak; proxy_hide_header X-Frame-Options; }
+        location = /robots.txt { proxy_pass http://keycloak; }
+        location /admin/ { allow 10.0.0.0/8; allow 127.0.0.1; deny all; proxy_pass http://keycloak; proxy_buffers 8 32k; proxy_buffer_size 32k; }
+        location /metrics { auth_basic "metrics"; auth_basic_user_file users; proxy_pass http://keycloak; }
+        location /health { deny all; }
+        location /auth/ { rewrite ^/auth/(.*)$ /$1 permanent; }
+        location / { return 404; }
+      }`),
+  }),
+}
+
 export const APPLICATIONS: readonly Application[] = [
   WORDPRESS,
   NEXTCLOUD,
@@ -421,4 +575,7 @@ export const APPLICATIONS: readonly Application[] = [
   MASTODON,
   REGISTRY,
   MEDIAWIKI,
+  GITEA,
+  SYNAPSE,
+  KEYCLOAK,
 ]

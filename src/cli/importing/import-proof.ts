@@ -33,6 +33,7 @@ import { ALL_WELL } from '../../nginx/rendering/render-upstream.ts'
 import { assemble, render } from '../../nginx/rendering/render.ts'
 import type { Capabilities } from '../../ports.ts'
 import { standInFor } from './stand-in.ts'
+import { streamAnswer } from './stream-answer.ts'
 
 export interface Proof {
   readonly asked: number
@@ -48,6 +49,7 @@ const START_TIMEOUT_MS = 30_000
 const FILES_OF_ROOT = 3
 const BODY_MAX_BYTES = 1024 * 1024
 const PARALLEL = 8
+const STREAM_PROBES_MAX = 200
 /** By time, by connection, or with a port in it. */
 const VARIES = /^(?:server|date|connection|keep-alive|etag|content-length|expires|last-modified|transfer-encoding)$/
 /** What NxMesh sends to upstreams that may not have had it, as the report says. */
@@ -119,7 +121,7 @@ async function prove(
     await writeFile(join(own, 'current', 'nginx.conf'), sandbox.text(portsBefore, pidFile))
   })
   if (was !== undefined) return `the configuration does not run in a sandbox: ${was}`
-  const { resources, secrets } = importConfig(sandbox.http(portsAfter), place, { readFile, prefix })
+  const { resources, secrets } = importConfig(sandbox.tree(portsAfter), place, { readFile, prefix })
   const sealed = secrets.map(({ secret, file }) => [pathOfSecret(place, secret), readFile(file) ?? ''] as const)
   const is = await start(bench, 'after', async (layout, capabilities) => {
     const slice = sliceOf(resources, place, secrets)
@@ -144,8 +146,21 @@ async function prove(
     }
   }
   await Promise.all(Array.from({ length: PARALLEL }, ask))
-  const asked = probes.length
-  return { asked, alike: asked - differences.length, unasked, differences: differences.toSorted() }
+  const streamProbes = sandbox.stream.probes.slice(0, STREAM_PROBES_MAX)
+  for (const probe of streamProbes) {
+    const { listener, serverName } = probe
+    const ask = async (ports: ReadonlyMap<string, number>) => await streamAnswer(ports.get(listener) as number, probe)
+    const [before, after] = await Promise.all([ask(portsBefore), ask(portsAfter)])
+    const said = `${listener} ${serverName ?? ''}`.trim()
+    if (before !== after) differences.push(`${said}: was answered by ${before.trim()}, is by ${after.trim()}`)
+  }
+  const asked = probes.length + streamProbes.length
+  return {
+    asked,
+    alike: asked - differences.length,
+    unasked: unasked + sandbox.stream.probes.length - streamProbes.length,
+    differences: differences.toSorted(),
+  }
 }
 
 /** Every address stands in the configuration, and no stand-in is ill. */

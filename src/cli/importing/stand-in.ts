@@ -1,19 +1,24 @@
 /**
- * What answers in the place of an upstream while an import is proven: says what it was asked, by HTTP or FastCGI. Loopback
- * and sockets only. Called by import-proof.ts.
+ * What answers in the place of an upstream while an import is proven: says what it was asked, by HTTP, FastCGI, TCP or UDP.
+ * Loopback and sockets only. Called by import-proof.ts.
  */
 
+import { createSocket } from 'node:dgram'
 import { once } from 'node:events'
 import { createServer as createHttpServer } from 'node:http'
 import { createServer, type Server, type Socket } from 'node:net'
-import type { StandIn } from '../../nginx/importing/sandbox.ts'
+import type { StandIn } from '../../nginx/importing/harmless.ts'
 
 /** Of one connection by FastCGI; what is longer is cut off. */
 const FASTCGI_MAX_BYTES = 1024 * 1024
+/** Of one connection to a stream. */
+const STREAM_MAX_BYTES = 64 * 1024
 
 /** Listens until `close`. @throws Error of the system when it cannot. */
 export async function standInFor({ at, protocol }: StandIn): Promise<{ close: () => Promise<void> }> {
-  const server = protocol === 'http' ? httpServer(at) : createServer((socket) => answerFastcgi(socket, at))
+  const answer = protocol === 'fastcgi' ? answerFastcgi : answerStream
+  const server = protocol === 'http' ? httpServer(at) : createServer((socket) => answer(socket, at))
+  const datagrams = protocol === 'stream' ? await answerDatagrams(at) : undefined
   const sockets = new Set<Socket>()
   server.on('connection', (socket: Socket) => {
     sockets.add(socket)
@@ -25,6 +30,7 @@ export async function standInFor({ at, protocol }: StandIn): Promise<{ close: ()
   await once(server, 'listening')
   return {
     close: async () => {
+      datagrams?.close()
       for (const socket of sockets) socket.destroy()
       server.close()
       await once(server, 'close')
@@ -40,6 +46,34 @@ function httpServer(at: string): Server {
       response.end(`${at} ${request.method} ${request.url}\n${headers.toSorted().join('\n')}\n`)
     })
   })
+}
+
+// ---------------------------------------------------------------------------------------------- streams
+
+/** What a probe of a stream ends with. */
+export const END_OF_PROBE = 'end of the probe\n'
+
+/** Ports of clients differ each time. */
+function told(at: string, content: Buffer): string {
+  const header = /^PROXY (\S+ \S+ \S+) \d+ \d+\r\n/.exec(content.toString('latin1'))
+  return `${at} ${header?.[1] ?? ''} ${content.length - (header?.[0].length ?? 0)} bytes\n`
+}
+
+function answerStream(socket: Socket, at: string): void {
+  let content = Buffer.alloc(0)
+  socket.on('data', (chunk: Buffer) => {
+    content = Buffer.concat([content, chunk])
+    if (content.length > STREAM_MAX_BYTES) socket.destroy()
+    else if (content.toString('latin1').endsWith(END_OF_PROBE)) socket.end(told(at, content))
+  })
+}
+
+async function answerDatagrams(at: string) {
+  const [host, port] = at.split(':')
+  const socket = createSocket('udp4').bind(Number(port), host)
+  socket.on('message', (content, from) => socket.send(told(at, content), from.port, from.address))
+  await once(socket, 'listening')
+  return socket
 }
 
 // ---------------------------------------------------------------------------------------------- FastCGI

@@ -5,14 +5,9 @@
 
 import { plain } from '../rendering/quote.ts'
 import { defaultRoot, PASSED_TO, PASSES } from './fields.ts'
+import { matchesDropped, type StandIn } from './harmless.ts'
 import { parse, toText, type Directive } from './parse.ts'
-
-/** Something that answers in the place of an upstream. */
-export interface StandIn {
-  readonly protocol: 'http' | 'fastcgi'
-  /** An address of loopback with a port, or a socket below the sandbox. */
-  readonly at: string
-}
+import { StreamSandbox } from './stream-sandbox.ts'
 
 export interface SandboxParts {
   /** Below which sockets and caches of the sandbox lie. */
@@ -36,9 +31,6 @@ export function unprovable(tree: readonly Directive[]): string | undefined {
   return undefined
 }
 
-/** Directives that write, ask others, or need what the sandbox does not have. */
-const DROPPED =
-  /^(?:error_log|\w+_temp_path|ssl_\w+|http2\w*|http3\w*|quic\w*|proxy_ssl_\w+|grpc_ssl_\w+|resolver\w*|stub_status|mirror\w*|zone|resolve|sticky|keepalive_timeout|reset_timedout_connection|limit_rate\w*)$/
 const PORTS: Readonly<Record<string, string>> = { 'http://': '80', 'https://': '443' }
 
 export class Sandbox {
@@ -48,11 +40,13 @@ export class Sandbox {
   readonly #listeners = new Set<string>()
   readonly #http: readonly Directive[]
   readonly #before: readonly Directive[]
+  /** What stands beside http. */
+  readonly stream: StreamSandbox
 
   /** @param tree a main file with its includes, or servers alone */
   constructor(tree: readonly Directive[], parts: SandboxParts) {
     this.#parts = parts
-    const isMain = tree.some(({ name }) => name === 'http' || name === 'events')
+    const isMain = tree.some(({ name }) => /^(?:http|events|stream)$/.test(name))
     const http = isMain ? tree.filter(({ name }) => name === 'http').flatMap(({ block = [] }) => block) : tree
     const pools = new Map(
       http.filter(({ name }) => name === 'upstream').map((upstream) => [upstream.args[0] ?? '', upstream] as const),
@@ -65,6 +59,8 @@ export class Sandbox {
       ? []
       : parse(`root ${plain(defaultRoot(parts.prefix))};`, 'nginx')
     this.#http = [...root, ...http].flatMap((directive) => this.#harmless(directive, pools))
+    const streams = tree.filter(({ name }) => name === 'stream').flatMap(({ block = [] }) => block)
+    this.stream = new StreamSandbox(streams, parts.backendPort)
     this.#before = tree.flatMap((directive) => {
       const [path = ''] = directive.args
       if (directive.name !== 'load_module') return []
@@ -75,11 +71,11 @@ export class Sandbox {
 
   /** What the sandbox listens on, each to be given a port: `*:80`. */
   get listeners(): readonly string[] {
-    return [...this.#listeners].toSorted()
+    return [...[...this.#listeners].toSorted(), ...this.stream.listeners]
   }
 
   get standIns(): readonly StandIn[] {
-    return [...this.#standIns.values()]
+    return [...this.#standIns.values(), ...this.stream.standIns]
   }
 
   /** The directives of http as nobody runs them: they listen on what `listeners` names. */
@@ -87,7 +83,13 @@ export class Sandbox {
     return this.#http
   }
 
-  /** The directives of http, listening on these ports: what is imported. */
+  /** What is imported, listening on these ports. */
+  tree(ports: ReadonlyMap<string, number>): Directive[] {
+    const parts = { http: this.http(ports), stream: this.stream.directives(ports) }
+    return Object.entries(parts).map(([name, block]) => ({ name, args: [], raw: [], block, file: 'nginx', line: 1 }))
+  }
+
+  /** The directives of http, listening on these ports. */
   http(ports: ReadonlyMap<string, number>): Directive[] {
     const listening = (directives: readonly Directive[]): Directive[] =>
       directives.map((directive) => {
@@ -102,6 +104,7 @@ export class Sandbox {
 
   /** A whole nginx.conf. */
   text(ports: ReadonlyMap<string, number>, pidFile: string): string {
+    const streams = this.stream.directives(ports)
     const temps = ['client_body', 'proxy', 'fastcgi', 'uwsgi', 'scgi'].map((name) => `${name}_temp_path temp/${name};`)
     return [
       toText(this.#before),
@@ -113,13 +116,15 @@ export class Sandbox {
       'http {',
       ...temps,
       toText(this.http(ports)),
-      '}\n',
+      '}',
+      ...(streams.length === 0 ? [] : ['stream {', toText(streams), '}']),
+      '',
     ].join('\n')
   }
 
   #harmless(directive: Directive, pools: ReadonlyMap<string, Directive>): Directive[] {
     const { name, args, block } = directive
-    if (DROPPED.test(name) || (name === 'access_log' && args[0] !== 'off')) return []
+    if (matchesDropped(name) || (name === 'access_log' && args[0] !== 'off')) return []
     if (name === 'upstream') return [this.#pool(directive)]
     if (name === 'server' && block !== undefined) return this.#server(directive, pools)
     if (block !== undefined) return [{ ...directive, block: block.flatMap((each) => this.#harmless(each, pools)) }]
@@ -134,7 +139,7 @@ export class Sandbox {
   #pool(upstream: Directive): Directive {
     const block = upstream.block ?? []
     const kept = block.filter(
-      ({ name }) => name !== 'server' && !DROPPED.test(name) && !/^hash|_hash|random|least_/.test(name),
+      ({ name }) => name !== 'server' && !matchesDropped(name) && !/^hash|_hash|random|least_/.test(name),
     )
     const at = this.#standIns.get(upstream.args[0] ?? '')?.at ?? CLOSED
     const word = at.startsWith('/') ? `unix:${at}` : at
