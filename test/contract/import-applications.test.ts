@@ -1,11 +1,11 @@
 /** What import makes of how well-known applications are put behind nginx answers as nginx did before. */
 
-import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { globSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
-import { afterEach, beforeEach, expect, test } from 'vitest'
-import { proveImport } from '../../src/cli/importing/import-proof.ts'
+import { afterEach, beforeEach, expect, test, vi } from 'vitest'
+import { pathsOfNginx, proveImport } from '../../src/cli/importing/import-proof.ts'
 import { readTree, type ConfigFile } from '../../src/nginx/importing/includes.ts'
 import { meshctl } from '../support/cli.ts'
 import { APPLICATIONS } from '../support/import-applications.ts'
@@ -72,8 +72,35 @@ test.each([
   expect(await proveImport(tree, { workspace: 'default', zone: '*' })).toMatch(words)
 })
 
-test('without nginx an import is not proven, and says so', async () => {
+test('without nginx an import is not proven, says which is not there, and leaves nothing behind', async () => {
   const tree = readTree(write({ 'nginx.conf': 'server { listen 80; server_name a.example; return 404; }' }), () => [])
   const binary = join(directory, 'gone')
-  expect(await proveImport(tree, { workspace: 'default', zone: '*' }, { binary })).toMatch(/gone/)
+  vi.stubEnv('TMPDIR', directory)
+  try {
+    const proof = await proveImport(tree, { workspace: 'default', zone: '*' }, { binary })
+    expect(proof).toBe(`cannot run ${binary}: spawn ${binary} ENOENT`)
+    expect(await pathsOfNginx(binary)).toBeUndefined()
+  } finally {
+    vi.unstubAllEnvs()
+  }
+  expect(readdirSync(directory)).toEqual(['nginx.conf'])
+})
+
+/** An nginx that was built for other places, and says so. */
+function builtFor(words: string): string {
+  const binary = join(directory, 'nginx-elsewhere')
+  writeFileSync(
+    binary,
+    `#!/bin/sh\n[ "$1" = -V ] && { echo 'nginx version: nginx/1.22.1' >&2; echo 'configure arguments: ${words}' >&2; }\n`,
+    { mode: 0o755 },
+  )
+  return binary
+}
+
+test.each([
+  ['--prefix=/opt/web --conf-path=/etc/web/nginx.conf', { prefix: '/opt/web', config: '/etc/web/nginx.conf' }],
+  ['--prefix=/opt/web/', { prefix: '/opt/web', config: '/opt/web/conf/nginx.conf' }],
+  ['--with-debug', { prefix: '/usr/local/nginx', config: '/usr/local/nginx/conf/nginx.conf' }],
+])('nginx says where it looks: %s', async (words, paths) => {
+  expect(await pathsOfNginx(builtFor(words))).toEqual(paths)
 })

@@ -8,6 +8,7 @@ import { once } from 'node:events'
 import { connect, createServer, type AddressInfo, type Server } from 'node:net'
 import { connect as connectTls, createServer as createTlsServer, type ConnectionOptions } from 'node:tls'
 import { afterAll, beforeAll, expect, test } from 'vitest'
+import { clientHello } from '../../src/cli/importing/stream-answer.ts'
 import { LocalNginx } from '../../src/adapters/nginx-process.ts'
 import { probe, probeTargets } from '../../src/nginx/applying/probe.ts'
 import { certificateYaml, makeCertificate, secretsOf, secretYaml } from '../support/certificates.ts'
@@ -203,6 +204,14 @@ test('an upstream is spoken to over TLS, verified by its name and authority, and
 
 test('the upstream is told the client by a PROXY header', async () => {
   expect(await say(ports['told'], 'hello')).toMatch(/^PROXY TCP4 127\.0\.0\.1 127\.0\.0\.1 \d+ \d+\r\nhello$/)
+})
+
+test('behind the choice by name the PROXY header tells addresses too, which upstreams take', async () => {
+  const socket = connect({ host: '127.0.0.1', port: ports['trusting'] as number })
+  socket.write(await clientHello('told.example'))
+  const [header] = (await once(socket, 'data')) as [Buffer]
+  expect(header.toString('latin1')).toMatch(/^PROXY TCP4 127\.0\.0\.1 127\.0\.0\.1 \d+ \d+\r\n/)
+  socket.destroy()
 })
 
 test('clients that are not allowed get nothing, nor do names that no stream has', async () => {

@@ -431,9 +431,9 @@ const GITEA: Application = {
           default web;
         }
         upstream web { server 127.0.0.1:8443; }
-        upstream pages { hash $remote_addr consistent; server 127.0.0.1:9443; server 127.0.0.1:9444; }
+        upstream pages { least_conn; server 127.0.0.1:9443; server 127.0.0.1:9444; }
         server { listen 2200; listen [::]:2200; proxy_pass forge_ssh; proxy_timeout 1h; proxy_connect_timeout 5s; access_log /var/log/ssh.log flows; }
-        server { listen 443; ssl_preread on; proxy_pass $by_name; }
+        server { listen 443; ssl_preread on; proxy_pass $by_name; proxy_protocol on; }
         server { listen 5353 udp; proxy_pass 127.0.0.1:53; proxy_responses 1; proxy_timeout 2s; }
         server { listen 2201 proxy_protocol; proxy_pass forge_ssh; allow 127.0.0.0/8; allow 192.0.2.0/24; deny all; }
         server { listen 2202; proxy_pass forge_ssh; deny 127.0.0.1; }

@@ -51,7 +51,7 @@ async function datagramAnswer(port: number): Promise<string> {
 }
 
 /** What a client says first. */
-async function clientHello(serverName: string): Promise<Buffer> {
+export async function clientHello(serverName: string): Promise<Buffer> {
   return await new Promise((resolve) => {
     const wire = new Duplex({
       read: () => undefined,

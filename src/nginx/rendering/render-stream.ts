@@ -65,6 +65,9 @@ export function renderStream(
   const blockName = upstreamBlockName(name)
   const servers = serversOf(upstream, addresses, observed.closedToStreams).map(serverLine)
   const zone = `nxmesh_stream_${sha256(path).slice(0, 16)}`
+  const isShared = hosts.length > 0
+  const [sole] = tls.served.values()
+  const relays = isShared && proxyProtocol && sole === undefined && !looksAtClients(spec, upstream.spec)
   const lines = [
     ...(deny ?? []).toSorted().map((network) => `deny ${plain(network)};`),
     ...(allow ?? []).toSorted().map((network) => `allow ${plain(network)};`),
@@ -73,17 +76,14 @@ export function renderStream(
     ...directive('proxy_connect_timeout', timeouts?.connect),
     ...directive('proxy_timeout', timeouts?.idle),
     ...directive('proxy_responses', responses),
-    ...when(proxyProtocol, 'proxy_protocol on;'),
+    ...when(proxyProtocol && !relays, 'proxy_protocol on;'),
     ...upstreamTlsLines(spec.upstreamTls, tls.passed, host),
     `proxy_pass ${blockName};`,
   ]
   // Behind the choice by name all listeners are one, and of one TLS.
   const socket = plain(`unix:${streamSocket(host.directory, path)}`)
-  const [sole] = tls.served.values()
-  const isShared = hosts.length > 0
-  const groups = isShared
-    ? [{ listens: [`listen ${socket}${sole === undefined ? '' : ' ssl'} proxy_protocol;`], over: sole }]
-    : serverGroups(listeners, tls)
+  const parameters = `${sole === undefined ? '' : ' ssl'}${relays ? '' : ' proxy_protocol'}`
+  const groups = isShared ? [{ listens: [`listen ${socket}${parameters};`], over: sole }] : serverGroups(listeners, tls)
   return toText([
     `# ${path}`,
     ...when(connectionsPerClient !== undefined, `limit_conn_zone $binary_remote_addr zone=${zone}:1m;`),
@@ -93,6 +93,19 @@ export function renderStream(
     ]),
     ...groups.flatMap(({ listens, over }) => block('server', [...listens, ...servedTlsLines(over, host), ...lines])),
   ])
+}
+
+/**
+ * Whether the stream's own server has to know the client, or speaks TLS. Where not, it passes on the PROXY header of the server that
+ * chose it: one of its own would name its socket as where the client came to, which nginx and others refuse.
+ */
+function looksAtClients(
+  { allow, deny, connectionsPerClient, upstreamTls }: Stream['spec'],
+  { method }: UpstreamSpec,
+): boolean {
+  const has = (list: readonly string[] | undefined): boolean => (list ?? []).length > 0
+  const byClient = method === 'hash' || method === 'ip_hash'
+  return byClient || has(allow) || has(deny) || connectionsPerClient !== undefined || upstreamTls !== undefined
 }
 
 /** The listeners that are one server: all without TLS, and all with the same. */
