@@ -337,6 +337,21 @@ describe('upstreams', () => {
     expect(new Set(problems.map(({ code }) => code))).toEqual(new Set(['clash']))
   })
 
+  test('with a sticky cookie are so many, shared out among workspaces; cookies of one name are one variable', () => {
+    const stuck = (name: string, workspace: string) =>
+      upstream(name, "method: hash, sticky: { cookie: srv }, endpoints: { '10.0.0.1:80': {} }").replace(
+        'metadata: {',
+        `metadata: { workspace: ${workspace},`,
+      )
+    const many = Array.from({ length: 600 }, (_, index) => stuck(`e${index}`, 'eve'))
+    const { units, problems } = renderYaml([...many, stuck('u', 'late')].join('---'))
+    expect(units.map(({ path }) => path)).toContain('late/*/upstream/u')
+    expect(units).toHaveLength(512)
+    expect(problems).toHaveLength(89)
+    const variables = units.map(({ text }) => /^map \$cookie_srv (\S+)/m.exec(text)?.[1])
+    expect(new Set(variables).size).toBe(1)
+  })
+
   test('name what has to be looked up', () => {
     const yaml = [
       upstream('u', "endpoints: { 'b.internal:80': {}, '10.0.0.1:80': {}, '[::1]:1': {} }"),

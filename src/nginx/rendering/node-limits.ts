@@ -22,15 +22,19 @@ const NODE_CONSISTENT_WEIGHT_MAX = 32_768
 /** The sum over all sites: every request of every site has 16 bytes for each. */
 const NODE_VARIABLES_MAX = 2048
 
+/** Upstreams with a sticky cookie: each may be three variables more, with their room in every request of every site. */
+const NODE_STICKY_MAX = 512
+
 const LIGHTER = 'divide the weights, or leave out consistent'
 
-/** Upstreams and streams whose consistent hashing would cost nginx too much, alone or with all others of the node. */
+/** Upstreams and streams whose consistent hashing, or cookies, would cost nginx too much, alone or with all others of the node. */
 export function tooHeavy(
   { resources, problems: known }: Slice,
   addresses: ReadonlyMap<string, readonly string[]>,
 ): ReadonlyMap<string, Problem> {
   const problems = new Map<string, Problem>()
   const demands: Demand[] = []
+  const sticky: Demand[] = []
   const costs = new Map<string, number>()
   for (const { path, name, spec } of resources.filter(isUpstream).toSorted(olderFirst)) {
     const cost = consistentWeight(spec, addresses)
@@ -38,6 +42,13 @@ export function tooHeavy(
     if (cost > 0) costs.set(path, cost)
     if (cost > CONSISTENT_WEIGHT_MAX) problems.set(path, { path, code: 'unsupported', message, hint: LIGHTER })
     else if (cost > 0) demands.push({ key: path, workspace: name.workspace, cost })
+    if (spec.sticky !== undefined) sticky.push({ key: path, workspace: name.workspace, cost: 1 })
+  }
+  const cookies = shareOut(sticky, NODE_STICKY_MAX)
+  for (const { key: path } of sticky) {
+    const message = `a node has at most ${NODE_STICKY_MAX} upstreams with sticky, shared out among workspaces`
+    const hint = 'take hashKey of a cookie of the application'
+    if (!cookies.has(path)) problems.set(path, { path, code: 'clash', message, hint })
   }
   if (costs.size === 0) return problems
   const paths = new Set([...resources, ...known].map(({ path }) => path))

@@ -9,7 +9,7 @@ import { perObject } from '../../core/memo.ts'
 import { parseResourcePath, type ResourceName } from '../../core/names.ts'
 import { requestVariable } from '../../core/resources/conditions.ts'
 import { parseEndpoint, type Endpoint } from '../../core/resources/fields.ts'
-import type { UpstreamSpec } from '../../core/resources/upstream.ts'
+import type { StickyCookie, UpstreamSpec } from '../../core/resources/upstream.ts'
 import type { SliceResource } from '../../core/slice.ts'
 import { circuitSocket, type HostLayout } from './host-layout.ts'
 import { block, directive, toText, when } from './lines.ts'
@@ -108,9 +108,9 @@ export function renderUpstream(
     : serversOf(upstream, addresses, observed.ejected).map(serverLine)
   return toText([
     `# ${path}`,
-    ...stickyLines(path, spec),
+    ...stickyLines(spec),
     ...block(`upstream ${upstreamBlockName(name)}`, [
-      ...methodLines(path, spec),
+      ...methodLines(spec),
       ...(servers.length > 0 ? servers : ['server 127.0.0.1:1 down;']),
       ...keepaliveLines(spec),
     ]),
@@ -150,20 +150,21 @@ export function serverLine({ address, weight, maxFails, failTimeout, backup, dow
 }
 
 /** The variable that a client is told by: its cookie, else the one that this answer gives it. */
-function stickyLines(path: string, { sticky }: UpstreamSpec): readonly string[] {
+function stickyLines({ sticky }: UpstreamSpec): readonly string[] {
   if (sticky === undefined) return []
   const cookie = `$${requestVariable('cookie_', sticky.cookie)}`
-  return block(`map ${cookie} $${stickyVariable(path)}`, [`default ${cookie};`, '"" $request_id;'])
+  return block(`map ${cookie} $${stickyVariable(sticky)}`, [`default ${cookie};`, '"" $request_id;'])
 }
 
-function stickyVariable(path: string): string {
-  return `nxmesh_${sha256(path).slice(0, 16)}_sticky`
+/** One for all upstreams with the cookie. */
+function stickyVariable({ cookie }: StickyCookie): string {
+  return `nxmesh_${sha256(requestVariable('cookie_', cookie)).slice(0, 16)}_sticky`
 }
 
-function methodLines(path: string, { method, hashKey, consistent, sticky }: UpstreamSpec): readonly string[] {
+function methodLines({ method, hashKey, consistent, sticky }: UpstreamSpec): readonly string[] {
   if (method === 'round_robin') return []
   if (method === 'hash') {
-    const key = sticky === undefined ? template(hashKey) : `$${stickyVariable(path)}`
+    const key = sticky === undefined ? template(hashKey) : `$${stickyVariable(sticky)}`
     return [`hash ${key}${consistent ? ' consistent' : ''};`]
   }
   return [`${method};`]

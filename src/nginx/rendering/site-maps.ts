@@ -144,7 +144,7 @@ export class SiteMaps {
       `SameSite=${sameSite.replace(/^./, (letter) => letter.toUpperCase())}`,
     ]
     const entry = `"" ${template(parts.join('; '))};`
-    return this.#define(`map $${requestVariable('cookie_', cookie)}`, ['default "";', entry])
+    return this.#shared(`map $${requestVariable('cookie_', cookie)}`, ['default "";', entry])
   }
 
   /** The name of a format of the log that is made of these parameters. */
@@ -157,7 +157,7 @@ export class SiteMaps {
 
   /** The variable that is 1 for so many of a hundred requests, and empty for the others. */
   sample(percent: number): string {
-    return this.#define(`split_clients "$request_id ${this.#scope}"`, [`${percent}% 1;`, '* "";'])
+    return this.#shared('split_clients $request_id', [`${percent}% 1;`, '* "";'])
   }
 
   /** The variable that is http where the target is one of these blocks, else https. */
@@ -177,6 +177,14 @@ export class SiteMaps {
 
   #conditionVariable(condition: Condition): string {
     return this.#define(`map $${condition.variable}`, conditionLines(condition))
+  }
+
+  /** As #define, of one name in all sites that say the same, so that it is one variable for all of them. */
+  #shared(head: string, lines: readonly string[]): string {
+    const name = `nxmesh_${sha256([head, ...lines].join('\n')).slice(0, 16)}`
+    if (!this.#names.has(name)) this.#lines.push(...block(`${head} $${name}`, lines))
+    this.#names.set(name, name)
+    return name
   }
 
   #define(head: string, lines: readonly string[]): string {
