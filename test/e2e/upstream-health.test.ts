@@ -25,7 +25,8 @@ const fleet = useFleet({
 
 /** What a backend does with requests; `asked` counts those of clients. */
 class Backend {
-  mode: 'well' | 'failing' | 'slow' = 'well'
+  /** unkind: it fails clients, and passes health checks. */
+  mode: 'well' | 'failing' | 'slow' | 'unkind' = 'well'
   asked = 0
   readonly name: string
   readonly #server: Server
@@ -33,9 +34,11 @@ class Backend {
   constructor(name: string) {
     this.name = name
     this.#server = createServer((request, response) => {
-      if (request.url !== '/healthz') this.asked += 1
+      const isClient = request.url !== '/healthz'
+      if (isClient) this.asked += 1
       if (this.mode === 'slow') return
-      response.writeHead(this.mode === 'well' ? 200 : 500).end(this.name)
+      const isFine = this.mode === 'well' || (this.mode === 'unkind' && !isClient)
+      response.writeHead(isFine ? 200 : 500).end(this.name)
     })
   }
 
@@ -94,6 +97,10 @@ class Load {
 }
 
 let load: Load | undefined
+/** By member, for what was applied. */
+let reloads: Record<string, number | 'down'> = {}
+const reloadsOf = () =>
+  each(fleet().members, (member) => member.metric('nxmesh_nginx_reloads_total', { outcome: 'verified' }))
 
 beforeAll(() => Promise.all([one.start(), two.start()]))
 afterAll(async () => {
@@ -123,7 +130,20 @@ test('an upstream that is watched is served like any other', async () => {
       routes: { root: { path: '/', proxy: { upstream: 'api' } } },
     },
   })
-  await tell(fleet(), members[0] as Member, ['apply', '-f', '-', '--wait'], { stdin: `${upstream}\n---\n${site}` })
+  const orders = JSON.stringify({
+    apiVersion: 'nxmesh/v1',
+    kind: 'Upstream',
+    metadata: { name: 'orders', zone: '*' },
+    spec: {
+      endpoints: { [one.address]: { maxFails: 0 }, [two.address]: { maxFails: 0 } },
+      outlierDetection: { consecutive5xx: 5, baseEjection: '2s' },
+    },
+  })
+  const second = siteYaml({ name: 'orders', spec: { routes: { root: { path: '/', proxy: { upstream: 'orders' } } } } })
+  await tell(fleet(), members[0] as Member, ['apply', '-f', '-', '--wait'], {
+    stdin: [upstream, site, orders, second].join('\n---\n'),
+  })
+  reloads = await reloadsOf()
   load = new Load(members, hostOf('shop'))
   expect((await answered(['one', 'two'])).has('lost')).toBe(false)
 })
@@ -146,17 +166,44 @@ async function named(member: Member, name: string): Promise<number> {
   return lines.reduce((sum, line) => sum + Number(line.slice(line.lastIndexOf(' ') + 1)), 0)
 }
 /** Waits until every one of the last answers was among these. */
-async function answered(expected: readonly string[], count = 40): Promise<ReadonlyMap<string, number>> {
+async function answered(
+  expected: readonly string[],
+  count = 40,
+  from = running(),
+): Promise<ReadonlyMap<string, number>> {
   await eventually(
     async () => {
-      const { answers } = running().reset()
+      const { answers } = from.reset()
       await eventually(() => [...answers.values()].reduce((sum, each) => sum + each, 0)).toBeGreaterThan(count)
       return [...answers.keys()].filter((answer) => !expected.includes(answer))
     },
     `clients get nothing but ${expected.join(', ')}`,
   ).toEqual([])
-  return running().answers
+  return from.answers
 }
+
+test('an endpoint that fails clients, and no health check, is out for a while where that is looked for, and comes back', async () => {
+  // Clients of the first site get its errors meanwhile: nobody looks for that there.
+  const member = fleet().members.find(({ name }) => name === 'live') as Member
+  one.mode = 'unkind'
+  const orders = new Load([member], hostOf('orders'))
+  try {
+    await eventually(() => viewOf(member)).toEqual({
+      path: 'default/*/upstream/orders',
+      circuit: 'closed',
+      endpoints: 2,
+      ailing: [one.address],
+      ejected: [one.address],
+    })
+    // Each further time is twice as long, so that there is time for this on any machine.
+    await answered(['two'], 40, orders)
+    one.mode = 'well'
+    await eventually(() => viewOf(member)).toBeUndefined()
+    expect((await answered(['one', 'two'], 40, orders)).has('one')).toBe(true)
+  } finally {
+    await orders.stop()
+  }
+})
 
 test('an endpoint that fails is asked no more, on both nodes, and clients get the other', async () => {
   one.mode = 'failing'
@@ -217,14 +264,15 @@ test('when they return, probes pass and clients are let through', async () => {
   expect([...(await answered(['one', 'two'])).keys()].toSorted((a, b) => a.localeCompare(b))).toEqual(['one', 'two'])
 })
 
-test('nothing flapped: what changed on each node is what was done to the backends', async () => {
+test('nothing is reloaded but for a change, and the traffic is counted', async () => {
   for (const member of fleet().members) {
-    // Ejected and back; open and closed; and each of the two may have been let in or out once more by the way.
-    expect(await member.metric('nxmesh_upstream_changes_total')).toBeLessThanOrEqual(12)
-    const reloads = await member.metric('nxmesh_nginx_reloads_total', { outcome: 'verified' })
-    expect(reloads).toBeLessThanOrEqual(member.name === 'live' ? 2 : 14)
+    // That nothing flaps is shown on a virtual clock, since it may here, when a slow machine makes a backend slow.
+    const changes = await member.metric('nxmesh_upstream_changes_total')
+    expect(changes, 'ejected and back, open and closed').toBeGreaterThanOrEqual(4)
+    const since = Number((await reloadsOf())[member.name]) - Number(reloads[member.name])
+    expect(since).toBeLessThanOrEqual(member.name === 'live' ? 0 : changes)
     expect(await member.metric('nxmesh_nginx_reloads_total', { outcome: 'rolled_back' })).toBe(0)
-    expect(await member.metric('nxmesh_requests_total', { status: '2xx' })).toBeGreaterThan(50)
-    expect(await named(member, 'nxmesh_site_requests_total')).toBeGreaterThan(100)
+    await eventually(() => member.metric('nxmesh_requests_total', { status: '2xx' })).toBeGreaterThan(50)
+    await eventually(() => named(member, 'nxmesh_site_requests_total')).toBeGreaterThan(100)
   }
 })
