@@ -5,6 +5,7 @@
  */
 
 import type { Tree } from '../../core/resources/kind.ts'
+import type { Certificates } from './certificates.ts'
 import { faultOfSpec } from './faults.ts'
 import { durationOf, put, wholeOf, type FieldRule } from './fields.ts'
 import type { Findings } from './findings.ts'
@@ -35,19 +36,29 @@ const RULES: Readonly<Record<string, FieldRule>> = {
 }
 /** Without these a server would let in more, send what is not what was meant, or answer nothing. */
 const ESSENTIAL =
-  /^(?:ssl_(?!preread|session|ciphers|protocols|prefer)\w+|proxy_ssl|return|set|js_\w+|preread_by_lua\w*|content_by_lua\w*)$/
+  /^(?:ssl_(?!preread|session|ciphers|protocols|prefer)\w+|proxy_ssl\w*|return|set|js_\w+|preread_by_lua\w*|content_by_lua\w*)$/
+/** What of it fields say. */
+const OF_TLS = /^(?:ssl_(?:certificate|certificate_key|protocols|client_certificate|verify_client|verify_depth))$/
+const OF_UPSTREAM_TLS = /^proxy_ssl(?:_server_name|_name|_verify|_session_reuse)?$/
 /** Said by the map, or as nginx and the node have it. */
 const SETTLED = /^(?:listen|proxy_pass|allow|deny|limit_conn|ssl_preread|tcp_nodelay)$/
 const NO_FIELD = 'a Stream has no field for it'
 
-/** @param upstreams of streams alone: names in `stream` are others than in `http` */
-export function importStreams(stream: readonly Directive[], upstreams: Upstreams, findings: Findings): ImportedStreams {
+interface Carried {
+  /** Of streams alone: names in `stream` are others than in `http`. */
+  readonly upstreams: Upstreams
+  readonly certificates: Certificates
+  readonly findings: Findings
+}
+
+export function importStreams(stream: readonly Directive[], carried: Carried): ImportedStreams {
+  const { upstreams, findings } = carried
   for (const upstream of stream.filter(({ name }) => name === 'upstream')) {
     const socket = upstream.block?.find(({ name, args }) => name === 'server' && args[0]?.startsWith('unix:') === true)
     if (socket === undefined) upstreams.add(upstream)
     else upstreams.lose(upstream, 'an endpoint is an address, or a name, with a port')
   }
-  const importer = new Importer(stream, upstreams, findings)
+  const importer = new Importer(stream, carried)
   for (const server of stream.filter(({ name }) => name === 'server')) importer.add(server)
   for (const directive of stream) {
     const isRead = importer.read.has(directive) || /^(?:server|upstream)$/.test(directive.name)
@@ -68,9 +79,11 @@ class Importer {
   readonly #names = new Names('stream')
   readonly #stream: readonly Directive[]
   readonly #upstreams: Upstreams
+  readonly #certificates: Certificates
   readonly #findings: Findings
 
-  constructor(stream: readonly Directive[], upstreams: Upstreams, findings: Findings) {
+  constructor(stream: readonly Directive[], { upstreams, certificates, findings }: Carried) {
+    this.#certificates = certificates
     this.#stream = stream
     this.#upstreams = upstreams
     this.#findings = findings
@@ -80,11 +93,13 @@ class Importer {
     const own = server.block ?? []
     const directives = [...this.#takenOver(own), ...own]
     const obstacle = this.#obstacle(directives)
-    const listeners = this.#listenersOf(directives)
+    const tls = obstacle === undefined ? this.#tlsOf(directives) : undefined
+    const listeners = this.#listenersOf(directives, typeof tls === 'string' ? undefined : tls)
     const [pass] = directives.filter(({ name }) => name === 'proxy_pass')
     const access = accessOf(directives.filter(({ name }) => /^(?:allow|deny)$/.test(name)))
     const why =
       obstacle ??
+      (typeof tls === 'string' ? tls : undefined) ??
       (Object.keys(listeners).length === 0 ? 'it listens on nothing that a Stream can' : undefined) ??
       (pass === undefined ? 'it passes nothing on' : undefined) ??
       (access === undefined ? 'no Stream can say who may come in and who may not' : undefined)
@@ -92,7 +107,7 @@ class Importer {
       this.#findings.lose(server, why)
       return
     }
-    const base: Tree = { listeners, ...access }
+    const base: Tree = { listeners, ...access, ...upstreamTlsOf(directives) }
     for (const directive of directives) this.#addField(base, directive)
     for (const { word, hosts } of this.#targetsOf(pass as Directive, directives)) {
       const upstream = this.#upstreams.reference('tcp', word)
@@ -124,13 +139,26 @@ class Importer {
   }
 
   #obstacle(directives: readonly Directive[]): string | undefined {
-    const essential = directives.find(({ name, args }) => ESSENTIAL.test(name) && args[0] !== 'off')
-    const tls = directives.find(({ name, args }) => name === 'listen' && args.includes('ssl'))
-    if (tls !== undefined) return 'TLS ends here, which it does in a Site alone'
+    const essential = directives.find(
+      ({ name, args }) =>
+        ESSENTIAL.test(name) &&
+        args[0] !== 'off' &&
+        !OF_TLS.test(name) &&
+        !(OF_UPSTREAM_TLS.test(name) && name !== 'proxy_ssl_verify'),
+    )
     return essential === undefined ? undefined : `a Stream cannot say ${essential.name}`
   }
 
-  #listenersOf(directives: readonly Directive[]): Tree {
+  /** Where TLS ends here; a text where no field can say how. */
+  #tlsOf(directives: readonly Directive[]): Tree | string | undefined {
+    if (!directives.some(({ name, args }) => name === 'listen' && args.includes('ssl'))) return undefined
+    const { http2: _, ...tls } = this.#certificates.tlsOf(directives, 'stream') ?? {}
+    const verify = directives.find(({ name, args }) => name === 'ssl_verify_client' && args[0] !== 'off')
+    if (tls['certificate'] === undefined) return 'TLS ends here, and its certificate is not carried'
+    return verify === undefined || tls['clientCertificate'] !== undefined ? tls : 'no listener can say whom it lets in'
+  }
+
+  #listenersOf(directives: readonly Directive[], tls: Tree | undefined): Tree {
     const listeners: Tree = {}
     const ids = new Names('listener')
     for (const directive of directives.filter(({ name }) => name === 'listen')) {
@@ -146,8 +174,9 @@ class Importer {
         ...at,
         ...(isUdp ? { protocol: 'udp' } : {}),
         ...(parameters.includes('proxy_protocol') ? { proxyProtocol: true } : {}),
+        ...(parameters.includes('ssl') ? { tls } : {}),
       }
-      const odd = parameters.filter((each) => !/^(?:udp|proxy_protocol|reuseport|ipv6only=on)$/.test(each))
+      const odd = parameters.filter((each) => !/^(?:udp|proxy_protocol|ssl|reuseport|ipv6only=on)$/.test(each))
       if (odd.length > 0) this.#findings.lose(directive, `a listener has no field for ${odd.join(' ')}`)
     }
     return listeners
@@ -162,7 +191,7 @@ class Importer {
       else spec['connectionsPerClient'] = max
       return
     }
-    if (SETTLED.test(name)) return
+    if (SETTLED.test(name) || OF_TLS.test(name) || OF_UPSTREAM_TLS.test(name)) return
     const rule = Object.hasOwn(RULES, name) ? RULES[name] : undefined
     const value = rule?.value(args)
     if (rule === undefined || value === undefined)
@@ -214,6 +243,14 @@ function hostsOf(key: string, hasMasks: boolean): string[] | undefined {
   const names = key.startsWith('.') ? [key.slice(1), `*${key}`] : [key]
   const spec = { listeners: { it: { port: 1 } }, upstream: 'it', hosts: names }
   return faultOfSpec('Stream', spec) === undefined ? names : undefined
+}
+
+/** Without `proxy_ssl_server_name` the upstream is not told which name is meant. */
+function upstreamTlsOf(directives: readonly Directive[]): Tree {
+  const said = (word: string): string | undefined => directives.findLast(({ name }) => name === word)?.args[0]
+  if (said('proxy_ssl') !== 'on') return {}
+  const serverName = said('proxy_ssl_server_name') === 'on' ? said('proxy_ssl_name') : undefined
+  return { upstreamTls: serverName === undefined ? {} : { serverName } }
 }
 
 /** Of a Stream whom it denies goes before whom it allows, and with anybody allowed all others are not. */

@@ -99,7 +99,11 @@ function importOnce(
         return []
       }
     })
-  const streams = importStreams(streamOf(tree), new Upstreams(findings, place, upstreamNames), findings)
+  const streams = importStreams(streamOf(tree), {
+    upstreams: new Upstreams(findings, place, upstreamNames),
+    certificates,
+    findings,
+  })
   const made = [
     ...all('Certificate', certificates.specs),
     ...all('Policy', policies.specs),
