@@ -32,6 +32,8 @@ const SPECS: Specs = {
   retry: ({ dead, b }) => `endpoints: { '127.0.0.1:${dead}': { maxFails: 0 }, '127.0.0.1:${b}': {} }`,
   fails: ({ dead, b }) => `endpoints: { '127.0.0.1:${dead}': { failTimeout: 1s }, '127.0.0.1:${b}': {} }`,
   dead: ({ dead }) => `endpoints: { '127.0.0.1:${dead}': {} }`,
+  // Its route tries once, and has a page of another upstream.
+  paged: ({ dead, b }) => `endpoints: { '127.0.0.1:${dead}': { failTimeout: 1h }, '127.0.0.1:${b}': {} }`,
   none: () => 'endpoints: {}',
   unknown: () => `endpoints: { 'nowhere.invalid:80': {} }`,
   partly: ({ c }) => `endpoints: { 'nowhere.invalid:80': {}, '127.0.0.1:${c}': {} }`,
@@ -65,7 +67,11 @@ function yaml(ports: Readonly<Record<Name | 'dead', number>>, lane: 'live' | 're
   const upstreams = specs.map(
     ([name, spec]) => `apiVersion: nxmesh/v1\nkind: Upstream\nmetadata: { name: ${name} }\nspec:\n  ${spec(ports)}\n`,
   )
-  const routes = specs.map(([name]) => `    ${name}: { path: /${name}/, proxy: { upstream: ${name} } }\n`)
+  const routes = specs.map(([name]) =>
+    name === 'paged'
+      ? "    paged: { path: /paged/, proxy: { upstream: paged, retries: { attempts: 1 } }, errorPages: { pages: { '502': { upstream: one } } } }\n"
+      : `    ${name}: { path: /${name}/, proxy: { upstream: ${name} } }\n`,
+  )
   return `${upstreams.join('---\n')}---\napiVersion: nxmesh/v1\nkind: Site\nmetadata: { name: s }\nspec:\n  hosts: [s.example]\n${lane === 'live' ? LOG_SNIPPET : ''}  routes:\n${routes.join('')}`
 }
 const LOG_SNIPPET = "  privileged: { routeSnippets: { logged: 'log_by_lua_block { nxmesh.log(); }' } }\n"
@@ -189,6 +195,15 @@ describe.each(['live', 'reload'] as const)('spreading requests by the %s lane, o
       late.close()
       late.closeAllConnections()
     }
+  })
+
+  test('a server that fails at the only try is left alone as well, though another upstream makes the page', async () => {
+    const answers: string[] = []
+    for (let count = 0; count < 10; count += 1) {
+      const { status, headers } = await ask({ port, path: '/paged/', headers: { host: 's.example' } })
+      answers.push(`${status} ${headers['x-from']}`)
+    }
+    expect(answers.filter((answer) => answer !== '200 b')).toEqual(['502 a'])
   })
 
   test('where nobody is left, it is 502; a name without an address takes nothing from the others', async () => {

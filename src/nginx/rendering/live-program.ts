@@ -4,6 +4,7 @@
  * alone; main-conf.ts puts it into nginx.conf.
  */
 
+import { ASKED_VARIABLE } from '../../upstreams/judging/traffic.ts'
 import { CERTIFICATE_PROGRAM } from './certificate-program.ts'
 import type { HostLayout } from './host-layout.ts'
 import { luaString } from './quote.ts'
@@ -463,22 +464,41 @@ function nxmesh.flag(key, condition)
   return dict:get(key) == "1" and ngx.var[condition] == "1" and "1" or ""
 end
 
--- A request has ended.
-function nxmesh.log()
-  local peer = next(watched) and unwatch(request_id())
-  local status = ngx.status
+-- "a, b : c": one text for each upstream that was asked.
+local function groups(text)
+  local all = {}
+  for group in ((text or "") .. " : "):gmatch("(.-) : ") do all[#all + 1] = group end
+  return all
+end
+
+-- Whether an upstream was given up at its last try, without a header of its own, and counts that; that another one made
+-- the page for it is told by what locations add to nxmesh_asked.
+local function fail_silent()
+  local times = ngx.var.upstream_header_time
+  if not times or not times:find("-", 1, true) then return false end
+  local blocks = {}
+  for before, block in (ngx.var.${ASKED_VARIABLE} or ""):gmatch("([^;]-) ([^; ]+);") do
+    blocks[before == "" and 1 or #groups(before) + 1] = block
+  end
+  local addresses, statuses = groups(ngx.var.upstream_addr), groups(ngx.var.upstream_status)
   local is_dead = false
-  -- An error of nginx's own, unless the upstream has sent a header: then it was the upstream's.
-  if (status == 502 or status == 504) and (ngx.var.upstream_header_time or ""):find("%-$") then
-    local upstream = upstreams[ngx.var.proxy_host or ""]
-    local _, last = tried_addresses()
-    if upstream and last then
+  for i, group in ipairs(groups(times)) do
+    local upstream = upstreams[blocks[i] or ""]
+    local status, last = (statuses[i] or ""):match("%d+$"), (addresses[i] or ""):match("[^, ]+$")
+    if upstream and last and group:find("%-$") and (status == "502" or status == "504") then
       fail(upstream, last)
       is_dead = true
     end
   end
+  return is_dead
+end
+
+-- A request has ended.
+function nxmesh.log()
+  local peer = next(watched) and unwatch(request_id())
+  local is_dead = fail_silent()
   -- What a client gave up says nothing.
-  if peer and not is_dead and status ~= 499 then peer.fails = 0 end
+  if peer and not is_dead and ngx.status ~= 499 then peer.fails = 0 end
 end
 `
 }
