@@ -24,9 +24,15 @@ function statesIn(
   return [...new Map(states.map((state) => [state.path, state])).values()]
 }
 
-const aged = (from: number) =>
-  fc.array(fc.tuple(resourceArbitrary, fc.integer({ min: from, max: from + 9 })), { maxLength: 6 })
-/** With what most of the arbitrary resources need, and without. */
+const aged = (from: number, documents: fc.Arbitrary<unknown> = resourceArbitrary) =>
+  fc.array(fc.tuple(documents, fc.integer({ min: from, max: from + 9 })), { maxLength: 6 })
+/** Of one workspace, and of another that has some of the same as well. */
+const both = (from: number) =>
+  aged(0).chain((mine) => {
+    const same = mine.map(([document]) => fc.constant(document))
+    return fc.tuple(fc.constant(mine), aged(from, fc.oneof(resourceArbitrary, ...same)))
+  })
+/** With the lane without reloads, and without. */
 const hosts = fc.constantFrom(LAYOUT, {
   ...LAYOUT,
   modules: ['/modules/ndk_http_module.so', '/modules/ngx_http_lua_module.so'],
@@ -35,17 +41,16 @@ const hosts = fc.constantFrom(LAYOUT, {
 const capabilities = withModules('http_lua', 'ndk_http', 'http_brotli_filter', 'http_headers_more_filter')
 const ownOf = <T extends { readonly path: string }>(all: readonly T[]) =>
   all.filter(({ path }) => path.startsWith('mine/'))
-const shown = (units: readonly Unit[]) => ownOf(units)
 const liveOf = (live: ReadonlyMap<string, string> | undefined) =>
   [...(live ?? [])].filter(([key]) => key.startsWith('u:mine_'))
 
 describe('what another workspace does', () => {
   test('property: what is older keeps its text, its place and its endpoints, whatever another makes', () => {
     fc.assert(
-      fc.property(aged(0), aged(100), hosts, (mine, others, host) => {
+      fc.property(both(100), hosts, ([mine, others], host) => {
         const alone = renderStates(statesIn('mine', mine), { host, capabilities })
         const beside = renderStates([...statesIn('mine', mine), ...statesIn('other', others)], { host, capabilities })
-        expect(shown(beside.units)).toEqual(shown(alone.units))
+        expect(ownOf(beside.units)).toEqual(ownOf(alone.units))
         expect(ownOf(beside.problems)).toEqual(ownOf(alone.problems))
         expect(liveOf(beside.live)).toEqual(liveOf(alone.live))
       }),
@@ -55,11 +60,11 @@ describe('what another workspace does', () => {
 
   test('property: whoever is older, what changes is told of a clash, and all else is as it was', () => {
     fc.assert(
-      fc.property(aged(0), aged(0), hosts, (mine, others, host) => {
+      fc.property(both(0), hosts, ([mine, others], host) => {
         const alone = renderStates(statesIn('mine', mine), { host, capabilities })
         const beside = renderStates([...statesIn('mine', mine), ...statesIn('other', others)], { host, capabilities })
         const lost = new Set(ownOf(beside.problems).flatMap(({ path, code }) => (code === 'clash' ? path : [])))
-        const unharmed = (units: readonly Unit[]) => shown(units).filter(({ path }) => !lost.has(path))
+        const unharmed = (units: readonly Unit[]) => ownOf(units).filter(({ path }) => !lost.has(path))
         expect(unharmed(beside.units)).toEqual(unharmed(alone.units))
         expect(liveOf(beside.live)).toEqual(liveOf(alone.live))
       }),
