@@ -33,7 +33,7 @@ export const importVerb: Verb = {
   usage: ['import DIR|FILE [--into DIR] [--no-proof] [-w NAME] [-z ZONE]', 'import --drift FILE [--into DIR]'],
   details: [
     'DIR is one with an nginx.conf, such as /etc/nginx; FILE a main file, or one of servers alone. Writes a YAML file for each',
-    `Upstream and Site, and ${REPORT}: what stayed nginx text (privileged snippets, which need a grant), and`,
+    `resource, and ${REPORT}: what stayed nginx text (privileged snippets, which need a grant), and`,
     'what could not be carried. Where there is nginx, the configuration and what it became are run side by side, on ports of',
     'their own with stand-ins for upstreams, and asked the same: the report lists what is answered otherwise. Read it,',
     'then: meshctl diff -f DIR, meshctl apply -f DIR.',
@@ -188,7 +188,11 @@ function reportOf({ resources, findings, secrets }: Import, place: Place, paths:
     ...section('Kept as nginx text', findings.kept),
     ...section('Not carried', findings.lost),
     'Other than before, wherever it is not set: requests to upstreams carry X-Real-IP and X-Forwarded-* headers, redirects of',
-    'nginx itself name no host, the Server header has no version, files whose ending had no type may have one.',
+    'nginx itself name no host, the Server header has no version, files whose ending had no type may have one, upstreams over TLS',
+    'are told which name is meant, and compressed answers may be brotli.',
+    ...(resources.some(({ spec }) => spec['realClient'] !== undefined)
+      ? ['The zone settings say whose word about clients counts (realClient): for all sites and streams of the zone.']
+      : []),
   ]
 }
 
