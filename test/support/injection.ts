@@ -579,15 +579,18 @@ function patternOf(kind: string, path: Path): string {
   return `${kind}.${generalise(kind, path)}`
 }
 
+const SPLIT = new Map(
+  [...PATTERNS].map(([kind, patterns]) => [kind, patterns.map((pattern) => ({ pattern, parts: pattern.split('.') }))]),
+)
+
 /** The schema's pattern that a concrete path matches. */
 function generalise(kind: string, path: Path): string {
-  const matches = (pattern: string): boolean => {
-    const parts = pattern.split('.')
-    return (
+  const found = SPLIT.get(kind)?.find(
+    ({ parts }) =>
       parts.length === path.length &&
-      parts.every((part, index) => part === path[index] || ((part === '*' || part === '[]') && path[index] !== '{key}'))
-    )
-  }
-  const found = (PATTERNS.get(kind) ?? []).filter(matches)
-  return found[0] ?? path.join('.')
+      parts.every(
+        (part, index) => part === path[index] || ((part === '*' || part === '[]') && path[index] !== '{key}'),
+      ),
+  )
+  return found?.pattern ?? path.join('.')
 }
