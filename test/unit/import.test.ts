@@ -168,6 +168,17 @@ describe('servers', () => {
   })
 })
 
+test('a location without a log is a route without one', () => {
+  const { spec, kept } = site(
+    server('location = /favicon.ico { access_log off; return 204; } location / { return 200; }'),
+  )
+  expect(spec?.['routes']).toMatchObject({
+    'favicon-ico': { accessLog: false },
+    root: expect.not.objectContaining({ accessLog: false }) as object,
+  })
+  expect(kept.filter(({ what }) => what.includes('access_log'))).toEqual([])
+})
+
 test('maps and zones that sites use become text of the zone settings, in the workspace of all', () => {
   const { specs, kept, lost } = imported(
     `map $http_x $y { default 1; } map $y $pool { default a; } geo $unused { default 1; }
@@ -311,7 +322,9 @@ describe('certificates', () => {
       'server { listen 80 proxy_protocol; server_name a.example; set_real_ip_from 10.0.0.0/8; real_ip_header proxy_protocol; return 204; }',
     )
     expect(resources[0]?.spec['listeners']).toEqual({ 'port-80': { port: 80, proxyProtocol: true } })
-    expect(resources[0]?.spec['privileged']).toEqual({ serverSnippet: 'default_type text/plain;\nset_real_ip_from 10.0.0.0/8;\n' })
+    expect(resources[0]?.spec['privileged']).toEqual({
+      serverSnippet: 'default_type text/plain;\nset_real_ip_from 10.0.0.0/8;\n',
+    })
     expect(findings.lost).toEqual([])
   })
 

@@ -22,14 +22,18 @@ const LIMITS: Rules = {
   proxy_send_timeout: { field: ['timeouts', 'send'], value: one(durationOf) },
 }
 
+const LOGS: Rules = {
+  access_log: { field: ['accessLog'], value: one((text) => (text === 'off' ? false : undefined)) },
+}
+
 export const SITE_RULES: Rules = {
   ...LIMITS,
   keepalive_timeout: { field: ['keepalive', 'timeout'], value: one(durationOf) },
   keepalive_requests: { field: ['keepalive', 'requests'], value: one(wholeOf) },
-  access_log: { field: ['accessLog'], value: one((text) => (text === 'off' ? false : undefined)) },
+  ...LOGS,
 }
 
-export const ROUTE_RULES: Rules = LIMITS
+export const ROUTE_RULES: Rules = { ...LIMITS, ...LOGS }
 
 /** Of a route that proxies. */
 export const PROXY_RULES: Rules = {
