@@ -96,6 +96,7 @@ describe('routes with conditions, on real nginx', () => {
 
   test.each([
     ['the path of a route', '/busy/'],
+    ['the path of a route, whatever the case', '/BUSY/'],
     ['a rewrite', '/rewritten/'],
     ['a redirect', '/redirected/'],
   ])('%s that takes too many steps is an error, not another answer', async (_, path) => {
@@ -268,6 +269,7 @@ spec:
     pad: { path: /pad, when: { headers: { X-Pad: { regex: 'a.*b.*c.*d' } } }, return: { status: 200, body: guarded } }
     pad-open: { path: /pad, return: { status: 200, body: open } }
     busy: { path: 'busy/.*a.*b.*c.*d', match: regex, return: { status: 200, body: busy } }
+    busy-too: { path: 'BUSY/.*A.*b.*c.*d', match: regex, caseSensitive: false, return: { status: 200, body: busy } }
     busy-open: { path: /busy/, return: { status: 200, body: not busy } }
     rewritten: { path: /rewritten/, proxy: { upstream: echo, rewrite: { regex: 'a.*b.*c.*d', replacement: /to } } }
     redirected: { path: /redirected/, redirect: { regex: 'a.*b.*c.*d', to: /to } }

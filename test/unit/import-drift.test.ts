@@ -7,6 +7,7 @@ import { parseDocument } from '../../src/core/resources/index.ts'
 import type { Tree } from '../../src/core/resources/kind.ts'
 import { adoptDrift } from '../../src/nginx/importing/drift.ts'
 import { parse } from '../../src/nginx/importing/parse.ts'
+import { bounded } from '../../src/nginx/rendering/regex.ts'
 import { KEYS, startApiNode, type ApiNode } from '../support/api-node.ts'
 import { meshctl } from '../support/cli.ts'
 import { renderYaml } from '../support/resources.ts'
@@ -19,7 +20,7 @@ spec:
   hosts: [shop.example]
   routes:
     root: { path: /, proxy: { upstream: app } }
-    js: { path: '^/js', match: regex, static: { root: /srv } }
+    js: { path: '^/js/[a-z]+$', match: regex, static: { root: /srv } }
     api: { path: /api, return: { status: 200 } }
   privileged: { routeSnippets: { api: '# ours' } }
 `
@@ -42,7 +43,7 @@ function adopted(kind: 'site' | 'upstream', edit: (text: string) => string) {
           hosts: ['shop.example'],
           routes: {
             root: { path: '/', action: 'proxy', proxy: { upstream: 'app' } },
-            js: { path: '^/js', match: 'regex', action: 'static', static: { root: '/srv' } },
+            js: { path: '^/js/[a-z]+$', match: 'regex', action: 'static', static: { root: '/srv' } },
             api: { path: '/api', action: 'return', return: { status: 200 } },
           },
           privileged: { routeSnippets: { api: '# ours' } },
@@ -67,7 +68,7 @@ describe('what was edited by hand', () => {
 
   test.each([
     ['location / {', 'root', 'expires 1h;\n'],
-    ['location ~ ^/js {', 'js', 'expires 1h;\n'],
+    [`location ~ "${bounded('^/js/[a-z]+$')}" {`, 'js', 'expires 1h;\n'],
     ['location /api {', 'api', '# ours\nexpires 1h;\n'],
   ])('a directive added to %s becomes text of its route', (head, id, snippet) => {
     const { spec, left } = adopted('site', (text) => text.replace(head, `${head} expires 1h;`))
