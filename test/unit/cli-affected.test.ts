@@ -100,8 +100,28 @@ test('a site itself is told of when it would be refused, and no fault that it ha
   expect(affectedLines(parse(upstream), views(broken))).toEqual(['shop/eu/site/a would change'])
 })
 
-test('what is sealed is not judged: a site with a certificate changes as it does on hosts', () => {
+test('a policy: the sites that name it', () => {
+  const limit = (rate: string) => document('Policy', 'shop/*/slow', { rateLimit: { limits: { all: { rate } } } })
+  const there = views(yaml(limit('1r/s'), site('shop/eu/a', { policies: ['slow'] }), site('shop/eu/b')))
+  expect(affectedLines(parse(limit('1r/s')), there)).toEqual([])
+  expect(affectedLines(parse(limit('2r/s')), there)).toEqual(['shop/eu/site/a would change'])
+})
+
+test('what is sealed is not judged', () => {
   const tls = site('shop/eu/a', { listeners: { tls: { port: 443, tls: { certificate: 'shop' } } } })
+  const secret = views(document('Policy', 'shop/eu/staff', { access: { deny: [] } })).map((view) => ({
+    ...view,
+    path: 'shop/eu/secret/staff',
+    fields: { version: 1, sealed: 'x' },
+  }))
+  const staff = document('Policy', 'shop/eu/staff', { basicAuth: { secret: 'staff' } })
+  const guarded = site('shop/eu/guarded', { policies: ['staff'] })
+  expect(affectedLines(parse(yaml(staff, guarded)), secret)).toEqual([])
+  expect(affectedLines(parse(yaml(staff, guarded)), [])).toEqual([
+    expect.stringContaining(
+      'shop/eu/site/guarded would be refused: its policy shop/eu/policy/staff is not in force here: there is no secret staff',
+    ),
+  ])
   expect(affectedLines(parse(settings('shop/eu', { maxBodySize: '1m' })), views(tls))).toEqual([
     'shop/eu/site/a would change',
   ])

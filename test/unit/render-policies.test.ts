@@ -1,10 +1,12 @@
 import { describe, expect, test } from 'vitest'
 import type { Problem } from '../../src/core/slice.ts'
 import { fieldsOf, parseDocument } from '../../src/core/resources/index.ts'
+import type { JwtSpec } from '../../src/core/resources/policies/jwt.ts'
 import { selectUnits } from '../../src/nginx/applying/isolate.ts'
+import { renderJwt } from '../../src/nginx/rendering/policies/jwt.ts'
 import type { Unit } from '../../src/nginx/rendering/unit.ts'
 import { HOSTILE } from '../support/injection.ts'
-import { DEBIAN_12, LAYOUT, renderStates, renderYaml, statesOf } from '../support/resources.ts'
+import { DEBIAN_12, LAYOUT, renderStates, renderYaml, statesOf, withModules } from '../support/resources.ts'
 
 function policy(name: string, spec: string, zone = '*', workspace = 'default'): string {
   return `
@@ -235,6 +237,31 @@ describe('versions of a policy', () => {
   })
 })
 
+test('a key of a jwt that cannot be used is told by its kid, with the way out', () => {
+  const upstream = () => ({ code: 'reference', message: 'there is none' }) as const
+  const context = {
+    path: 'default/*/policy/p',
+    scope: 's',
+    capabilities: withModules('http_lua'),
+    host: LAYOUT,
+    upstream,
+  }
+  const faultOf = (key: JwtSpec['keys'][string], secret = '') => {
+    const spec = { keys: { 'kid-1': key }, requireExp: true, leewaySeconds: 30 }
+    return renderJwt(spec as JwtSpec, { ...context, secret: () => secret })
+  }
+  expect(faultOf({ alg: 'RS256', publicKey: 'PEM' })).toEqual({
+    code: 'unsupported',
+    message: 'the publicKey of its key kid-1 is none that this host can read',
+    hint: 'write it as PEM (BEGIN PUBLIC KEY), or as one JWK',
+  })
+  expect(faultOf({ alg: 'HS256', secret: 'short' }, 'abc\n')).toEqual({
+    code: 'unsupported',
+    message: 'the secret short of its key kid-1 has 3 bytes; HS256 wants at least 32',
+    hint: 'seal a longer one: openssl rand -hex 32',
+  })
+})
+
 describe('limits of a node', () => {
   const big = (name: string, workspace: string) =>
     policy(name, 'rateLimit: { limits: { a: { rate: 9r/s, zoneSize: 256m } } }', '*', workspace) +
@@ -300,6 +327,17 @@ describe('documents', () => {
     [{ basicAuth: { users: { ada: 'engine' } } }, 'spec.basicAuth.users.ada is not the hash of a password'],
     [{ waf: { mode: 'block' } }, 'spec.waf has no rules'],
     [{ waf: { mode: 'block', rules: { a: {} } } }, 'spec.waf.rules.a would refuse everything'],
+    [
+      {
+        waf: {
+          mode: 'block',
+          rules: Object.fromEntries(
+            Array.from({ length: 43 }, (_, i) => [`r${i}`, { path: 'a', query: 'b', userAgent: 'c' }]),
+          ),
+        },
+      },
+      'spec.waf.rules have more than 128 expressions, all together',
+    ],
     [
       { waf: { mode: 'block', rules: { a: { path: '(a+)+' } } } },
       'spec.waf.rules.a.path repeats a group that itself repeats, or chooses between things that may begin alike',

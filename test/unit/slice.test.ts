@@ -373,7 +373,7 @@ describe('of thousands', () => {
     const after = slice([states[0] as ResourceState, fresh, states[2] as ResourceState], NODE, grantOf)
     expect(after.resources.map((resource, index) => resource === before.resources[index])).toEqual([true, false, true])
     // Once each for the quota, and once for each host.
-    expect([first.length, asked.length]).toEqual([6, 4])
+    expect([first.length, asked.length]).toEqual([6, 2])
     expect(slice(states, NODE, () => undefined)).toEqual(before)
   })
 

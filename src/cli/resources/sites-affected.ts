@@ -14,6 +14,7 @@ import { slice, type Problem } from '../../core/slice.ts'
 import { NEEDED_MODULES } from '../../nginx/rendering/needs.ts'
 import { render, type RenderInput } from '../../nginx/rendering/render.ts'
 import { ALL_WELL } from '../../nginx/rendering/render-upstream.ts'
+import { CANNOT_OPEN } from '../../nginx/rendering/secret-text.ts'
 
 /** So many are named that change, and that would be refused; the others are counted. */
 const NAMED_MAX = 50
@@ -92,7 +93,10 @@ function sitesIn(zone: string, states: ReadonlyMap<string, ResourceState>): Read
   const { units, problems } = render({ ...LACKS_NOTHING, slice: sliced })
   const digests = new Map(units.map(({ path, digest }) => [path, digest]))
   const specs = new Map(sliced.resources.map(({ path, spec }) => [path, spec]))
-  const faults = new Map(problems.map((problem) => [problem.path, problem]))
+  // Hosts open what nobody can here.
+  const faults = new Map(
+    problems.filter(({ message }) => !message.includes(CANNOT_OPEN)).map((problem) => [problem.path, problem]),
+  )
   const paths = [...states.keys()].filter((path) => isSitePath(path) && parseResourcePath(path)?.zone === zone)
   return new Map(
     paths.toSorted().map((path) => {

@@ -4,6 +4,9 @@ import { resourcePath } from '../../core/names.ts'
 import { nearest, zonesOf, type Referrer } from '../../core/references.ts'
 import type { Problem } from '../../core/slice.ts'
 
+/** How a problem with what is sealed begins, or goes on. */
+export const CANNOT_OPEN = 'this node cannot open the secret'
+
 /** The text of the Secret that is meant. @param secrets texts of those that this node can open, by path */
 export function secretText(
   referrer: Referrer,
@@ -20,6 +23,6 @@ export function secretText(
   }
   const text = secrets.get(resourcePath(found))
   if (text !== undefined) return text
-  const message = `this node cannot open the secret ${name} of zone ${found.zone}, or it holds no text`
+  const message = `${CANNOT_OPEN} ${name} of zone ${found.zone}, or it holds no text`
   return { path, code: 'reference', message, hint: `whoever can open it runs: meshctl secret reseal ${name}` }
 }
