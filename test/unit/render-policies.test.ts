@@ -248,7 +248,7 @@ test('a key of a jwt that cannot be used is told by its kid, with the way out', 
   }
   const faultOf = (key: JwtSpec['keys'][string], secret = '') => {
     const spec = { keys: { 'kid-1': key }, requireExp: true, leewaySeconds: 30 }
-    return renderJwt(spec as JwtSpec, { ...context, secret: () => secret })
+    return renderJwt(spec, { ...context, secret: () => secret })
   }
   expect(faultOf({ alg: 'RS256', publicKey: 'PEM' })).toEqual({
     code: 'unsupported',
