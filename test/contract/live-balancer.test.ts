@@ -201,7 +201,7 @@ describe.each(['live', 'reload'] as const)('spreading requests by the %s lane, o
     const answers: string[] = []
     for (let count = 0; count < 10; count += 1) {
       const { status, headers } = await ask({ port, path: '/paged/', headers: { host: 's.example' } })
-      answers.push(`${status} ${headers['x-from']}`)
+      answers.push(`${status} ${String(headers['x-from'])}`)
     }
     expect(answers.filter((answer) => answer !== '200 b')).toEqual(['502 a'])
   })
