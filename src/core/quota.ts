@@ -32,8 +32,8 @@ export function overQuota(resources: Iterable<ResourceState>, grantOf: GrantOf):
   return new Map([...charged.values()].flatMap(({ grant, states }) => [...excessOf(grant, states)]))
 }
 
-/** The grant that a resource is charged to, if that has a quota. Which it is never changes, and most have none. */
-const limitBy = perObject((grantOf: GrantOf) =>
+/** The grant that a resource is charged to, if that has a quota; else null. Which it is never changes, and most have none. */
+export const limitBy = perObject((grantOf: GrantOf) =>
   perObject(({ exists, created }: ResourceState) => {
     const grant = exists && created !== undefined ? grantOf(created.edit) : undefined
     return grant?.body.quota === undefined ? null : grant

@@ -7,7 +7,7 @@ import { sha256 } from './canonical.ts'
 import type { ResourceState } from './document.ts'
 import { byText, Memo, perObject } from './memo.ts'
 import { escapeSegment, hostCovers, parseResourcePath, resourcePath, zoneCovers, type ResourceName } from './names.ts'
-import { overQuota, type GrantOf } from './quota.ts'
+import { limitBy, overQuota, type GrantOf } from './quota.ts'
 import { missing, nearest } from './references.ts'
 import { KINDS, readFields, readWith, type ReadFields } from './resources/index.ts'
 import type { Kind } from './resources/kind.ts'
@@ -17,6 +17,7 @@ import type { SecretSpec } from './resources/secret.ts'
 import type { SiteSpec } from './resources/site.ts'
 import type { StreamSpec } from './resources/stream.ts'
 import type { UpstreamSpec } from './resources/upstream.ts'
+import { changesOf, indexOf, replaced } from './sorted.ts'
 import type { TemplateSpec } from './resources/template.ts'
 import type { TemplateUse } from './resources/template-use.ts'
 import type { FieldFault } from './resources/validate.ts'
@@ -89,6 +90,7 @@ const rememberedSites = new Memo<Pick<SliceResource<SiteSpec>, 'spec' | 'hash'>>
 
 /** Of a state, whatever the node. Of thousands, few are new from one slice to the next. */
 class Read {
+  readonly path: string
   readonly state: ResourceState
   readonly name: ResourceName | undefined
   /** What the target says of it. */
@@ -97,6 +99,7 @@ class Read {
   #part: { readonly grantOf: GrantOf; readonly part: Part } | undefined
 
   constructor(state: ResourceState) {
+    this.path = state.path
     this.state = state
     this.name = parseResourcePath(state.path)
     this.line = `${state.path} ${state.hash}\n`
@@ -115,21 +118,83 @@ class Read {
 
 const readOf = perObject((state: ResourceState) => new Read(state))
 
-/** What applies to a node, sorted by path, and its target. Whoever asks for one asks for it again while nothing changes. */
+/** What of all resources applies to nodes that stand at some places, sorted by path, and their target. */
+interface Applying {
+  readonly resources: readonly ResourceState[]
+  readonly reads: readonly Read[]
+  readonly target: string
+}
+
+/** Where one edit changes little of what was made before, only that is made anew. */
+const lastAt = byText((_places): { applying?: Applying } => ({}))
+
+/** By places, as text. Whoever asks for it asks for it again while nothing changes. */
 const applyingTo = perObject((resources: readonly ResourceState[]) =>
-  byText((places) => {
-    const at = JSON.parse(places) as readonly Place[]
-    const applying = resources.filter(({ exists, created }) => exists && created !== undefined).map(readOf)
-    const placed = applying.filter(({ name }) => name !== undefined && isPlacedFor(name, at))
-    const sorted = placed.toSorted((a, b) => (a.state.path < b.state.path ? -1 : 1))
-    return { applying: sorted, target: sha256(sorted.map(({ line }) => line).join('')) }
+  byText((places): Applying => {
+    const last = lastAt(places)
+    const reads = readsAfter(last.applying, resources) ?? readsAt(JSON.parse(places) as readonly Place[], resources)
+    last.applying = { resources, reads, target: sha256(reads.map(({ line }) => line).join('')) }
+    return last.applying
   }),
 )
 
-/** The same for slices: both lanes of a node ask for one. */
+function readsAt(places: readonly Place[], resources: readonly ResourceState[]): readonly Read[] {
+  return resources
+    .filter(isThere)
+    .map(readOf)
+    .filter(({ name }) => name !== undefined && isPlacedFor(name, places))
+    .toSorted((a, b) => (a.path < b.path ? -1 : 1))
+}
+
+function readsAfter(before: Applying | undefined, resources: readonly ResourceState[]): readonly Read[] | undefined {
+  const changes = before && changesOf(before.resources, resources)
+  if (changes?.every(({ was, is }) => isThere(was) && isThere(is)) !== true) return undefined
+  const { reads } = before as Applying
+  return replaced(
+    reads,
+    changes.flatMap(({ is }) => (indexOf(is.path, reads) === undefined ? [] : readOf(is))),
+  )
+}
+
+function isThere({ exists, created }: ResourceState): boolean {
+  return exists && created !== undefined
+}
+
+/** What the resources of a slice depend on beside themselves. */
+interface Surroundings {
+  readonly labels: Readonly<Record<string, string>>
+  readonly grantOf: GrantOf
+  /** Why a resource is over a quota, by path. */
+  readonly excess: ReadonlyMap<string, string>
+  readonly templates: ReadonlyMap<string, SliceResource | Problem>
+  readonly defaults: ZoneDefaults
+}
+
+interface Made {
+  readonly resources: readonly ResourceState[]
+  readonly surroundings: Surroundings
+  readonly slice: Slice
+  /** Resources that changed since all were made. */
+  readonly changed: number
+}
+
+/** What the memories above may hold beside what is in force. */
+const CHANGES_REMEMBERED = 1000
+const SURROUNDING_KINDS: ReadonlySet<string> = new Set(['template', 'zonesettings'])
+
+/** By grantOf and node, as text. */
+const lastFor = perObject((_grantOf: GrantOf) => byText((_node): { made?: Made } => ({})))
+
+/** The same: both lanes of a node ask for a slice. */
 const slices = perObject((grantOf: GrantOf) =>
   perObject((resources: readonly ResourceState[]) =>
-    byText((node) => sliceFor(resources, JSON.parse(node) as SliceNode, grantOf)),
+    byText((text): Slice => {
+      const node = JSON.parse(text) as SliceNode
+      const applying = applyingTo(resources)(JSON.stringify(node.places))
+      const last = lastFor(grantOf)(text)
+      last.made = madeAfter(last.made, applying) ?? madeOf(applying, node.labels, grantOf)
+      return last.made.slice
+    }),
   ),
 )
 
@@ -137,50 +202,72 @@ const slices = perObject((grantOf: GrantOf) =>
  * Of the same resources, which must never be changed, it is the same object. A resource whose state is the same object as
  * before is read once, and is the same object in the slice as long as `grantOf` is the same too, but for a site with
  * defaults of its zones, of which only the spec is.
- * @param resources all that exist, in every zone: a quota counts them together
+ * @param resources all that exist, in every zone, sorted by path: a quota counts them together
  */
 export function slice(resources: readonly ResourceState[], { places, labels }: SliceNode, grantOf: GrantOf): Slice {
   return slices(grantOf)(resources)(JSON.stringify({ places, labels }))
 }
 
-function sliceFor(resources: readonly ResourceState[], node: SliceNode, grantOf: GrantOf): Slice {
+function madeOf({ resources, reads, target }: Applying, labels: SliceNode['labels'], grantOf: GrantOf): Made {
   remembered.turn()
   rememberedUses.turn()
   rememberedSites.turn()
   const excess = overQuota(resources, grantOf)
-  const { applying, target } = applyingTo(resources)(JSON.stringify(node.places))
-  const writtenOf = (read: Read): SliceResource | Problem => {
-    const over = excess.size === 0 ? undefined : excess.get(read.state.path)
-    return over === undefined ? read.result : quotaProblem(read.state.path, over)
+  const ofKind = (kind: string) => reads.filter(({ name }) => name?.kind === kind)
+  const templates = new Map(ofKind('template').map((read) => [read.path, writtenOf(read, { excess })]))
+  const settings = ofKind('zonesettings').map((read) => ({ read, result: wholeOf(read, { excess, templates }) }))
+  const surroundings = { labels, grantOf, excess, templates, defaults: new ZoneDefaults(settings, labels) }
+  const parts = reads.map((read) => partIn(read, surroundings))
+  const slice = {
+    resources: parts.flatMap(({ resource }) => resource ?? []),
+    problems: parts.flatMap(({ denied }) => denied ?? []),
+    target,
   }
-  const templates = new Map(
-    applying.flatMap((read): [string, SliceResource | Problem][] =>
-      read.name?.kind === 'template' ? [[read.state.path, writtenOf(read)]] : [],
-    ),
-  )
-  const wholeOf = (read: Read): SliceResource | Problem => {
-    const result = writtenOf(read)
-    return 'code' in result ? result : withTemplate(result, read.state, templates)
+  return { resources, surroundings, slice, changed: 0 }
+}
+
+/**
+ * The same after some changes: what changed is in force whole, as it was before, and nothing else depends on it. Undefined
+ * where that is not so.
+ */
+function madeAfter(before: Made | undefined, { resources, reads, target }: Applying): Made | undefined {
+  const changes = before && changesOf(before.resources, resources)
+  if (before === undefined || changes === undefined || before.changed > CHANGES_REMEMBERED) return undefined
+  const { surroundings, slice } = before
+  const limitOf = limitBy(surroundings.grantOf)
+  const isAlone = (state: ResourceState) => isThere(state) && limitOf(state) === null
+  if (!changes.every(({ was, is }) => isAlone(was) && isAlone(is))) return undefined
+  const made: SliceResource[] = []
+  for (const { path } of changes.map(({ is }) => is)) {
+    const place = indexOf(path, reads)
+    if (place === undefined) continue
+    const read = reads[place] as Read
+    const { resource, denied } = partIn(read, surroundings)
+    const isWhole = resource !== undefined && denied === undefined
+    const wasWhole = indexOf(path, slice.resources) !== undefined && indexOf(path, slice.problems) === undefined
+    if (!isWhole || !wasWhole || SURROUNDING_KINDS.has(resource.name.kind)) return undefined
+    made.push(resource)
   }
-  const settings = applying.filter(({ name }) => name?.kind === 'zonesettings')
-  const defaults = new ZoneDefaults(
-    settings.map((read) => ({ read, result: wholeOf(read) })),
-    node.labels,
-  )
-  const sliced: SliceResource[] = []
-  const problems: Problem[] = []
-  for (const read of applying) {
-    const whole = wholeOf(read)
-    const result = 'code' in whole || !isSite(whole) ? whole : defaults.under(whole)
-    if ('code' in result) problems.push(result)
-    else if (isSelected(result.spec, node.labels)) {
-      const isPlain = result === read.result
-      const { resource, denied } = isPlain ? read.part(grantOf) : partOf(read.state, result, grantOf)
-      if (resource !== undefined) sliced.push(resource)
-      if (denied !== undefined) problems.push(denied)
-    }
-  }
-  return { resources: sliced, problems, target }
+  const after = { resources: replaced(slice.resources, made), problems: slice.problems, target }
+  return { resources, surroundings, slice: after, changed: before.changed + changes.length }
+}
+
+function writtenOf(read: Read, { excess }: Pick<Surroundings, 'excess'>): SliceResource | Problem {
+  const over = excess.size === 0 ? undefined : excess.get(read.path)
+  return over === undefined ? read.result : quotaProblem(read.path, over)
+}
+
+function wholeOf(read: Read, surroundings: Pick<Surroundings, 'excess' | 'templates'>): SliceResource | Problem {
+  const result = writtenOf(read, surroundings)
+  return 'code' in result ? result : withTemplate(result, read.state, surroundings.templates)
+}
+
+function partIn(read: Read, surroundings: Surroundings): Part {
+  const { defaults, labels, grantOf } = surroundings
+  const whole = wholeOf(read, surroundings)
+  const result = 'code' in whole || !isSite(whole) ? whole : defaults.under(whole)
+  if (!('code' in result) && !isSelected(result.spec, labels)) return NOTHING
+  return result === read.result ? read.part(grantOf) : partOf(read.state, result, grantOf)
 }
 
 /** What its authors may have of a resource, whatever else there is. */
@@ -343,6 +430,7 @@ interface Part {
   readonly resource?: SliceResource
   readonly denied?: Problem
 }
+const NOTHING: Part = {}
 
 function quotaProblem(path: string, message: string): Problem {
   return { path, code: 'quota', message, hint: 'delete others by that grant, or ask for a grant with a larger quota' }

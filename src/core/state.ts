@@ -9,6 +9,7 @@ import type { Body, EditBody, Envelope, GrantBody } from './envelope.ts'
 import { History } from './history.ts'
 import { parseResourcePath } from './names.ts'
 import { Policy, type Verdict } from './policy.ts'
+import { placeOf } from './sorted.ts'
 
 /** Documents kept open for the next edit; at the limit the one unused for longest is dropped and later rebuilt. */
 const LIVE_DOCUMENTS_MAX = 128
@@ -196,15 +197,4 @@ function merged(before: readonly ResourceState[], changed: readonly ResourceStat
     from = before[at]?.path === state.path ? at + 1 : at
   }
   return [...parts, before.slice(from)].flat()
-}
-
-/** The index of the first whose path is not before this one. */
-function placeOf(path: string, sorted: readonly ResourceState[]): number {
-  let [low, high] = [0, sorted.length]
-  while (low < high) {
-    const middle = (low + high) >> 1
-    if ((sorted[middle] as ResourceState).path < path) low = middle + 1
-    else high = middle
-  }
-  return low
 }
