@@ -14,8 +14,10 @@ const WINDOW_MS = 60_000
 
 /** The slice without the sites that rendering or policy takes away whole: they go like those that were deleted. */
 export function remainderOf(slice: Slice, units: readonly Unit[], problems: readonly Problem[]): Slice {
+  const withdrawn = problems.filter(({ code }) => WITHDRAWN.has(code))
+  if (withdrawn.length === 0) return slice
   const rendered = new Set(units.map(({ path }) => path))
-  const gone = new Set(problems.filter(({ path, code }) => WITHDRAWN.has(code) && !rendered.has(path)).map(pathOf))
+  const gone = new Set(withdrawn.filter(({ path }) => !rendered.has(path)).map(pathOf))
   const stays = (one: { readonly path: string }) => !gone.has(one.path)
   return { resources: slice.resources.filter(stays), problems: slice.problems.filter(stays), target: slice.target }
 }

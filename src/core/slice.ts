@@ -478,16 +478,6 @@ function isSelected(spec: unknown, labels: Readonly<Record<string, string>>): bo
   return Object.entries(selector).every(([key, value]) => Object.hasOwn(labels, key) && labels[key] === value)
 }
 
-/** What a slice has of each kind that is asked for most, from the oldest to the youngest. */
-export const oldestFirst = perObject(({ resources }: Slice) => {
-  const byAge = resources.toSorted(olderFirst)
-  return {
-    sites: byAge.filter(isSite),
-    upstreams: byAge.filter(isUpstream),
-    streams: byAge.filter(isStream),
-  }
-})
-
 /** From the oldest to the youngest, the same everywhere. */
 export function olderFirst(a: SliceResource, b: SliceResource): number {
   return a.created.at - b.created.at || compareText(a.created.edit, b.created.edit) || compareText(a.path, b.path)

@@ -7,7 +7,7 @@ import { mkdirSync, writeFileSync } from 'node:fs'
 import { createServer, type ServerResponse } from 'node:http'
 import { join } from 'node:path'
 import type { HostLayout } from '../../src/nginx/rendering/host-layout.ts'
-import type { RenderInput } from '../../src/nginx/rendering/render.ts'
+import type { RenderInput } from '../../src/nginx/rendering/render-input.ts'
 import { close, listening, ServedDocuments, type Sent } from './served-documents.ts'
 import { waitFor } from './wait.ts'
 

@@ -7,11 +7,13 @@ import { parseAllDocuments } from 'yaml'
 import { canonical, sha256 } from '../../src/core/canonical.ts'
 import type { ResourceState } from '../../src/core/document.ts'
 import type { Value } from '../../src/core/envelope.ts'
+import type { GrantOf } from '../../src/core/quota.ts'
 import { fieldsOf, parseDocument, pathOf } from '../../src/core/resources/index.ts'
 import { slice, type Slice, type SliceNode } from '../../src/core/slice.ts'
 import type { HostLayout } from '../../src/nginx/rendering/host-layout.ts'
 import { ALL_WELL } from '../../src/nginx/rendering/render-upstream.ts'
-import { assemble, render, type RenderInput } from '../../src/nginx/rendering/render.ts'
+import { assemble, render } from '../../src/nginx/rendering/render.ts'
+import type { RenderInput } from '../../src/nginx/rendering/render-input.ts'
 import type { Capabilities } from '../../src/ports.ts'
 
 /** nginx of Debian 12, with one package of modules: that of streams. */
@@ -82,8 +84,10 @@ export function statesOf(yaml: string): ResourceState[] {
 
 /** The slice where no grant limits anything. */
 export function sliceOf(states: readonly ResourceState[], node: SliceNode = EVERYWHERE): Slice {
-  return slice(states, node, () => undefined)
+  return slice(states, node, UNLIMITED)
 }
+/** Always the same function, as a node has it. */
+const UNLIMITED: GrantOf = () => undefined
 
 /** Slice, rendering and generation of the resources. */
 export function renderStates(

@@ -10,7 +10,7 @@ import { join } from 'node:path'
 import { liveEndpoint } from '../../src/nginx/applying/live-endpoint.ts'
 import type { HostLayout } from '../../src/nginx/rendering/host-layout.ts'
 import { wholeText } from '../../src/nginx/rendering/live.ts'
-import type { RenderInput } from '../../src/nginx/rendering/render.ts'
+import type { RenderInput } from '../../src/nginx/rendering/render-input.ts'
 import { ask, freePort, nginxDirectory, serve, testGeneration, type Answer } from './real-nginx.ts'
 import { renderYaml } from './resources.ts'
 

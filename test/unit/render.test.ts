@@ -2,6 +2,7 @@ import { readdirSync, readFileSync } from 'node:fs'
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import { sha256 } from '../../src/core/canonical.ts'
+import type { ResourceState } from '../../src/core/document.ts'
 import { fieldsOf, parseDocument, pathOf } from '../../src/core/resources/index.ts'
 import { ALL_WELL } from '../../src/nginx/rendering/render-upstream.ts'
 import { DEFAULT_ANSWER, hostNamesOf, render } from '../../src/nginx/rendering/render.ts'
@@ -28,6 +29,9 @@ spec: { ${spec} }
 }
 function upstream(name: string, spec: string, zone = '*'): string {
   return site(name, spec, zone).replace('kind: Site', 'kind: Upstream')
+}
+function policy(name: string, spec: string, zone = '*'): string {
+  return site(name, spec, zone).replace('kind: Site', 'kind: Policy')
 }
 const proxyTo = (name: string) => `routes: { r: { path: /, proxy: { upstream: ${name} } } }`
 
@@ -472,19 +476,20 @@ describe('generations', () => {
     expect(main).toContain('proxy_read_timeout 9s;')
   })
 
+  const statesArbitrary = fc.array(resourceArbitrary, { maxLength: 8 }).map((documents) => {
+    const resources = documents.map(parseDocument)
+    return [
+      ...new Map(
+        resources.map((resource, index) => [
+          pathOf(resource),
+          stateOf(pathOf(resource), fieldsOf(resource), index % 3),
+        ]),
+      ).values(),
+    ]
+  })
+
   test('property: a function of the slice, whatever the order and whatever was rendered before', () => {
-    const states = fc.array(resourceArbitrary, { maxLength: 8 }).map((documents) => {
-      const resources = documents.map(parseDocument)
-      return [
-        ...new Map(
-          resources.map((resource, index) => [
-            pathOf(resource),
-            stateOf(pathOf(resource), fieldsOf(resource), index % 3),
-          ]),
-        ).values(),
-      ]
-    })
-    const shuffled = states.chain((list) =>
+    const shuffled = statesArbitrary.chain((list) =>
       fc.tuple(fc.constant(list), fc.shuffledSubarray(list, { minLength: list.length })),
     )
     fc.assert(
@@ -497,6 +502,75 @@ describe('generations', () => {
       }),
       { numRuns: 150 },
     )
+  })
+
+  test('property: after a change of one site of several all is what it is without the memory of before', () => {
+    const facets = {
+      host: fc.constantFrom('a', 'b', 'c'),
+      listener: fc.constantFrom('{ port: 80 }', '{ port: 80, address: 10.0.0.1 }', '{ port: 81 }'),
+      policies: fc.constantFrom('', ' policies: [inner],', ' policies: [outer],', ' policies: [absent],'),
+      route: fc.constantFrom(
+        'return: { status: 204 }',
+        'return: { status: 205 }',
+        'proxy: { upstream: u }',
+        'proxy: { upstream: absent }',
+        'proxy: { split: { a: { upstream: u, weight: 1 }, b: { upstream: u, weight: 1 } } }',
+        'proxy: { split: { a: { upstream: u, weight: 1 }, b: { upstream: u, weight: 9 } } }',
+      ),
+      when: fc.constantFrom('', ' when: { methods: [GET] },'),
+      maintenance: fc.constantFrom('', ' maintenance: {},'),
+      at: fc.integer({ min: 1, max: 3 }),
+    }
+    type Facets = { [K in keyof typeof facets]: (typeof facets)[K] extends fc.Arbitrary<infer V> ? V : never }
+    const siteOf = (name: string, { host, listener, policies, route, when, maintenance, at }: Facets) => {
+      const spec = `hosts: [${host}.example],${policies}${maintenance} listeners: { l: ${listener} }, routes: { r: { path: /,${when} ${route} } }`
+      const [{ path, fields }] = statesOf(site(name, spec)) as [ResourceState]
+      return stateOf(path, fields, at)
+    }
+    const others = statesOf(
+      [
+        policy('inner', 'access: { allow: [10.0.0.0/8] }'),
+        policy('outer', 'cors: { origins: ["*"] }'),
+        upstream('u', "endpoints: { '10.0.0.1:80': {} }"),
+      ].join('---'),
+    )
+    const names = ['s', 't', 'v']
+    const one = fc.oneof(
+      ...Object.entries(facets).map(([name, facet]) => fc.record({ [name]: facet as fc.Arbitrary<unknown> })),
+    )
+    const change = fc.tuple(
+      fc.constantFrom(...names),
+      fc.oneof(one, fc.record({ route: facets.route })),
+    ) as fc.Arbitrary<[string, Partial<Facets>]>
+    const told = { changes: 0, own: 0 }
+    fc.assert(
+      fc.property(
+        fc.boolean(),
+        fc.tuple(...names.map(() => fc.record(facets))),
+        fc.array(change, { maxLength: 8 }),
+        (hasLua, first, changes) => {
+          const on = { capabilities: hasLua ? withModules('http_lua', 'ndk_http') : DEBIAN_12 }
+          const current = new Map(names.map((name, index) => [name, first[index] as Facets]))
+          const states = new Map(names.map((name) => [name, siteOf(name, current.get(name) as Facets)]))
+          const all = () => [...others, ...states.values()].toSorted((a, b) => (a.path < b.path ? -1 : 1))
+          let before = renderStates(all(), on)
+          for (const [name, changed] of changes) {
+            current.set(name, { ...(current.get(name) as Facets), ...changed })
+            states.set(name, siteOf(name, current.get(name) as Facets))
+            const { input: _, ...after } = renderStates(all(), on)
+            told.changes += 1
+            told.own += Number(after.problems === before.problems)
+            renderStates([], on)
+            const { input: __, ...fresh } = renderStates(all().toReversed(), on)
+            expect(after).toEqual(fresh)
+            before = renderStates(all(), on)
+          }
+        },
+      ),
+      { numRuns: 200 },
+    )
+    // Else there would have been nothing to remember.
+    expect(told.own, `of ${told.changes} changes`).toBeGreaterThan(told.changes / 10)
   })
 })
 

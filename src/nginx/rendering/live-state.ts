@@ -5,16 +5,16 @@
 
 import { Memo } from '../../core/memo.ts'
 import type { UpstreamSpec } from '../../core/resources/upstream.ts'
-import { isSite, isUpstream, olderFirst, type Problem, type Slice, type SliceResource } from '../../core/slice.ts'
-import type { Capabilities } from '../../ports.ts'
+import { isSite, isUpstream, olderFirst, type Problem, type SliceResource } from '../../core/slice.ts'
 import { Certificates } from './certificates.ts'
 import type { Site } from './claims.ts'
-import type { HostLayout } from './host-layout.ts'
 import { asksLive, siteEntries, upstreamEntry, usesLane, type LiveState } from './live.ts'
 import { hasTls, liveCertificates } from './live-certificates.ts'
 import { tooHeavy } from './node-limits.ts'
+import { ownChanges } from './own-changes.ts'
+import type { RenderInput } from './render-input.ts'
 import { withoutRefused } from './refused-endpoints.ts'
-import { upstreamKeyOf, type ObservedHealth } from './render-upstream.ts'
+import { upstreamKeyOf } from './render-upstream.ts'
 import { shareOut } from './shares.ts'
 
 /**
@@ -22,14 +22,6 @@ import { shareOut } from './shares.ts'
  * until the next one serves, it fits into one push.
  */
 const LIVE_ENTRIES_MEBIBYTES_MAX = 4
-
-export interface LiveInput extends ObservedHealth {
-  readonly slice: Slice
-  readonly capabilities: Capabilities
-  readonly host: HostLayout
-  readonly addresses: ReadonlyMap<string, readonly string[]>
-  readonly secrets: ReadonlyMap<string, string>
-}
 
 type Entry = readonly [key: string, value: string]
 
@@ -47,7 +39,7 @@ const remembered = new Memo<Entry>()
  * @param known paths of all resources that there are for this node
  */
 export function liveEntries(
-  input: LiveInput,
+  input: RenderInput,
   upstreams: readonly SliceResource<UpstreamSpec>[],
   sites: readonly Site[],
   known: () => ReadonlySet<string>,
@@ -79,11 +71,19 @@ export function liveEntries(
   }
 }
 
-/** The live part of the rendering alone, which does not cost the work of all sites. */
-export function renderLive(given: LiveInput): LiveState | undefined {
+let last: { readonly input: RenderInput; readonly state: LiveState } | undefined
+
+/** The live part of the rendering alone, which does not cost the work of all sites. The same object while it is the same. */
+export function renderLive(input: RenderInput): LiveState | undefined {
+  if (!usesLane(input.capabilities, input.host)) return undefined
+  const isAsBefore = last !== undefined && ownChanges(last.input, input) !== undefined
+  last = { input, state: isAsBefore && last !== undefined ? last.state : wholeState(input) }
+  return last.state
+}
+
+function wholeState(given: RenderInput): LiveState {
   const input = withoutRefused(given)
-  const { slice, capabilities, host, addresses, secrets } = input
-  if (!usesLane(capabilities, host)) return undefined
+  const { slice, addresses, secrets } = input
   const upstreams = slice.resources.filter(isUpstream).toSorted(olderFirst)
   const heavy = tooHeavy(slice, addresses)
   const all = slice.resources.filter(isSite)
@@ -101,7 +101,7 @@ export function renderLive(given: LiveInput): LiveState | undefined {
   return new Map([...entries, ...liveCertificates(sites.toSorted(olderFirst), certificates, input).entries])
 }
 
-function entryOf(upstream: SliceResource<UpstreamSpec>, input: LiveInput): Entry {
+function entryOf(upstream: SliceResource<UpstreamSpec>, input: RenderInput): Entry {
   const { addresses, host } = input
   return remembered.get(upstreamKeyOf(upstream, addresses, input, host), () =>
     upstreamEntry(upstream, addresses, input, host),

@@ -233,12 +233,12 @@ export function settlePolicies(sites: readonly Site[], known: Known, input: Poli
 }
 
 /** Names of all policies of a site and its routes, each once, sorted. */
-const namesIn = perObject((spec: SiteSpec): readonly string[] => [...new Set(levelsOf(spec).flat())].toSorted())
+const namesIn = perObject((spec: SiteSpec): readonly string[] => [...new Set(policyLevelsOf(spec).flat())].toSorted())
 
 const NO_POLICIES: SitePolicies = { named: new Map(), whole: [], used: [] }
 
 /** The policies that stand at one place: of each zone's defaults, of the site, of each route. */
-function levelsOf(spec: SiteSpec): readonly (readonly string[])[] {
+export function policyLevelsOf(spec: SiteSpec): readonly (readonly string[])[] {
   return [...wholeOf(spec), ...Object.values(spec.routes).map(({ policies = [] }) => policies)]
 }
 
@@ -265,7 +265,7 @@ function policiesOf(
     const found = find(pathOf(site, name, known) ?? '')
     if (found === undefined) {
       const problem = missing(site, 'Policy', name)
-      const isOwn = levelsOf({ ...spec, inherited: undefined })
+      const isOwn = policyLevelsOf({ ...spec, inherited: undefined })
         .flat()
         .includes(name)
       return isOwn ? problem : { ...problem, message: `${problem.message}, which the defaults of its zones name` }
@@ -276,7 +276,7 @@ function policiesOf(
     }
     named.set(name, found)
   }
-  for (const together of levelsOf(spec)) {
+  for (const together of policyLevelsOf(spec)) {
     const twins = twinsAmong(together, named)
     if (twins === undefined) continue
     const message = `names two policies of the type ${twins[0].type} at one place: ${twins.map((each) => each.path).join(' and ')}`

@@ -21,7 +21,7 @@ import {
   type Slice,
   type SliceResource,
 } from '../../core/slice.ts'
-import type { Capabilities } from '../../ports.ts'
+import { indexOf, replaced } from '../../core/sorted.ts'
 import { Certificates } from './certificates.ts'
 import { http2Of } from './server-tls.ts'
 import { beginSiteTls, siteTls, type ShownCertificates } from './site-tls.ts'
@@ -47,6 +47,8 @@ import {
 import { tooHeavy, tooManyVariables } from './node-limits.ts'
 import { plain } from './quote.ts'
 import { missing, nearest } from '../../core/references.ts'
+import { ownChanges } from './own-changes.ts'
+import type { RenderInput } from './render-input.ts'
 import { settlePolicies, type SettledPolicies } from './render-policy.ts'
 import { Recall } from './recall.ts'
 import { withoutRefused } from './refused-endpoints.ts'
@@ -61,7 +63,6 @@ import {
   unresolvedNames,
   upstreamBlockName,
   upstreamKeyOf,
-  type ObservedHealth,
 } from './render-upstream.ts'
 import { settleStreams, type Stream, type StreamPlace } from './stream-claims.ts'
 import { streamUnit } from './stream-unit.ts'
@@ -69,16 +70,6 @@ import { filesOf } from './unit-files.ts'
 import type { Listener, Unit, UnitFile } from './unit.ts'
 
 export { DEFAULT_ANSWER } from './main-conf.ts'
-
-export interface RenderInput extends ObservedHealth {
-  readonly slice: Slice
-  readonly capabilities: Capabilities
-  readonly host: HostLayout
-  /** Addresses of the host names among the upstreams' endpoints; see hostNamesOf. */
-  readonly addresses: ReadonlyMap<string, readonly string[]>
-  /** Texts of the Secrets of the slice that this node can open, by path. */
-  readonly secrets: ReadonlyMap<string, string>
-}
 
 export interface Rendering {
   /** Sorted by path. */
@@ -93,8 +84,42 @@ const remembered = new Memo<Outcome>()
 const siteOutcomes = new Recall<Outcome>()
 const upstreamOutcomes = new Recall<Outcome>()
 
+interface Made {
+  readonly input: RenderInput
+  readonly rendering: Rendering
+  /** Of a site, whatever is new in it, at its place. */
+  readonly unitFor: (site: Site, place: Place) => Outcome
+  /** Sites whose text changed since all was rendered. */
+  readonly changed: number
+}
+
+/** What the memories above may hold beside what is in force. */
+const CHANGES_REMEMBERED = 1000
+
+let last: Made | undefined
+
 /** A resource whose unit cannot be made is absent from `units`; its problem says why. */
-export function render(given: RenderInput): Rendering {
+export function render(input: RenderInput): Rendering {
+  last = (last && renderedAfter(last, input)) ?? renderedAll(input)
+  return last.rendering
+}
+
+/** The same after a change of the own text of some sites alone; undefined where there is more to it. */
+function renderedAfter(before: Made, input: RenderInput): Made | undefined {
+  const sites = before.changed > CHANGES_REMEMBERED ? undefined : ownChanges(before.input, input)
+  const units: Unit[] = []
+  for (const site of sites ?? []) {
+    const place = indexOf(site.path, before.rendering.units)
+    const unit = place === undefined ? undefined : before.unitFor(site, before.rendering.units[place] as Unit)
+    if (unit === undefined || 'code' in unit) return undefined
+    units.push(unit)
+  }
+  if (sites === undefined) return undefined
+  const rendering = { ...before.rendering, units: replaced(before.rendering.units, units) }
+  return { ...before, input, rendering, changed: before.changed + units.length }
+}
+
+function renderedAll(given: RenderInput): Made {
   const input = withoutRefused(given)
   const { slice, host, addresses } = input
   remembered.turn()
@@ -179,7 +204,8 @@ export function render(given: RenderInput): Rendering {
   }
   const ordered = inPathOrder(units, slice)
   const state = usesLane(input.capabilities, host) ? new Map([...lane.entries, ...live.entries]) : undefined
-  return { units: ordered, problems: problems.toSorted(byPath), live: state }
+  const rendering = { units: ordered, problems: problems.toSorted(byPath), live: state }
+  return { input: given, rendering, unitFor, changed: 0 }
 }
 
 /** Units by path. Put in the order of the slice first, which leaves little to sort: paths are long and much alike. */
@@ -209,9 +235,9 @@ function stickyText({ spec }: SliceResource<UpstreamSpec>): string {
 }
 
 /** Host names that `addresses` should hold for this slice, sorted. */
-export function hostNamesOf({ resources }: Slice): string[] {
-  return [...new Set(resources.filter(isUpstream).flatMap(({ spec }) => hostNames(spec)))].toSorted()
-}
+export const hostNamesOf = perObject(({ resources }: Slice): readonly string[] =>
+  [...new Set(resources.filter(isUpstream).flatMap(({ spec }) => hostNames(spec)))].toSorted(),
+)
 
 function byPath(a: { readonly path: string }, b: { readonly path: string }): number {
   return a.path === b.path ? 0 : a.path < b.path ? -1 : 1
