@@ -202,14 +202,18 @@ test('maps and zones that sites use become text of the zone settings, in the wor
 })
 
 describe('locations', () => {
-  const proxied = (fields: object) => ({ action: 'proxy', proxy: { upstream: 'app', hostHeader: 'app', ...fields } })
+  const told = { upstream: 'app', hostHeader: 'app', redirects: { 'http://app/': '/' } }
+  const proxied = (fields: object) => ({ action: 'proxy', proxy: { ...told, ...fields } })
   test.each([
     ['location / { proxy_pass http://app; }', proxied({})],
-    ['location /a/ { proxy_pass http://app/; }', proxied({ stripPrefix: true })],
-    ['location / { proxy_pass https://app; proxy_buffering off; }', proxied({ scheme: 'https', buffering: false })],
+    ['location /a/ { proxy_pass http://app/; }', proxied({ stripPrefix: true, redirects: { 'http://app/': '/a/' } })],
+    [
+      'location / { proxy_pass https://app; proxy_buffering off; }',
+      proxied({ scheme: 'https', buffering: false, redirects: { 'https://app/': '/' } }),
+    ],
     [
       'location = /x { proxy_pass http://app; proxy_set_header Host $http_host; }',
-      proxied({ hostHeader: '$http_host' }),
+      { action: 'proxy', proxy: { upstream: 'app', hostHeader: '$http_host' } },
     ],
     [
       'location / { proxy_pass http://app; proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection "upgrade"; }',
@@ -269,7 +273,7 @@ describe('locations', () => {
     const { spec } = site(`upstream app { server 10.0.0.1:80; } ${server('location @a { proxy_pass http://app; }')}`)
     expect(spec).toMatchObject({
       privileged: {
-        serverSnippet: `${TYPE}location @a {\n    proxy_set_header Host app;\n    proxy_pass http://default_eu_app;\n}\n`,
+        serverSnippet: `${TYPE}location @a {\n    proxy_set_header Host app;\n    proxy_pass http://default_eu_app;\n    proxy_redirect http://app/ /;\n}\n`,
       },
     })
   })

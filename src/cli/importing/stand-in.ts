@@ -42,7 +42,9 @@ function httpServer(at: string): Server {
   return createHttpServer((request, response) => {
     const headers = Object.entries(request.headers).map(([name, value]) => `${name}: ${String(value)}`)
     request.resume().on('end', () => {
-      response.writeHead(200, { 'content-type': 'text/plain', 'x-stand-in': 'yes' })
+      // As an application does that tells a place by the name that it was asked by.
+      const location = `http://${String(request.headers.host)}/moved`
+      response.writeHead(200, { 'content-type': 'text/plain', 'x-stand-in': 'yes', location })
       response.end(`${at} ${request.method} ${request.url}\n${headers.toSorted().join('\n')}\n`)
     })
   })

@@ -193,7 +193,7 @@ function* attemptsFor(
 function proxyAttempt(
   { modifier, path }: { modifier: string; path: string },
   directives: readonly Directive[],
-  { upstreams }: Outer,
+  { upstreams, said }: Outer,
 ): Attempt | undefined {
   const pass = directives.find(({ name }) => name === 'proxy_pass')
   const [, scheme, word, uri = ''] = /^(https?):\/\/([^/$?]+)(\/[^$?]*)?$/.exec(pass?.args[0] ?? '') ?? []
@@ -210,6 +210,12 @@ function proxyAttempt(
   const fields: Tree = { action: 'proxy', proxy }
   if (Object.keys(headers.requestHeaders).length > 0) fields['requestHeaders'] = headers.requestHeaders
   const redirects = directives.filter(({ name }) => name === 'proxy_redirect')
+  const isDefault = redirects.every(({ args }) => args[0] === 'default') && !said.has('proxy_redirect')
+  // Who is asked by the name of the configuration answers by it, and nginx goes by the name of the block.
+  const isAskedByName = headers.proxy['hostHeader'] !== undefined && !String(headers.proxy['hostHeader']).includes('$')
+  const back = isDefault && isAskedByName ? redirectBack(pass, uri, path) : undefined
+  const canBack = back !== undefined && faultOf({ path, action: 'proxy', proxy: { upstream, redirects: back } }) === ''
+  if (canBack) proxy['redirects'] = back
   const implied = directives.filter(
     ({ name, args }) =>
       (name === 'proxy_http_version' && args[0] === '1.1') ||
@@ -220,8 +226,17 @@ function proxyAttempt(
   return {
     fields,
     taken: new Set([pass, ...implied, ...headers.taken, ...groups.taken]),
-    added: [...headers.added, ...rewritten],
+    added: [...headers.added, ...rewritten, ...(back === undefined || canBack ? [] : redirectLines(back, pass))],
   }
+}
+
+/** What `proxy_redirect default` does: what the upstream calls its own place is the place of the location. */
+function redirectBack({ args: [url = ''] }: Directive, uri: string, path: string): Readonly<Record<string, string>> {
+  return uri === '' ? { [`${url}/`]: '/' } : { [url]: path }
+}
+
+function redirectLines(redirects: Readonly<Record<string, string>>, model: Directive): Directive[] {
+  return Object.entries(redirects).map((args) => ({ ...model, name: 'proxy_redirect', args, raw: args.map(plain) }))
 }
 
 /** What `proxy_pass` with a path does, where it may not have one: the matched part of the path is replaced. */

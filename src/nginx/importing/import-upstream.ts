@@ -5,12 +5,13 @@
 
 import { parseEndpoint } from '../../core/resources/fields.ts'
 import type { Tree } from '../../core/resources/kind.ts'
+import { plain } from '../rendering/quote.ts'
 import { upstreamBlockName } from '../rendering/render-upstream.ts'
 import { faultOfSpec } from './faults.ts'
 import { ENDPOINT_RULES, PASSED_TO, PASSES, put, UPSTREAM_RULES } from './fields.ts'
 import type { Findings } from './findings.ts'
 import type { Names } from './names.ts'
-import type { Directive } from './parse.ts'
+import { parse, type Directive } from './parse.ts'
 
 export interface Place {
   readonly workspace: string
@@ -124,23 +125,35 @@ export class Upstreams {
     return this.#byWord.get(key) ?? this.#put(key, { endpoints: { [key]: {} } })
   }
 
-  /** The directives with the names that NxMesh gives to the blocks of its upstreams. */
-  renamed(directives: readonly Directive[]): Directive[] {
+  /**
+   * The directives with the names that NxMesh gives to the blocks of its upstreams.
+   * @param isSaid whether a level around says what becomes of redirects
+   */
+  renamed(directives: readonly Directive[], isSaid = false): Directive[] {
     const pass = directives.find(({ name }) => name === 'proxy_pass')
-    const [, , passed = ''] = PASSED_TO.exec(pass?.args[0] ?? '') ?? []
-    const host = this.#placeOf(passed) === undefined ? '$proxy_host' : passed
-    return directives.map((directive): Directive => {
+    const [, scheme = '', passed = '', uri = ''] = PASSED_TO.exec(pass?.args[0] ?? '') ?? []
+    const isRenamed = this.#placeOf(passed) !== undefined
+    const host = isRenamed ? passed : '$proxy_host'
+    const saysRedirects = isSaid || directives.some(({ name }) => name === 'proxy_redirect')
+    const isAskedByName = directives.some(({ name, args }) => name === 'proxy_set_header' && args[1] === '$proxy_host')
+    // By default nginx goes by the name of the block, which the upstream does not know.
+    const back =
+      isRenamed && isAskedByName && uri === '' && !saysRedirects
+        ? parse(`proxy_redirect ${plain(`${scheme}${passed}/`)} /;`, pass?.file ?? '')
+        : []
+    const renamed = directives.map((directive): Directive => {
       const { name, args, raw, block } = directive
-      if (block !== undefined) return { ...directive, block: this.renamed(block) }
+      if (block !== undefined) return { ...directive, block: this.renamed(block, saysRedirects) }
       // The variable would say the new name.
       if (name === 'proxy_set_header')
         return { ...directive, raw: raw.map((word) => word.replace('$proxy_host', host)) }
-      const [, scheme = '', word = '', rest = ''] = PASSED_TO.exec(args[0] ?? '') ?? []
+      const [, own = '', word = '', rest = ''] = PASSED_TO.exec(args[0] ?? '') ?? []
       const place = PASSES.test(name) ? this.#placeOf(word) : undefined
       if (place === undefined) return directive
-      const target = `${scheme}${place}${place.startsWith('unix:') && rest !== '' ? ':' : ''}${rest}`
+      const target = `${own}${place}${place.startsWith('unix:') && rest !== '' ? ':' : ''}${rest}`
       return { ...directive, args: [target, ...args.slice(1)], raw: [target, ...raw.slice(1)] }
     })
+    return [...renamed, ...back]
   }
 
   #placeOf(word: string): string | undefined {
