@@ -9,7 +9,7 @@ import type { HealthStatus } from './status/health.ts'
 import { LABELS, type Metrics } from './metrics.ts'
 import type { ApplyResult, Phase } from './nginx/applying/run.ts'
 import type { Network } from './ports.ts'
-import type { Receipt } from './reconciler.ts'
+import type { Receipt } from './receipt.ts'
 import type { Replica } from './replica.ts'
 import type { StatusTable } from './status/status.ts'
 

@@ -5,79 +5,26 @@
  */
 
 import type { Problem, Slice } from './core/slice.ts'
-import { isBeyondGrant, settingsOf, sitesKey } from './core/slice.ts'
-import { backoffMs } from './backoff.ts'
-import { LiveLane, type LiveReceipt, type LiveWish } from './live-lane.ts'
+import { settingsOf, sitesKey } from './core/slice.ts'
+import { ApplyPace } from './apply-pace.ts'
+import { LiveLane, type LiveWish } from './live-lane.ts'
 import type { Log } from './log.ts'
 import type { Addresses } from './nginx/applying/addresses.ts'
 import type { Applier } from './nginx/applying/apply.ts'
 import { certificateFault } from './nginx/applying/certificate-proof.ts'
-import { applyError, type ApplyError, type ApplyResult, type Outcome, type Phase } from './nginx/applying/run.ts'
+import { applyError, type ApplyError, type ApplyResult } from './nginx/applying/run.ts'
 import type { LivePush } from './nginx/applying/live-push.ts'
 import type { HostLayout } from './nginx/rendering/host-layout.ts'
-import { NEEDED_MODULES } from './nginx/rendering/needs.ts'
 import { laneObstacle, servedKeys } from './nginx/rendering/live.ts'
 import { ALL_WELL } from './nginx/rendering/render-upstream.ts'
 import { renderLive } from './nginx/rendering/live-state.ts'
 import { assemble, hostNamesOf, render } from './nginx/rendering/render.ts'
 import type { Unit } from './nginx/rendering/unit.ts'
-import { TokenBuckets } from './token-buckets.ts'
+import { liveReceiptOf, receiptOf, RECEIPT_LIMITS, type Receipt, type SettledReceipt } from './receipt.ts'
 import { followedOf } from './upstreams/judging/followed.ts'
-import type { UpstreamObserver, UpstreamView } from './upstreams/observing/observer.ts'
+import type { UpstreamObserver } from './upstreams/observing/observer.ts'
 import { remainderOf, ShrinkGuard } from './shrink-guard.ts'
 import type { Capabilities, Clock, NginxProcess, Random, Startable } from './ports.ts'
-
-/**
- * How this node stands, for peers and people. Canonical JSON: numbers are integers, what is not known is null. Bounded:
- * at most RECEIPT_LIMITS of problems, texts cut.
- */
-export interface Receipt {
-  /** The slice's target, which waves compare. Null before the first one. */
-  readonly target: string | null
-  /** The generation that the slice renders to, nothing isolated. */
-  readonly desired: string | null
-  /** The newest one that `nginx -t` accepted. */
-  readonly validated: string | null
-  /** What every worker is proven to run now. */
-  readonly applied: string | null
-  /** What a boot would start from. */
-  readonly lastGood: string | null
-  /** held: not tried (yet), because this node may not, too much would go, or old workers are in the way. Null before the first attempt. */
-  readonly outcome: Outcome | 'held' | null
-  /** The last phase of that attempt. */
-  readonly phase: Phase | 'boot' | 'hold' | 'shrink' | 'render'
-  /** What stands in the way now; null when nothing does. */
-  readonly error: ApplyError | null
-  readonly problems: readonly Problem[]
-  /** Of which `problems` and `isolated` may show only the first; what is beyond an author's grant is shown last. */
-  readonly problemCount: number
-  /** Resources whose last good text serves, or that are left out, and why. */
-  readonly isolated: ApplyResult['isolated']
-  /** Wall time, ms. */
-  readonly at: number
-  /** ms spent in each phase of the last attempt. */
-  readonly durations: Readonly<Record<string, number>>
-  /** How endpoints reach nginx; null before that is known. */
-  readonly live: LiveReceipt | null
-  /** Drifted files put right since the daemon started. */
-  readonly drift: number
-  /** Upstreams that are not well, as this node sees them: the first by path. */
-  readonly observed: readonly UpstreamView[]
-  /** Of which `observed` may show only the first. */
-  readonly observedCount: number
-  readonly nginx: {
-    readonly running: boolean
-    readonly master: number | null
-    readonly version: string | null
-    /** Of those that resources may need, the ones that are there. */
-    readonly modules: readonly string[]
-    readonly workers: number
-    readonly draining: number
-  }
-}
-
-/** What a receipt holds at most, so that it fits into a status record. */
-const RECEIPT_LIMITS = { problems: 16, isolated: 16, textChars: 500, observed: 16, endpoints: 4 } as const
 
 /** For metrics. None may throw. */
 export interface ReconcilerHooks {
@@ -135,29 +82,6 @@ const DEFAULTS: ReconcilerSettings = { watchIntervalMs: 500, driftIntervalMs: 30
 const LANE_FIRST_MS = 100
 /** Words of the Lua module without its own library, with which nginx keeps its old configuration, or does not start. */
 const LUA_DOES_NOT_LOAD = /failed to load the 'resty\.core' module/
-const RETRY_FIRST_PAUSE_MS = 1_000
-const RETRY_LONGEST_PAUSE_MS = 60_000
-/** Applies for what was observed of upstreams: so many at once, and then one in each pause. */
-const OBSERVED_APPLIES = 6
-const OBSERVED_PAUSE_MS = 10_000
-
-/** When wake-ups lead to an apply. Times are monotonic ms. */
-export interface Pace {
-  /** The first wake-up that no apply has answered yet. */
-  readonly firstWake: number
-  readonly lastWake: number
-  /** The last wake-up before those, or the end of the last apply, whichever is later; -Infinity when there was none. */
-  readonly busyUntil: number
-  readonly quietMs: number
-  readonly maxWaitMs: number
-}
-
-/** A wake-up out of the blue is acted on at once; others when it has been quiet, or when the first has waited enough. */
-export function dueAt({ firstWake, lastWake, busyUntil, quietMs, maxWaitMs }: Pace): number {
-  if (firstWake === lastWake && firstWake - busyUntil >= quietMs) return firstWake
-  return Math.min(lastWake + quietMs, firstWake + maxWaitMs)
-}
-
 export class Reconciler implements Startable {
   readonly #options: ReconcilerOptions
   readonly #settings: ReconcilerSettings
@@ -167,21 +91,13 @@ export class Reconciler implements Startable {
   /** Ends the pause between two turns of the loop. */
   #interrupt: () => void = () => undefined
 
-  #wakes: { first: number; last: number } | undefined
-  #busyUntil = Number.NEGATIVE_INFINITY
-  /** Of the boot until it has succeeded, then of the apply. */
-  #retryAt = Number.NEGATIVE_INFINITY
-  #failures = 0
-  /** When what was observed is applied at the latest. */
-  #observedAt = Number.POSITIVE_INFINITY
-  readonly #observedPace: TokenBuckets
+  readonly #pace: ApplyPace
   /** All that the last proven rendering was made of, but for what was observed. */
   #provenInput = ''
   #driftAt = 0
   #resolveAt = 0
   #booted = false
   #untidy = false
-  #pace = { quietMs: 0, maxWaitMs: 0 }
   #capabilities: Capabilities | undefined
 
   #target: string | null = null
@@ -200,7 +116,7 @@ export class Reconciler implements Startable {
   #drift = 0
   #published = ''
   /** As it was at the end of the last turn: what is half done is not told. */
-  #settled: Omit<Receipt, 'at' | 'live'> | undefined
+  #settled: SettledReceipt | undefined
   readonly #lane: LiveLane | undefined
   #host: HostLayout
   /** Of the generation that is being applied. */
@@ -210,7 +126,7 @@ export class Reconciler implements Startable {
     this.#options = options
     this.#host = options.layout
     this.#settings = { ...DEFAULTS, ...options.settings }
-    this.#observedPace = new TokenBuckets(options.clock, OBSERVED_APPLIES, 1000 / OBSERVED_PAUSE_MS)
+    this.#pace = new ApplyPace(options.clock, options.random)
     options.addresses.onChange(() => this.wake())
     this.#lane = options.live === undefined ? undefined : this.#buildLane(options.live)
   }
@@ -232,8 +148,7 @@ export class Reconciler implements Startable {
 
   /** Something that the slice may depend on has changed. Cheap; call it as often as that happens. */
   wake(): void {
-    const now = this.#options.clock.monotonic()
-    this.#wakes = { first: this.#wakes?.first ?? now, last: now }
+    this.#pace.wake()
     this.#interrupt()
     this.#lane?.wake()
   }
@@ -244,10 +159,9 @@ export class Reconciler implements Startable {
    * does not wait.
    */
   observedChanged(): void {
-    this.#lane?.wake()
-    if (this.#observedPace.take('')) this.wake()
-    else this.#observedAt = Math.min(this.#observedAt, this.#options.clock.monotonic() + OBSERVED_PAUSE_MS)
+    this.#pace.observedChanged()
     this.#interrupt()
+    this.#lane?.wake()
   }
 
   async #run(): Promise<void> {
@@ -259,7 +173,7 @@ export class Reconciler implements Startable {
         // One bad turn must not end the loop for ever.
         this.#options.log.error('the reconciler failed and goes on', { error })
         this.#turnError = applyError(error)
-        this.#retryLater()
+        this.#pace.retryLater()
       }
       await this.#attempt('a receipt could not be made', () => this.#publish())
       // Housekeeping last: nobody waits for it.
@@ -285,7 +199,7 @@ export class Reconciler implements Startable {
       log.info('nginx serves the last good generation', { generation: applier.applied })
       this.#lane?.doubt()
       // What could not be applied for want of nginx can be now.
-      this.#retryAt = clock.monotonic()
+      this.#pace.retryNow()
     }
     if (care.error !== undefined && care.error.message !== this.#servingError?.message)
       log.error(care.error.message, { ...care.error })
@@ -296,7 +210,7 @@ export class Reconciler implements Startable {
       this.#resolveAt = now + this.#settings.resolveIntervalMs
       this.#options.addresses.refresh()
     }
-    if (now >= this.#applyAt()) await this.#apply()
+    if (now >= this.#pace.applyAt) await this.#apply()
     else if (now >= this.#driftAt) await this.#heal()
     else return
     this.#turnError = null
@@ -308,7 +222,7 @@ export class Reconciler implements Startable {
     const { applier, nginx, layout, clock, log } = this.#options
     // Lua that does not load must not keep nginx from starting.
     const host = { ...layout, liveLane: false }
-    if (clock.monotonic() < this.#retryAt) return false
+    if (clock.monotonic() < this.#pace.retryAt) return false
     try {
       const capabilities = await nginx.capabilities()
       this.#capabilities = capabilities
@@ -317,24 +231,20 @@ export class Reconciler implements Startable {
       this.#booted = true
       this.#lane?.wake()
       this.#servingError = null
-      this.#succeeded()
+      this.#pace.succeeded()
       this.#driftAt = clock.monotonic() + this.#settings.driftIntervalMs
       return true
     } catch (error) {
       this.#servingError = applyError(error)
       log.error(this.#servingError.message, { ...this.#servingError })
-      this.#retryLater()
+      this.#pace.retryLater()
       return false
     }
   }
 
   async #apply(): Promise<void> {
     const { clock, applier, hooks, log, observer } = this.#options
-    const wakes = this.#wakes
-    this.#wakes = undefined
-    this.#retryAt = Number.POSITIVE_INFINITY
-    if (clock.monotonic() >= this.#observedAt) this.#observedPace.take('')
-    this.#observedAt = Number.POSITIVE_INFINITY
+    const firstWake = this.#pace.begin()
     await this.#lane?.rest(LANE_FIRST_MS)
     const slice = await this.#options.desired()
     this.#target = slice.target
@@ -351,7 +261,7 @@ export class Reconciler implements Startable {
     const { units, problems, live } = render(input)
     observer?.follow(followedOf(input, units))
     hooks?.onSlice?.(slice)
-    this.#problems = problems.toSorted((a, b) => Number(isBeyondGrant(a)) - Number(isBeyondGrant(b)))
+    this.#problems = problems
     const remaining = remainderOf(slice, units, problems)
     const served = this.#servedSites().map(({ path }) => path)
     const shrink = this.#shrinkGuard.reason(remaining, served, clock.monotonic())
@@ -367,7 +277,7 @@ export class Reconciler implements Startable {
     const whole = assemble(units, input)
     this.#desired = whole.digest
     const { quietMs, maxWaitMs, drainMs, bakeSeconds } = settingsOf(slice)
-    this.#pace = { quietMs, maxWaitMs }
+    this.#pace.quiet = { quietMs, maxWaitMs }
     const assembleSome = (some: readonly Unit[]) => (sameUnits(some, units) ? whole : assemble(some, input))
     this.#applying = units
     // Else upstreams that are new in it would have no endpoints. What keeps it from the disk, the apply meets too.
@@ -389,7 +299,7 @@ export class Reconciler implements Startable {
     )
     this.#applying = []
     if (result.outcome !== 'unchanged') this.#lane?.doubt()
-    this.#busyUntil = clock.monotonic()
+    this.#pace.ended()
     this.#outcome = result.outcome
     this.#phase = result.phase
     this.#applyError = result.error ?? null
@@ -398,9 +308,9 @@ export class Reconciler implements Startable {
     this.#provenInput = isProven && result.isolated.length === 0 ? made : ''
     this.#durations = rounded(result.phases)
     // What it waits for may be over at any time.
-    if (result.outcome === 'failed') this.#retryLater(result.phase === 'gate' ? RETRY_FIRST_PAUSE_MS : undefined)
-    else this.#succeeded(result.retryAfterMs)
-    const waited = wakes === undefined ? 0 : Math.round(clock.monotonic() - wakes.first)
+    if (result.outcome === 'failed') this.#pace.retryLater(result.phase === 'gate')
+    else this.#pace.succeeded(result.retryAfterMs)
+    const waited = firstWake === undefined ? 0 : Math.round(clock.monotonic() - firstWake)
     const { generation, isolated } = result
     const fields = { generation, waited, phases: this.#durations, isolated: isolated.length }
     if (result.error !== undefined) log.warn(`${result.outcome}: ${result.error.message}`, fields)
@@ -435,7 +345,12 @@ export class Reconciler implements Startable {
     const { clock, applier, log, hooks } = this.#options
     this.#driftAt = clock.monotonic() + this.#settings.driftIntervalMs
     await this.#refreshCapabilities()
-    const found = await applier.healDrift({ onWait: (why) => this.#waits(why), signal: this.#stopping.signal })
+    const onWait = (why: ApplyError) => {
+      this.#waits(why)
+      // By an apply, which most often changes nothing, it is told that the wait is over.
+      this.wake()
+    }
+    const found = await applier.healDrift({ onWait, signal: this.#stopping.signal })
     if (found.length === 0) return
     this.#drift += found.length
     log.warn('drift was put right', { found: found.slice(0, RECEIPT_LIMITS.problems), count: found.length })
@@ -499,8 +414,7 @@ export class Reconciler implements Startable {
     this.#phase = phase
     this.#applyError = { code: 'not_applied', message, ...(hint === undefined ? {} : { hint }) }
     this.#options.log.info(message, { target: this.#target })
-    // Whoever settles or confirms wakes the loop; this is for a confirmation that nobody announces.
-    this.#retryAt = this.#options.clock.monotonic() + RETRY_LONGEST_PAUSE_MS
+    this.#pace.held()
   }
 
   /** The apply goes on, and its end is told as ever. */
@@ -512,37 +426,13 @@ export class Reconciler implements Startable {
     void this.#attempt('a receipt could not be made', () => this.#publish())
   }
 
-  #succeeded(retryAfterMs?: number): void {
-    this.#failures = 0
-    this.#retryAt =
-      retryAfterMs === undefined ? Number.POSITIVE_INFINITY : this.#options.clock.monotonic() + retryAfterMs
-  }
-
-  #retryLater(longestMs = RETRY_LONGEST_PAUSE_MS): void {
-    this.#failures += 1
-    const pause = backoffMs(this.#failures, RETRY_FIRST_PAUSE_MS, longestMs, this.#options.random)
-    this.#retryAt = this.#options.clock.monotonic() + pause
-  }
-
-  #applyAt(): number {
-    const at = Math.min(this.#retryAt, this.#observedAt)
-    if (this.#wakes === undefined) return at
-    const due = dueAt({
-      firstWake: this.#wakes.first,
-      lastWake: this.#wakes.last,
-      busyUntil: this.#busyUntil,
-      ...this.#pace,
-    })
-    return Math.min(at, due)
-  }
-
   /** Until the next thing is due, or somebody wakes the loop. */
   async #pause(): Promise<void> {
     const { clock } = this.#options
     const now = clock.monotonic()
     const next = this.#booted
-      ? Math.min(this.#applyAt(), this.#driftAt, now + this.#settings.watchIntervalMs)
-      : this.#retryAt
+      ? Math.min(this.#pace.applyAt, this.#driftAt, now + this.#settings.watchIntervalMs)
+      : this.#pace.retryAt
     await new Promise<void>((resolve) => {
       const cancel = clock.after(Math.max(0, next - now), resolve)
       this.#interrupt = () => {
@@ -553,62 +443,33 @@ export class Reconciler implements Startable {
     })
   }
 
-  #liveReceipt(): LiveReceipt | null {
-    const receipt = this.#lane?.receipt
-    if (receipt === undefined || (receipt.reason === null && receipt.desired === null && receipt.error === null))
-      return null
-    return receipt.error === null ? receipt : { ...receipt, error: cutTexts(receipt.error) }
-  }
-
-  #observed(): Pick<Receipt, 'observed' | 'observedCount'> {
-    const unwell = (this.#options.observer?.views ?? []).filter(
-      ({ circuit, ailing }) => circuit !== 'closed' || ailing.length > 0,
-    )
-    const first = unwell.toSorted((a, b) => (a.path < b.path ? -1 : 1)).slice(0, RECEIPT_LIMITS.observed)
-    const cut = (addresses: readonly string[]) => addresses.slice(0, RECEIPT_LIMITS.endpoints)
-    return {
-      observed: first.map((view) => ({ ...view, ailing: cut(view.ailing), ejected: cut(view.ejected) })),
-      observedCount: unwell.length,
-    }
-  }
-
   async #publish(): Promise<void> {
     const { applier, nginx } = this.#options
     const master = await nginx.master()
     const workers = master === undefined ? [] : await nginx.workers(master)
-    const draining = workers.filter((worker) => worker.draining).length
-    const error = this.#servingError ?? this.#turnError ?? this.#applyError
-    this.#settled = {
+    this.#settled = receiptOf({
       target: this.#target,
       desired: this.#desired,
-      validated: applier.validated ?? null,
-      applied: applier.applied ?? null,
-      lastGood: applier.lastGood?.digest ?? null,
+      applier,
       outcome: this.#outcome,
       phase: this.#phase,
-      error: error === null ? null : cutTexts(error),
-      problems: this.#problems.slice(0, RECEIPT_LIMITS.problems).map(cutTexts),
-      problemCount: this.#problems.length + this.#isolated.length,
-      isolated: this.#isolated.slice(0, RECEIPT_LIMITS.isolated).map(cutTexts),
+      error: this.#servingError ?? this.#turnError ?? this.#applyError,
+      problems: this.#problems,
+      isolated: this.#isolated,
       durations: this.#durations,
       drift: this.#drift,
-      ...this.#observed(),
-      nginx: {
-        running: master !== undefined,
-        master: master ?? null,
-        version: this.#capabilities?.version ?? null,
-        modules: NEEDED_MODULES.filter((name) => this.#capabilities?.modules.includes(name) === true),
-        workers: workers.length - draining,
-        draining,
-      },
-    }
+      views: this.#options.observer?.views ?? [],
+      capabilities: this.#capabilities,
+      master,
+      workers,
+    })
     this.#tell()
   }
 
   #tell(): void {
     if (this.#settled === undefined) return
     const { clock, onReceipt } = this.#options
-    const state = { ...this.#settled, live: this.#liveReceipt() }
+    const state = { ...this.#settled, live: liveReceiptOf(this.#lane?.receipt) }
     const text = JSON.stringify(state)
     if (text === this.#published) return
     this.#published = text
@@ -625,15 +486,4 @@ function sameUnits(a: readonly Unit[], b: readonly Unit[]): boolean {
 
 function rounded(phases: Readonly<Record<string, number>>): Record<string, number> {
   return Object.fromEntries(Object.entries(phases).map(([phase, ms]) => [phase, Math.round(ms)]))
-}
-
-/** The same with every text at a length that fits into a status record. */
-function cutTexts<T extends object>(value: T): T {
-  const entries = Object.entries(value).map(([key, text]) => [
-    key,
-    typeof text === 'string' && text.length > RECEIPT_LIMITS.textChars
-      ? `${text.slice(0, RECEIPT_LIMITS.textChars)}…`
-      : text,
-  ])
-  return Object.fromEntries(entries) as T
 }

@@ -4,7 +4,7 @@
  */
 
 import { isBeyondGrant } from '../core/slice.ts'
-import type { Receipt } from '../reconciler.ts'
+import type { Receipt } from '../receipt.ts'
 import type { CertificateFacts } from '../served-certificates.ts'
 
 export type HealthStatus = 'Running' | 'Degraded' | 'Error' | 'Unknown'

@@ -8,7 +8,7 @@ import { canonical, sha256, type Json } from '../core/canonical.ts'
 import { isHex, verifySignature, type KeyPair } from '../core/envelope.ts'
 import type { Health } from './health.ts'
 import type { Clock, PeerKey } from '../ports.ts'
-import type { Receipt } from '../reconciler.ts'
+import type { Receipt } from '../receipt.ts'
 
 /** A node's word on itself. Canonical JSON when signed, so numbers are integers. */
 export interface StatusRecord {

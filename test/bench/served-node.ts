@@ -24,7 +24,7 @@ import { fieldsOf, parseDocument, pathOf } from '../../src/core/resources/index.
 import { encryptionKey, seal } from '../../src/core/secrets.ts'
 import { MeshNode } from '../../src/node.ts'
 import { childrenOf, titleOf } from '../../src/nginx/applying/proc.ts'
-import type { Receipt } from '../../src/reconciler.ts'
+import type { Receipt } from '../../src/receipt.ts'
 import { keyOf, TestMesh } from '../support/authors.ts'
 import { endNginx } from '../support/fleet.ts'
 import { silentLog } from '../support/silent-log.ts'

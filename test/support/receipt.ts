@@ -1,6 +1,6 @@
 /** Receipts as a reconciler would give them, for tests of what shows them. */
 
-import type { Receipt } from '../../src/reconciler.ts'
+import type { Receipt } from '../../src/receipt.ts'
 
 export const GENERATION = 'a'.repeat(64)
 export const OLD_GENERATION = 'b'.repeat(64)

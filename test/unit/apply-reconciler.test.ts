@@ -10,13 +10,16 @@ import { MeshError } from '../../src/errors.ts'
 import { Addresses, type Lookup } from '../../src/nginx/applying/addresses.ts'
 import type { Generation } from '../../src/nginx/applying/generation.ts'
 import type { Isolated } from '../../src/nginx/applying/isolate.ts'
-import type { ApplyRequest, ApplyResult } from '../../src/nginx/applying/run.ts'
+import type { HealOptions } from '../../src/nginx/applying/apply.ts'
+import type { ApplyError, ApplyRequest, ApplyResult } from '../../src/nginx/applying/run.ts'
 import type { Care } from '../../src/nginx/applying/serving.ts'
 import { ALL_WELL, type ObservedHealth } from '../../src/nginx/rendering/render-upstream.ts'
 import type { Unit } from '../../src/nginx/rendering/unit.ts'
 import { countApply } from '../../src/gauges.ts'
 import { createMetrics } from '../../src/metrics.ts'
-import { dueAt, Reconciler, type ApplierPort, type Receipt, type ReconcilerOptions } from '../../src/reconciler.ts'
+import { dueAt } from '../../src/apply-pace.ts'
+import type { Receipt } from '../../src/receipt.ts'
+import { Reconciler, type ApplierPort, type ReconcilerOptions } from '../../src/reconciler.ts'
 import { FakeNginx } from '../support/fake-nginx.ts'
 import { site } from '../support/nginx-host.ts'
 import { LAYOUT, sliceOf, statesOf } from '../support/resources.ts'
@@ -45,6 +48,8 @@ class ScriptedApplier implements ApplierPort {
   bootError: Error | undefined
   drift: string[] = []
   heals = 0
+  /** What it says when it waits for old workers. */
+  healWait: ApplyError | undefined
   takesMs = 0
   stopped = false
 
@@ -67,9 +72,13 @@ class ScriptedApplier implements ApplierPort {
     if (this.takesMs > 0) await this.#clock.sleep(this.takesMs)
     return this.result
   }
-  healDrift(): Promise<readonly string[]> {
+  async healDrift({ onWait }: HealOptions): Promise<readonly string[]> {
     this.heals += 1
-    return Promise.resolve(this.drift.splice(0))
+    if (this.healWait !== undefined) {
+      onWait?.(this.healWait)
+      await this.#clock.sleep(1_000)
+    }
+    return this.drift.splice(0)
   }
   tidy(): Promise<void> {
     return Promise.resolve()
@@ -370,6 +379,18 @@ test('what stands in the way of serving is in the receipt until it is gone', asy
   applier.care = { error: undefined, acted: false }
   await clock.advance(1_000)
   expect(last().error).toBeNull()
+})
+
+test('a reload that undoes drift is told while it waits for old workers, and not any more when it has', async () => {
+  await using setup = await scene()
+  const { clock, applier, last } = setup
+  applier.healWait = { code: 'unavailable', message: 'old workers drain' }
+  applier.drift = ['one']
+  await clock.until(() => last().phase === 'gate', 60_000, 'the wait')
+  expect(last()).toMatchObject({ outcome: 'held', error: { message: 'old workers drain' } })
+  applier.healWait = undefined
+  await clock.advance(5_000)
+  expect(last()).toMatchObject({ outcome: 'applied', error: null, drift: 1 })
 })
 
 test('drift is looked for every so often, and counted', async () => {

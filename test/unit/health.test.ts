@@ -1,7 +1,7 @@
 import { expect, test } from 'vitest'
 import { factsOf, healthOf, type HealthFacts, type HealthStatus, type NodeFacts } from '../../src/status/health.ts'
 import type { Problem } from '../../src/core/slice.ts'
-import type { Receipt } from '../../src/reconciler.ts'
+import type { Receipt } from '../../src/receipt.ts'
 import { receiptOf } from '../support/receipt.ts'
 
 const facts = (errors: string[], warnings: string[], pending: string[], notes: string[] = []): HealthFacts => ({

@@ -15,7 +15,7 @@ import { peerState, STATUS_LIMITS, STATUS_TIMES, StatusTable, type OwnStatus } f
 import { keyOf } from '../support/authors.ts'
 import { diceFrom } from '../support/histories.ts'
 import { MemoryStore } from '../support/memory-store.ts'
-import type { Receipt } from '../../src/reconciler.ts'
+import type { Receipt } from '../../src/receipt.ts'
 import { receiptOf } from '../support/receipt.ts'
 import { rememberingLog, silentLog } from '../support/silent-log.ts'
 import { VirtualClock } from '../support/virtual-clock.ts'
