@@ -382,6 +382,15 @@ describe('meshctl import', () => {
     expect(out).toContain('etc/nginx.conf:1  user x')
   })
 
+  test('names the directories that hosts do not serve by themselves, and nothing else', async () => {
+    writeFileSync(
+      join(cwd, 'etc', 'sites', 'a'),
+      'server { listen 80; root /srv/a; location / { } location /b { root /opt/b; } }',
+    )
+    const { out } = await meshctl(['import', 'etc', '--no-proof'], { cwd })
+    expect(out).toContain('nginx.static_roots, or they refuse the sites:\n  /opt/b\nKept as nginx text')
+  })
+
   test('overwrites nothing', async () => {
     await meshctl(['import', 'etc'], { cwd })
     expect(await meshctl(['import', 'etc'], { cwd })).toMatchObject({

@@ -5,8 +5,8 @@
 
 import { accessSync, constants, existsSync, globSync, lstatSync, readFileSync, statSync } from 'node:fs'
 import { basename, dirname, join } from 'node:path'
-import { kindOf } from '../../core/resources/index.ts'
-import type { Kind } from '../../core/resources/kind.ts'
+import { kindOf, type Resource } from '../../core/resources/index.ts'
+import { isTree, type Kind, type Tree } from '../../core/resources/kind.ts'
 import { MeshError } from '../../errors.ts'
 import type { NginxPaths } from '../../nginx/applying/capabilities.ts'
 import type { Finding } from '../../nginx/importing/findings.ts'
@@ -181,6 +181,7 @@ function reportOf({ resources, findings, secrets }: Import, place: Place, paths:
     ...(paths === undefined
       ? [`There is no nginx to ask for its prefix: relative directories were taken to be below ${USUAL_PREFIX}.`]
       : []),
+    ...rootLines(resources),
     ...(secrets.length === 0 ? [] : ['Secrets to seal, before the sites are applied:']),
     ...secrets.map(
       ({ secret, file }) => `  meshctl secret set ${secret} -w ${place.workspace} -z '${place.zone}' -f ${plain(file)}`,
@@ -194,6 +195,26 @@ function reportOf({ resources, findings, secrets }: Import, place: Place, paths:
       ? ['The zone settings say whose word about clients counts (realClient): for all sites and streams of the zone.']
       : []),
   ]
+}
+
+/** Hosts serve files below what they name alone, and refuse a site with any others. */
+function rootLines(resources: readonly Resource[]): string[] {
+  const roots = resources.flatMap(({ kind, spec }) => (kind === 'Site' ? directoriesIn(spec) : []))
+  const others = [...new Set(roots)].filter((root) => !/^\/(?:srv|var\/www)(?:\/|$)/.test(root)).toSorted()
+  if (others.length === 0) return []
+  return [
+    'Directories that hosts have to name in nginx.static_roots, or they refuse the sites:',
+    ...others.map((root) => `  ${plain(root)}`),
+  ]
+}
+
+/** Of static routes, and of pages that are files. */
+function directoriesIn(tree: Tree): string[] {
+  return Object.entries(tree).flatMap(([name, value]): string[] => {
+    if (name === 'root' && typeof value === 'string') return [value]
+    if (name === 'file' && typeof value === 'string') return [dirname(value)]
+    return isTree(value) ? directoriesIn(value) : []
+  })
 }
 
 function proofLines(proof: Proof | string): string[] {

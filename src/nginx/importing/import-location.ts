@@ -212,7 +212,8 @@ function proxyAttempt(
   const redirects = directives.filter(({ name }) => name === 'proxy_redirect')
   const isDefault = redirects.every(({ args }) => args[0] === 'default') && !said.has('proxy_redirect')
   // Who is asked by the name of the configuration answers by it, and nginx goes by the name of the block.
-  const isAskedByName = headers.proxy['hostHeader'] !== undefined && !String(headers.proxy['hostHeader']).includes('$')
+  const { hostHeader } = headers.proxy
+  const isAskedByName = typeof hostHeader === 'string' && !hostHeader.includes('$')
   const back = isDefault && isAskedByName ? redirectBack(pass, uri, path) : undefined
   const canBack = back !== undefined && faultOf({ path, action: 'proxy', proxy: { upstream, redirects: back } }) === ''
   if (canBack) proxy['redirects'] = back
