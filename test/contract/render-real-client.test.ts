@@ -150,6 +150,12 @@ test('the daemon itself begins with a PROXY header where a site wants one, over 
   expect((await probe([bare], 5_000)).get(one.site)?.kind).toBe('silent')
   expect(sameTarget(one, bare)).toBe(false)
   expect((await probe([{ ...one, port: await freePort() }], 5_000)).get(one.site)).toEqual({ kind: 'refused' })
+  // What hangs up ends no more than the probe.
+  const rude = createServer((socket) => socket.resetAndDestroy()).listen(0, '127.0.0.1')
+  await once(rude, 'listening')
+  const hungUp = behind.map((target) => ({ ...target, port: (rude.address() as AddressInfo).port }))
+  expect([...(await probe(hungUp, 5_000)).values()].map(({ kind }) => kind)).toEqual(hungUp.map(() => 'silent'))
+  rude.close()
   const secured = units.filter(({ path }) => path.endsWith('/t'))
   expect(await certificateFault(secured, [''], () => [])).toBeUndefined()
 })

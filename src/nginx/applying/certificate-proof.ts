@@ -43,7 +43,8 @@ async function faultOf(target: ProbeTarget, live: LiveFingerprints): Promise<str
 
 async function shownFingerprint(target: ProbeTarget): Promise<string | undefined> {
   const { address, port, host, proxyProtocol } = target
-  const over = proxyProtocol === true ? { socket: await introduced(target) } : { host: address, port }
+  const over =
+    proxyProtocol === true ? { socket: await introduced(target, HANDSHAKE_TIMEOUT_MS) } : { host: address, port }
   return new Promise((resolve, reject) => {
     // Nobody is trusted with anything here: who asks compares the certificate.
     const socket = connect({ ...over, servername: host, rejectUnauthorized: false })

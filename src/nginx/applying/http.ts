@@ -80,7 +80,7 @@ function exchange(
       response.on('error', reject)
     }
     const createConnection: RequestOptions['createConnection'] = (_, created) => {
-      const made = introduced(to as { address: string; port: number })
+      const made = introduced(to as Listening, timeoutMs)
       made.then(
         (socket) => created(null, isTls ? connectTls({ socket, ...overTls }) : socket),
         (error: Error) => created(error, undefined as never),
@@ -97,15 +97,19 @@ function exchange(
   })
 }
 
-/** A connection that has begun with a PROXY header: this host is the client itself, and speaks for nobody. */
-export async function introduced({
-  address,
-  port,
-}: {
+interface Listening {
   readonly address: string
   readonly port: number
-}): Promise<Socket> {
-  const socket = connect({ host: address, port })
+}
+
+/**
+ * A connection that has begun with a PROXY header: this host is the client itself, and speaks for nobody. It ends after
+ * timeoutMs, whatever became of it.
+ */
+export async function introduced({ address, port }: Listening, timeoutMs: number): Promise<Socket> {
+  const socket = connect({ host: address, port, signal: AbortSignal.timeout(timeoutMs) })
+  // Whoever gets it hears of the end by what reads from it.
+  socket.on('error', () => undefined)
   await once(socket, 'connect')
   socket.write('PROXY UNKNOWN\r\n')
   return socket
