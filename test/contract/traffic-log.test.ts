@@ -7,12 +7,16 @@ import { connect, type AddressInfo } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { systemClock } from '../../src/adapters/clock.ts'
 import { verifyEndpoint } from '../../src/nginx/applying/verify.ts'
 import type { HostLayout } from '../../src/nginx/rendering/host-layout.ts'
+import { followedOf, type Followed } from '../../src/upstreams/judging/followed.ts'
 import { parseAnswer, type Answer } from '../../src/upstreams/judging/traffic.ts'
+import { UpstreamObserver } from '../../src/upstreams/observing/observer.ts'
 import { TrafficLog } from '../../src/upstreams/observing/traffic-log.ts'
 import { ask, freePort, nginxDirectory, serve, testGeneration } from '../support/real-nginx.ts'
 import { renderYaml } from '../support/resources.ts'
+import { silentLog } from '../support/silent-log.ts'
 import { waitFor } from '../support/wait.ts'
 
 describe('on real nginx', () => {
@@ -26,6 +30,7 @@ describe('on real nginx', () => {
   let nginx: Awaited<ReturnType<typeof serve>>
   let remove: () => void
   let log: TrafficLog
+  let followed: readonly Followed[]
   const answers: Answer[] = []
 
   beforeAll(async () => {
@@ -38,7 +43,7 @@ describe('on real nginx', () => {
     bad = `127.0.0.1:${await freePort()}`
     port = await freePort()
     ;({ host, remove } = nginxDirectory(port))
-    const { generation } = renderYaml(
+    const { generation, input, units } = renderYaml(
       `
 apiVersion: nxmesh/v1
 kind: Site
@@ -65,7 +70,7 @@ spec: { access: { deny: [127.0.0.1] } }
 apiVersion: nxmesh/v1
 kind: Upstream
 metadata: { name: failing, zone: '*' }
-spec: { endpoints: { '${failing}': {} } }
+spec: { endpoints: { '${failing}': {} }, circuitBreaker: { minRequests: 3, window: 1h, openFor: 1h } }
 ---
 apiVersion: nxmesh/v1
 kind: Site
@@ -108,6 +113,7 @@ spec: { endpoints: { '${good}': {} } }
     )
     const { words } = await testGeneration(host, generation)
     if (words !== '') throw new Error(words)
+    followed = followedOf(input, units)
     log = new TrafficLog(join(host.directory, 'logs', 'traffic.log'))
     await log.start()
     nginx = await serve(host, generation)
@@ -214,6 +220,26 @@ spec: { endpoints: { '${good}': {} } }
     // Less likely to fail than one in a million.
     expect(lines.length).toBeGreaterThan(25)
     expect(lines.length).toBeLessThan(100)
+  })
+
+  test('an upstream that fails opens its circuit, whoever makes the page', async () => {
+    const observer = new UpstreamObserver({
+      clock: systemClock,
+      random: Math.random,
+      log: silentLog(),
+      probe: () => Promise.resolve(false),
+      traffic: new TrafficLog(join(host.directory, 'logs', 'traffic.log')),
+      onChange: () => undefined,
+    })
+    observer.follow(followed)
+    await observer.start()
+    try {
+      for (let count = 0; count < 3; count += 1) await ask({ port, path: '/paged/', headers: { host: 'a.example' } })
+      await waitFor(() => observer.observed.openCircuits.size > 0, { timeoutMs: 10_000, what: 'the circuit to open' })
+      expect([...observer.observed.openCircuits]).toEqual(['default/*/upstream/failing'])
+    } finally {
+      await observer.stop()
+    }
   })
 
   test('connections are counted by nginx, and the question is none of them', async () => {
