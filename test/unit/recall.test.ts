@@ -91,10 +91,11 @@ test('of sites that did not change nothing is read again, when others do', () =>
   const node = { places: [{ workspace: '*', zones: ['eu.west'] }], labels: {} }
   const { input } = renderYaml(yaml, { node })
   const resources = input.slice.resources.map(watched)
+  // Before: what is remembered of the last rendering is of this one otherwise.
+  const changed = renderYaml(yaml.replace('b.example', 'c.example'), { node }).input.slice.resources
   const before = render({ ...input, slice: { ...input.slice, resources } })
   expect(new Set(read)).toEqual(new Set(resources.map(({ path }) => path)))
   read.length = 0
-  const changed = renderYaml(yaml.replace('b.example', 'c.example'), { node }).input.slice.resources
   const next = resources.map((old) =>
     old.path.endsWith('/b') ? watched(changed.find(({ path }) => path === old.path) as typeof old) : old,
   )

@@ -34,7 +34,9 @@ const NAMED_MAX = 4
 /** The same without what the host refuses, of which `slice.problems` tells then. The same object where nothing is refused. */
 export function withoutRefused<T extends Reached>(input: T): T {
   const { slice, addresses, host } = input
-  const refuses = refusalOf(host.refusedEndpoints ?? NOTHING)
+  const networks = host.refusedEndpoints ?? NOTHING
+  if (networks.length === 0) return input
+  const refuses = refusalOf(networks)
   const problems: Problem[] = []
   const resources = slice.resources.map((resource) => {
     if (!isUpstream(resource)) return resource
