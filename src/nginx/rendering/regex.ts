@@ -7,13 +7,14 @@
 import { plain } from './quote.ts'
 
 /**
- * Steps of PCRE in one match: 1 to 2.5 ms where it was measured (nginx 1.22.1 with PCRE2 10.42, texts of 8 kB), whatever the
- * expression. Under JIT, which is off in nginx unless told, simple repeats are no steps: the same took up to 180 ms.
+ * Steps of PCRE in one match: 1 to 2.5 ms where it was measured (nginx 1.22.1 with PCRE2 10.42, texts of 8 kB), and at most
+ * 5 ms with 15,000 expressions made at random. Under JIT, which is off in nginx unless told, simple repeats are no steps:
+ * `a.*\w+=` took 180 ms.
  */
 export const STEPS_MAX = 100_000
 
-// Repeats that PCRE finds out to have one way alone are steps too: else it walks through them again and again uncounted.
-const LIMITS = `(*LIMIT_MATCH=${STEPS_MAX})(*NO_AUTO_POSSESS)`
+/** So many characters of `{n}` are about as long as a step, of which PCRE takes none for them. */
+const UNCOUNTED = 100
 
 /**
  * The expression with a limit, unless its time goes by the length of the text alone. Fits what it fits without, in the
@@ -24,11 +25,20 @@ export function bounded(regex: string, { dotAll = false } = {}): string {
   const option = dotAll ? 's' : ''
   const bare = bareOf(regex)
   const isPlain = !/[*+?{]/.test(bare) && bare.split('(').length <= 2
-  if (isPlain || (beginsOnce(bare) && !hasChoice(bare))) {
-    return `${isPlain ? '' : LIMITS}${dotAll ? '(?s)' : ''}${regex}`
-  }
+  if (isPlain || (bare.startsWith('^') && !hasChoice(bare)))
+    return `${isPlain ? '' : limitsOf(bare)}${dotAll ? '(?s)' : ''}${regex}`
+  // What begins with .* begins with a line, or fits nowhere in it.
+  const isOfLine = /^(?:\.\*|\(\.\*\))/.test(bare) && !hasChoice(bare)
+  const before = !isOfLine ? '(?s:.*?)' : dotAll ? '' : '(?:.*\\n)*?'
   // PCRE counts anew at each place where a match may begin: so there is one such place.
-  return `${LIMITS}^(?s:.*?)(?${option}:${regex})`
+  return `${limitsOf(bare)}^${before}(?${option}:${regex})`
+}
+
+function limitsOf(bare: string): string {
+  const copies = [...bare.matchAll(/\{(\d+)/g)].reduce((sum, [, count]) => sum + Number(count), 0)
+  const steps = Math.floor(STEPS_MAX / Math.max(1, copies / UNCOUNTED))
+  // Repeats that PCRE finds out to have one way alone are steps too: else it walks through them again and again uncounted.
+  return `(*LIMIT_MATCH=${steps})(*NO_AUTO_POSSESS)`
 }
 
 /**
@@ -52,11 +62,6 @@ export function judgedLines(expression: string, givenUp: 1 | 2): readonly string
 /** One character for each escape and class; plain groups all look alike. */
 function bareOf(regex: string): string {
   return regex.replace(/\\.|\[(?:\\.|[^\]\\])*\]/g, 'x').replaceAll('(?:', '(')
-}
-
-/** Whether PCRE itself sees that a match begins nowhere but at the beginning; with `.*`, of a line. */
-function beginsOnce(bare: string): boolean {
-  return /^(?:\^|\.\*|\(\.\*\))/.test(bare)
 }
 
 /** Whether it is alternatives, outside of all groups. */
