@@ -109,17 +109,18 @@ describe('what nginx keeps of answers', () => {
   })
 
   test('one request fetches what is missing; who has waited too long goes too', async () => {
-    const [path, twin] = ['/held/one', '/held/two']
-    const first = get(path)
-    await waitFor(() => asked.get(path) === 1, { what: 'the first request' })
-    const second = get(path)
-    // Whoever waits for somebody is not asked for: another path is, meanwhile.
-    const other = get(twin)
-    await waitFor(() => asked.get(twin) === 1, { what: 'another path' })
-    expect(asked.get(path)).toBe(1)
-    await waitFor(() => asked.get(path) === 2, { what: 'the second request to have waited long enough' })
+    const twoAt = async (path: string, name: string) => {
+      const first = get(path, {}, { name })
+      await waitFor(() => asked.get(path) === 1, { what: 'the first request' })
+      return [first, get(path, {}, { name })]
+    }
+    const patient = await twoAt('/held/patient', 'patient')
+    const hasty = await twoAt('/held/hasty', 'a')
+    await waitFor(() => asked.get('/held/hasty') === 2, { what: 'the second request to have waited long enough' })
+    expect(asked.get('/held/patient')).toBe(1)
     for (const response of held.splice(0)) response.end('at last')
-    for (const answer of [first, second, other]) expect(await answer).toMatchObject({ status: 200, body: 'at last' })
+    for (const answer of [...patient, ...hasty]) expect(await answer).toMatchObject({ status: 200, body: 'at last' })
+    expect(asked.get('/held/patient')).toBe(1)
   })
 
   test('an answer that is too old is given while the upstream is asked whether it still holds', async () => {
@@ -234,6 +235,7 @@ function siteYaml(port: number, purge = '{}'): string {
     policy('plain', 'inactive: 1h'),
     policy('keyed', "valid: { any: 1h }, key: '$request_uri $http_accept_language'"),
     policy('often', 'valid: { any: 1h }, minUses: 2'),
+    policy('patient', 'valid: { any: 1h }, lock: true, lockTimeout: 1m'),
     policy('ignoring', "valid: { '200': 1h }, ignore: [cacheControl, setCookie], authorized: true"),
     site(
       'a',
@@ -242,7 +244,7 @@ function siteYaml(port: number, purge = '{}'): string {
     ),
     site('b', 'usual'),
     site('c', 'usual'),
-    ...['plain', 'keyed', 'often'].map((name) => site(name, name)),
+    ...['plain', 'keyed', 'often', 'patient'].map((name) => site(name, name)),
     site('ignoring', 'ignoring'),
   ].join('\n---\n')
 }
