@@ -85,7 +85,6 @@ describe('of a location that proxies', () => {
     'proxy_cookie_path ~*^/app(.*) /sub$1;',
     'proxy_cookie_path /app/ /sub/; proxy_cookie_path /app/deep/ /;',
     'proxy_cookie_flags one secure;',
-    'proxy_redirect off;',
     'proxy_redirect http://a.internal/ /; proxy_redirect default;',
     'proxy_buffers 4 16k; proxy_buffer_size 8k;',
     'proxy_max_temp_file_size 2g;',
@@ -289,6 +288,21 @@ test('who is believed about clients becomes a zone setting, as it held for all s
   const text = imported(server('', `${http} set_real_ip_from proxy.internal;`))
   expect(text.specs).not.toHaveProperty('ZoneSettings settings')
   expect(JSON.stringify(text.site)).toContain('set_real_ip_from proxy.internal;')
+})
+
+test('what nginx and the node do anyway needs no text, and so no right to it', () => {
+  const { site, lost } = imported(
+    `types { } default_type application/octet-stream; server { listen 80; server_name a.example; root /srv/a; index a.html;
+      location / { try_files $uri $uri/ =404; } location = /robots.txt { access_log off; log_not_found off; allow all; }
+      location /b { proxy_pass http://10.0.0.1:81; proxy_redirect off; proxy_http_version 1.1; tcp_nodelay on; } }`,
+  )
+  expect(site).toMatchObject({ routes: { 'robots-txt': { accessLog: false }, b: { action: 'proxy' } } })
+  expect(site).not.toHaveProperty('privileged')
+  expect(lost.map(({ what }) => what)).toEqual(['types {}', 'log_not_found off'])
+  const rewriting = imported(server('root /srv/a; location / { if (-f $request_filename) { return 204; } }'))
+  expect(rewriting.site).toMatchObject({
+    privileged: { serverSnippet: expect.stringContaining('root /srv/a;') as string },
+  })
 })
 
 test('what draining says in each route is not said twice', () => {

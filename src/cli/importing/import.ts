@@ -209,11 +209,11 @@ function rootLines(resources: readonly Resource[]): string[] {
 }
 
 /** Of static routes, and of pages that are files. */
-function directoriesIn(tree: Tree): string[] {
+function directoriesIn(tree: Tree, within = ''): string[] {
   return Object.entries(tree).flatMap(([name, value]): string[] => {
-    if (name === 'root' && typeof value === 'string') return [value]
-    if (name === 'file' && typeof value === 'string') return [dirname(value)]
-    return isTree(value) ? directoriesIn(value) : []
+    if (typeof value !== 'string') return isTree(value) ? directoriesIn(value, name) : []
+    if (name === 'root' && within === 'static') return [value]
+    return name === 'file' && value.startsWith('/') ? [dirname(value)] : []
   })
 }
 

@@ -51,7 +51,6 @@ const IMPLIED: Readonly<Record<string, string>> = {
   etag: 'on',
   expires: 'off',
   gzip: 'off',
-  log_not_found: 'on',
   proxy_buffering: 'on',
   proxy_cache: 'off',
   proxy_http_version: '1.1',
@@ -115,6 +114,9 @@ export const ENDPOINT_RULES: Rules = {
 /** Directives of http that the node's own nginx.conf settles. */
 export const NODE_SETTLES =
   /^(?:sendfile|tcp_nopush|tcp_nodelay|server_tokens|(?:access|error)_log|log_format|\w+_hash(?:_bucket|_max)_size|(?:client_body|proxy|fastcgi|uwsgi|scgi)_temp_path)$/
+
+/** What logs say, of a server or a location. */
+export const LOGGING = /^(?:access_log|error_log|log_not_found|log_subrequest)$/
 
 /** Directives that may stand in http alone, beside what definitions.ts carries: no resource has a place for them. */
 export const HTTP_ONLY =

@@ -8,7 +8,7 @@ import { plain } from '../rendering/quote.ts'
 import { DEFAULT_HEADER_LINES, PROXY_HEADERS } from '../rendering/proxy.ts'
 import { faultOfRoute as faultOf } from './faults.ts'
 import { proxyGroups } from './field-groups.ts'
-import { defaultRoot, isImplied, PER_LOCATION, PROXY_RULES, put, ROUTE_RULES } from './fields.ts'
+import { defaultRoot, isImplied, LOGGING, PASSES, PER_LOCATION, PROXY_RULES, put, ROUTE_RULES } from './fields.ts'
 import type { Findings } from './findings.ts'
 import { interceptOf, type ImportedPages } from './import-error-pages.ts'
 import { isOfGroup, type Policies, type ServerPolicies } from './import-policies.ts'
@@ -86,12 +86,18 @@ export function importLocation(location: Directive, outer: Outer): ImportedRoute
     if (faultOf(route) !== '') delete route['responseHeaders']
     const isFixed = 'return' in attempt.fields || 'redirect' in attempt.fields
     const { names, text } = policies.ofLocation(own, serverPolicies, isFixed)
+    const isFiles = 'static' in attempt.fields && !effective.some(({ name }) => PASSES.test(name) || name === 'return')
     const isSaid = (each: Directive): boolean =>
-      taken.has(each) || attempt.taken.has(each) || ('responseHeaders' in route && headers.taken.has(each))
-    const rest = [...text, ...effective.filter((each) => !isSaid(each))]
+      (isFiles && isWhatFilesDo(each)) ||
+      taken.has(each) ||
+      attempt.taken.has(each) ||
+      ('responseHeaders' in route && headers.taken.has(each))
+    const logs = effective.filter((each) => LOGGING.test(each.name) && !isSaid(each))
+    const rest = [...text, ...effective.filter((each) => !isSaid(each) && !logs.includes(each))]
     if (rest.some(hasPath)) return 'a route cannot hold proxy_pass with a path'
     for (const each of own.filter(({ name }) => OF_DRAINING.test(name)))
       findings.lose(each, 'in a route it is what ends connections before a reload')
+    for (const each of logs) findings.lose(each, 'the node has its own')
     return { path, route, policies: names, rest: [...withProxyHost(rest), ...attempt.added] }
   }
   return fault
@@ -114,6 +120,11 @@ export function withProxyHost(directives: readonly Directive[]): readonly Direct
     { ...pass, name: 'proxy_set_header', args: ['Host', '$proxy_host'], raw: ['Host', '$proxy_host'] },
     ...directives,
   ]
+}
+
+/** A file, a directory with its index, or 404. */
+function isWhatFilesDo({ name, args }: Directive): boolean {
+  return name === 'try_files' && args.join(' ') === '$uri $uri/ =404'
 }
 
 /** Whether it is a proxy_pass that replaces the path, which may not stand in a twin. */
@@ -220,7 +231,11 @@ function proxyAttempt(
   const implied = directives.filter(
     ({ name, args }) =>
       (name === 'proxy_http_version' && args[0] === '1.1') ||
-      (name === 'proxy_redirect' && args[0] === 'default' && redirects.length === 1) ||
+      // By default nginx goes by the name of the block, which no upstream knows: as if it were off.
+      (name === 'proxy_redirect' &&
+        /^(?:default|off)$/.test(args[0] ?? '') &&
+        redirects.length === 1 &&
+        !said.has(name)) ||
       (name === 'proxy_ssl_server_name' && scheme === 'https'),
   )
   const rewritten = uri === '' || strips ? [] : [rewriteTo(uri, path, modifier, pass)]

@@ -10,7 +10,7 @@ import { snippet } from '../../core/resources/snippet.ts'
 import type { Certificates } from './certificates.ts'
 import { faultOfSite } from './faults.ts'
 import { compressionOf } from './field-groups.ts'
-import { isImplied, PER_LOCATION, put, reasonFor, SITE_RULES } from './fields.ts'
+import { isImplied, LOGGING, PER_LOCATION, put, reasonFor, SITE_RULES } from './fields.ts'
 import type { Findings } from './findings.ts'
 import { errorPagesOf, type ImportedPages } from './import-error-pages.ts'
 import { policyTextOf, type Policies, type ServerPolicies } from './import-policies.ts'
@@ -62,6 +62,8 @@ const TLS_OF_LISTENERS =
 const IN_EACH_LOCATION: readonly string[] = PER_LOCATION
 /** What stands in http becomes part of the server, or is the node's. */
 const NOBODY: ReadonlySet<string> = new Set()
+/** What goes by the files of the server, wherever it stands: each static route says itself where its own are. */
+const ASKS_FOR_FILES = /\$\{?(?:document_root|realpath_root|request_filename)|\bif \(!?-[fdex] /
 /** Kept at the server for its text, and said again by every route. */
 const FOR_FILES: readonly string[] = ['root', 'index', 'default_type', 'types']
 
@@ -117,6 +119,8 @@ export function importServer(server: Server, carried: Carried): Tree | undefined
     if (['listen', 'server_name', 'location', ...IN_EACH_LOCATION].includes(name) || said.has(directive)) continue
     if (name === 'return' || name === 'try_files' || isImplied(directive, NOBODY)) continue
     if (name === 'proxy_intercept_errors' && parts.pages !== undefined) continue
+    // As the node has it.
+    if (name === 'default_type' && args[0] === 'application/octet-stream') continue
     const rule = Object.hasOwn(SITE_RULES, name) ? SITE_RULES[name] : undefined
     const trial: Tree = {}
     const value = rule?.value(args)
@@ -125,7 +129,7 @@ export function importServer(server: Server, carried: Carried): Tree | undefined
     else if (tls !== undefined && TLS_OF_LISTENERS.test(name)) continue
     else if (isProxied && name === 'real_ip_header') {
       if (args[0] !== 'proxy_protocol') findings.lose(directive, 'listeners with proxy_protocol go by the PROXY header')
-    } else if (name === 'access_log' || name === 'error_log' || /^ssl_(?!verify|client)/.test(name))
+    } else if (LOGGING.test(name) || /^ssl_(?!verify|client)/.test(name))
       findings.lose(directive, 'the node has its own')
     else text.push(directive)
   }
@@ -139,7 +143,10 @@ export function importServer(server: Server, carried: Carried): Tree | undefined
   })
   spec['routes'] = Object.fromEntries(routeTrees)
   const privileged: Tree = {}
-  const serverSnippet = snippetOf([...text, ...routes.text], upstreams, findings, (each) =>
+  const rests = routes.routes.flatMap(({ rest }) => rest)
+  const asksForFiles = routes.text.length > 0 || ASKS_FOR_FILES.test(toText([...text, ...rests]))
+  const needed = asksForFiles ? text : text.filter(({ name }) => name !== 'root' && name !== 'index')
+  const serverSnippet = snippetOf([...needed, ...routes.text], upstreams, findings, (each) =>
     FOR_FILES.includes(each.name) ? undefined : reasonFor(each),
   )
   if (serverSnippet !== '') privileged['serverSnippet'] = serverSnippet
