@@ -31,7 +31,7 @@ async function fakeHost() {
     endpoint: nginx.endpoint,
     whoHas: () => Promise.resolve(undefined),
     probe: () => Promise.resolve(new Map()),
-    settings: { verifyMs: 50, gateWaitMs: 150, ...settings },
+    settings: { verifyMs: 60_000, gateWaitMs: 150, ...settings },
     ...rest,
   })
   return {
@@ -119,7 +119,7 @@ test('a daemon that dies at any write boots on what was proven', async () => {
 test('a reload that comes to nothing rolls back, and is not tried again at once', async () => {
   await using fake = await fakeHost()
   const { host, nginx } = fake
-  const applier = await host.booted(fake.options())
+  const applier = await host.booted(fake.options({ verifyMs: 500 }))
   const first = await applier.apply(host.request([host.site('a', { port: 81 })]))
   nginx.ignoresReload = true
   const request = host.request([host.site('b', { port: 81 })])
