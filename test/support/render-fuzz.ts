@@ -345,7 +345,7 @@ function renderDocument(resource: Resource): { text: string; problems: number } 
   const text = [main, ...own]
     .join('\n')
     .replace(/[0-9a-f]{64}/g, 'digest')
-    .replace(/\bnxmesh_(?:stream_)?[0-9a-f]{16}(?:_\d+(?![a-z]))?/g, 'nxmesh_condition')
+    .replace(/(?:\b|(?<=cache_))nxmesh_(?:stream_)?[0-9a-f]{16}(?:_\d+(?![a-z]))?/g, 'nxmesh_condition')
     .replace(/((?:location|=|try_files \S+) @(?:drain|route|answer))_\d+/g, '$1')
     .replace(/\/error-\d+/g, '/error')
     .replace(/\bstream-[0-9a-f]{16}\b/g, 'stream')
