@@ -523,13 +523,13 @@ export function isZoneSettings(resource: SliceResource): resource is SliceResour
 }
 
 /** The zone settings in force: field by field from the zone with the most parts; between equals the later name. */
-export function settingsOf({ resources }: Slice): NodeSettings {
+export const settingsOf = perObject(({ resources }: Slice): NodeSettings => {
   const shared = resources.filter(isZoneSettings).filter(({ name }) => name.workspace === SETTINGS_WORKSPACE)
   const found = shared.toSorted((a, b) => {
     return zoneDepth(a.name.zone) - zoneDepth(b.name.zone) || (a.name.zone < b.name.zone ? -1 : 1)
   })
   return mergeSettings(found.map((resource) => resource.spec))
-}
+})
 
 /**
  * Names the set of sites that a slice holds, in 16 hex digits: what a person confirms before over half of them go.

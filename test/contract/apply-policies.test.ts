@@ -4,7 +4,7 @@
  */
 
 import { expect, test } from 'vitest'
-import { assemble } from '../../src/nginx/rendering/render.ts'
+import { assemble } from '../../src/nginx/rendering/assemble.ts'
 import { USERS } from '../support/injection.ts'
 import { freePort, NginxHost } from '../support/nginx-host.ts'
 import { ask } from '../support/real-nginx.ts'

@@ -18,7 +18,7 @@ import {
   type TestCertificate,
 } from '../support/certificates.ts'
 import { freePort, NginxHost } from '../support/nginx-host.ts'
-import { assemble } from '../../src/nginx/rendering/render.ts'
+import { assemble } from '../../src/nginx/rendering/assemble.ts'
 import { DEBIAN_12, renderYaml } from '../support/resources.ts'
 
 const [first, second, other] = [['a.example'], ['a.example'], ['b.example']].map((hosts) => makeCertificate(hosts)) as [

@@ -8,7 +8,7 @@ import { sha256 } from '../../src/core/canonical.ts'
 import type { Applier } from '../../src/nginx/applying/apply.ts'
 import { mappedFilesOf } from '../../src/nginx/applying/proc.ts'
 import { modulePaths } from '../../src/nginx/rendering/needs.ts'
-import { assemble } from '../../src/nginx/rendering/render.ts'
+import { assemble } from '../../src/nginx/rendering/assemble.ts'
 import type { Unit } from '../../src/nginx/rendering/unit.ts'
 import { fetchRoot, freePort, NginxHost, NOTHING } from '../support/nginx-host.ts'
 

@@ -1,6 +1,6 @@
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { selectUnits } from '../../src/nginx/applying/isolate.ts'
-import { assemble } from '../../src/nginx/rendering/render.ts'
+import { assemble } from '../../src/nginx/rendering/assemble.ts'
 import { GuardedHost, type Ground } from '../support/guarded-host.ts'
 import { freePort, nginxDirectory, testGeneration } from '../support/real-nginx.ts'
 import { renderYaml } from '../support/resources.ts'

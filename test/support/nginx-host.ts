@@ -17,7 +17,7 @@ import { allPids, childrenOf, openFilesOf, titleOf, workingDirectoryOf } from '.
 import type { ApplyRequest } from '../../src/nginx/applying/run.ts'
 import type { ApplierOptions } from '../../src/nginx/applying/settings.ts'
 import type { HostLayout } from '../../src/nginx/rendering/host-layout.ts'
-import { assemble } from '../../src/nginx/rendering/render.ts'
+import { assemble } from '../../src/nginx/rendering/assemble.ts'
 import type { Unit } from '../../src/nginx/rendering/unit.ts'
 import { waitFor } from './wait.ts'
 

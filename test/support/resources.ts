@@ -12,7 +12,8 @@ import { fieldsOf, parseDocument, pathOf } from '../../src/core/resources/index.
 import { slice, type Slice, type SliceNode } from '../../src/core/slice.ts'
 import type { HostLayout } from '../../src/nginx/rendering/host-layout.ts'
 import { ALL_WELL } from '../../src/nginx/rendering/render-upstream.ts'
-import { assemble, render } from '../../src/nginx/rendering/render.ts'
+import { assemble } from '../../src/nginx/rendering/assemble.ts'
+import { render } from '../../src/nginx/rendering/render.ts'
 import type { RenderInput } from '../../src/nginx/rendering/render-input.ts'
 import type { Capabilities } from '../../src/ports.ts'
 

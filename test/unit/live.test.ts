@@ -21,7 +21,7 @@ import {
   wholeText,
   type LiveState,
 } from '../../src/nginx/rendering/live.ts'
-import { assemble } from '../../src/nginx/rendering/render.ts'
+import { assemble } from '../../src/nginx/rendering/assemble.ts'
 import { resourceArbitrary } from '../support/arbitrary-resources.ts'
 import { makeCertificate } from '../support/certificates.ts'
 import { LAYOUT, renderStates, renderYaml, stateOf } from '../support/resources.ts'

@@ -3,7 +3,8 @@
 import fc from 'fast-check'
 import { expect, test } from 'vitest'
 import { Recall } from '../../src/nginx/rendering/recall.ts'
-import { assemble, render } from '../../src/nginx/rendering/render.ts'
+import { assemble } from '../../src/nginx/rendering/assemble.ts'
+import { render } from '../../src/nginx/rendering/render.ts'
 import { renderStates, renderYaml, statesOf } from '../support/resources.ts'
 
 test('property: gives what would be computed, whatever changes between rounds', () => {

@@ -5,7 +5,8 @@ import { sha256 } from '../../src/core/canonical.ts'
 import type { ResourceState } from '../../src/core/document.ts'
 import { fieldsOf, parseDocument, pathOf } from '../../src/core/resources/index.ts'
 import { ALL_WELL } from '../../src/nginx/rendering/render-upstream.ts'
-import { DEFAULT_ANSWER, hostNamesOf, render } from '../../src/nginx/rendering/render.ts'
+import { DEFAULT_ANSWER } from '../../src/nginx/rendering/main-conf.ts'
+import { hostNamesOf, render } from '../../src/nginx/rendering/render.ts'
 import { resourceArbitrary } from '../support/arbitrary-resources.ts'
 import {
   DEBIAN_12,

@@ -10,6 +10,11 @@ export function block(head: string, lines: readonly string[]): string[] {
   return [`${head} {`, ...lines.map((line) => INDENT + line), '}']
 }
 
+/** The lines of a block that stands in none, as one: thousands are indented at once. */
+export function oneLine(lines: readonly string[]): readonly string[] {
+  return lines.length === 0 ? [] : [lines.join(`\n${INDENT}`)]
+}
+
 /** The lines when the condition holds. */
 export function when(condition: boolean, ...lines: readonly string[]): readonly string[] {
   return condition ? lines : []

@@ -4,7 +4,6 @@
  * no disk, equal slices give equal bytes on every host. Called by the reconciler and the apply side.
  */
 
-import { sha256 } from '../../core/canonical.ts'
 import { Memo, perObject } from '../../core/memo.ts'
 import { resourcePath } from '../../core/names.ts'
 import { upstreamsOf } from '../../core/resources/split.ts'
@@ -16,7 +15,6 @@ import {
   isUpstream,
   isZoneSettings,
   olderFirst,
-  settingsOf,
   type Problem,
   type Slice,
   type SliceResource,
@@ -32,20 +30,9 @@ import { sortedEntries, toText, when } from './lines.ts'
 import { asksLive, usesLane, type LiveState } from './live.ts'
 import { liveCertificates } from './live-certificates.ts'
 import { liveEntries, type LiveEntries } from './live-state.ts'
-import { mainConf } from './main-conf.ts'
 import { unitOf, type Outcome } from './outcome.ts'
-import {
-  firstUnmet,
-  LUA,
-  modulePaths,
-  siteModules,
-  settingsNeeds,
-  siteNeeds,
-  unsupported,
-  upstreamNeeds,
-} from './needs.ts'
+import { firstUnmet, LUA, siteModules, settingsNeeds, siteNeeds, unsupported, upstreamNeeds } from './needs.ts'
 import { tooHeavy, tooManyVariables } from './node-limits.ts'
-import { plain } from './quote.ts'
 import { missing, nearest } from '../../core/references.ts'
 import { ownChanges } from './own-changes.ts'
 import type { RenderInput } from './render-input.ts'
@@ -53,7 +40,6 @@ import { settlePolicies, type SettledPolicies } from './render-policy.ts'
 import { Recall } from './recall.ts'
 import { withoutRefused } from './refused-endpoints.ts'
 import { renderSite, snippetLines } from './render-site.ts'
-import { streamBlock } from './render-stream.ts'
 import {
   ADDRESSES_MAX,
   crowdedNames,
@@ -66,10 +52,7 @@ import {
 } from './render-upstream.ts'
 import { settleStreams, type Stream, type StreamPlace } from './stream-claims.ts'
 import { streamUnit } from './stream-unit.ts'
-import { filesOf } from './unit-files.ts'
-import type { Listener, Unit, UnitFile } from './unit.ts'
-
-export { DEFAULT_ANSWER } from './main-conf.ts'
+import type { Unit, UnitFile } from './unit.ts'
 
 export interface Rendering {
   /** Sorted by path. */
@@ -402,81 +385,4 @@ function isAllowedRoot(root: string, { directory, staticRoots: allowed }: HostLa
 function forbiddenRoot(path: string, root: string, { staticRoots = [] }: HostLayout): Problem {
   const hint = `this host serves files below ${staticRoots.join(', ') || 'no directory'}`
   return { path, code: 'unsupported', message: `the path ${root} is outside what this host may serve`, hint }
-}
-
-// ---------------------------------------------------------------------------------------------- generations
-
-/** Of those in http; streams have a block of their own. */
-const INCLUDE_ORDER: Readonly<Record<Unit['kind'], number>> = {
-  settings: 0,
-  upstream: 0,
-  policy: 1,
-  site: 2,
-  stream: 3,
-}
-
-const BLANK_DIGEST = '0'.repeat(64)
-
-/**
- * The generation of some units: nginx.conf and its digest, which covers it and, through their digests in the include
- * paths, every object. At most one unit may claim `*` on a listener, and every need must be met.
- */
-export function assemble(
-  units: readonly Unit[],
-  { slice, capabilities, host }: Pick<RenderInput, 'slice' | 'capabilities' | 'host'>,
-): { digest: string; main: string; objects: ReadonlyMap<string, string>; files: readonly UnitFile[] } {
-  const sorted = units.toSorted(byPath)
-  // Upstreams first: one that is passed to over http and https before it is defined is a host name to nginx over one.
-  const inHttp = sorted.filter(({ kind }) => kind !== 'stream')
-  const definedFirst = inHttp.toSorted((a, b) => INCLUDE_ORDER[a.kind] - INCLUDE_ORDER[b.kind])
-  const includes = definedFirst.map(includeBy(host))
-  // A stream that shares its port has one more.
-  const listeners = new Set(sorted.flatMap(socketsOf)).size + sorted.filter(({ kind }) => kind === 'stream').length
-  const unclaimed = unclaimedListeners(sorted)
-  const wanted = sorted.flatMap((unit) => unit.modules ?? [])
-  // A last good text may ask for live state where no other does any more.
-  const isLive = usesLane(capabilities, host) || wanted.includes(LUA)
-  const needed = [...wanted, ...when(isLive, LUA)]
-  const modules = modulePaths(new Set(needed), capabilities, host)
-  const hasTls = sorted.some((unit) => unit.listeners.some((listener) => listener.tls))
-  const settings = settingsOf(slice)
-  const stream = streamBlock(sorted, settings.realClient?.trust ?? [], host)
-  const input = { host, capabilities, modules, isLive, settings, listeners, hasTls, unclaimed, includes, stream }
-  // The digest stands in the text that it covers, so it is taken with a blank in its place.
-  const blank = mainConf(input, BLANK_DIGEST)
-  const digest = sha256(blank)
-  return {
-    digest,
-    main: blank.replace(BLANK_DIGEST, digest),
-    objects: new Map(sorted.map((unit) => [unit.digest, unit.text])),
-    files: filesOf(sorted),
-  }
-}
-
-const includeBy = perObject(({ directory }: HostLayout) =>
-  perObject(({ digest }: Unit) => `include ${plain(`${directory}/objects/${digest}.conf`)};`),
-)
-
-/** The keys of all that a unit listens on: first its listeners, then its stream's. */
-const socketsOf = perObject((unit: Unit): readonly string[] =>
-  [...unit.listeners, ...(unit.stream?.listeners ?? [])].map(listenerKey),
-)
-
-function unclaimedListeners(units: readonly Unit[]): Listener[] {
-  const unclaimed = new Map<string, Listener>()
-  for (const unit of units) {
-    const keys = socketsOf(unit)
-    for (const [index, listener] of unit.listeners.entries()) {
-      const key = keys[index] as string
-      // Beside a last good text without TLS, which nobody gets to then, the whole listener is over TLS; so with PROXY headers.
-      const known = unclaimed.get(key)
-      if (known === undefined) unclaimed.set(key, listener)
-      else if (known.tls !== listener.tls || known.proxyProtocol !== listener.proxyProtocol)
-        unclaimed.set(key, { ...known, ...listener, tls: known.tls || listener.tls })
-    }
-  }
-  for (const unit of units) {
-    if (unit.hosts.includes('*')) for (const listener of unit.listeners) unclaimed.delete(listenerKey(listener))
-  }
-  return [...unclaimed.keys()].toSorted().map((key) => unclaimed.get(key) as Listener)
 }
