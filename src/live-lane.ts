@@ -203,6 +203,7 @@ export class LiveLane implements Startable {
   }
 
   #withServed(state: LiveState): LiveState {
+    if (state === this.#options.push.wanted.state) return state
     const isServed = this.#options.served()
     const left = [...this.#options.push.wanted.state].filter(([key]) => !state.has(key) && isServed(key))
     return left.length === 0 ? state : withRoomFor(state, new Map(left))

@@ -12,6 +12,7 @@ import type { Config } from './config/config.ts'
 import type { KeyPair } from './core/envelope.ts'
 import { encryptionKey } from './core/secrets.ts'
 import { isSite, isUpstream, type Slice, type SliceResource } from './core/slice.ts'
+import { changesOf } from './core/sorted.ts'
 import { countApply } from './gauges.ts'
 import type { Log } from './log.ts'
 import type { Metrics } from './metrics.ts'
@@ -112,6 +113,7 @@ function buildReconciler(
   const log = options.log.child('nginx')
   const live = new LivePush({ directory, nginx: process, endpoint: liveEndpoint(verifySocket), clock })
   const opened = new OpenedSecrets(encryptionKey(key.seed))
+  let counted: Slice['resources'] = []
   return new Reconciler({
     desired,
     secrets: (slice) => {
@@ -143,6 +145,9 @@ function buildReconciler(
       onApply: (result, slice) => countApply(metrics, result, slice, clock.now()),
       onDrift: (found) => metrics.driftHealed.inc(found.length),
       onSlice: ({ resources }) => {
+        const isCounted = changesOf(counted, resources) !== undefined
+        counted = resources
+        if (isCounted) return
         const paths = (kind: (resource: SliceResource) => boolean) =>
           new Set(resources.filter(kind).map(({ path }) => path))
         traffic.follow(paths(isSite), paths(isUpstream))

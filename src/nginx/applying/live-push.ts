@@ -168,7 +168,7 @@ export class LivePush {
 }
 
 function isSame(a: LiveState, b: LiveState): boolean {
-  return a.size === b.size && [...a].every(([key, value]) => b.get(key) === value)
+  return a === b || (a.size === b.size && [...a].every(([key, value]) => b.get(key) === value))
 }
 
 function unproven(reason: string): MeshError {

@@ -29,7 +29,7 @@ import type { HostLayout } from './host-layout.ts'
 import { sortedEntries, toText, when } from './lines.ts'
 import { asksLive, usesLane, type LiveState } from './live.ts'
 import { liveCertificates } from './live-certificates.ts'
-import { liveEntries, type LiveEntries } from './live-state.ts'
+import { liveEntries, renderLive, type LiveEntries } from './live-state.ts'
 import { unitOf, type Outcome } from './outcome.ts'
 import { firstUnmet, LUA, siteModules, settingsNeeds, siteNeeds, unsupported, upstreamNeeds } from './needs.ts'
 import { tooHeavy, tooManyVariables } from './node-limits.ts'
@@ -186,8 +186,7 @@ function renderedAll(given: RenderInput): Made {
     if (place.hosts.length > 0 && place.listeners.length > 0) add(unitFor(site, place))
   }
   const ordered = inPathOrder(units, slice)
-  const state = usesLane(input.capabilities, host) ? new Map([...lane.entries, ...live.entries]) : undefined
-  const rendering = { units: ordered, problems: problems.toSorted(byPath), live: state }
+  const rendering = { units: ordered, problems: problems.toSorted(byPath), live: renderLive(given) }
   return { input: given, rendering, unitFor, changed: 0 }
 }
 
