@@ -290,6 +290,14 @@ test('who is believed about clients becomes a zone setting, as it held for all s
   expect(JSON.stringify(text.site)).toContain('set_real_ip_from proxy.internal;')
 })
 
+test('headers for upstreams are nothing to a location that asks none', () => {
+  const { site, kept } = imported(
+    server('proxy_set_header X-A $uri; proxy_hide_header X-B; location / { root /srv/a; }'),
+  )
+  expect(JSON.stringify(site)).not.toContain('X-A')
+  expect(kept).toEqual([])
+})
+
 test('what nginx and the node do anyway needs no text, and so no right to it', () => {
   const { site, lost } = imported(
     `types { } default_type application/octet-stream; server { listen 80; server_name a.example; root /srv/a; index a.html;

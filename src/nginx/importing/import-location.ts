@@ -107,7 +107,7 @@ export function importLocation(location: Directive, outer: Outer): ImportedRoute
 export function withInherited(own: readonly Directive[], inherited: readonly Directive[]): Directive[] {
   const isProxy = own.some(({ name, block }) => name === 'proxy_pass' || block !== undefined)
   const missing = PER_LOCATION.filter(
-    (name) => !own.some((each) => each.name === name) && (isProxy || name !== 'proxy_hide_header'),
+    (name) => !own.some((each) => each.name === name) && (isProxy || !name.startsWith('proxy_')),
   )
   return [...inherited.filter(({ name }) => missing.some((each) => each === name)), ...own]
 }
