@@ -112,7 +112,7 @@ const nginxSchema = z.strictObject({
     .regex(/^[1-9]\d{0,5}[kmg]$/, 'a size such as 500m or 20g')
     .default('10g')
     .describe(
-      'The disk that the caches of all policies may fill together, by their maxSize, shared out among workspaces. More keeps more answers; what is beyond is refused by name.',
+      'The disk that the caches of all policies may fill together, by their maxSize, shared out among workspaces. More keeps more answers; a cache beyond it keeps nothing.',
     ),
   refused_endpoints: z
     .array(text(64).refine((value) => network.safeParse(value).success, 'a network such as 10.0.0.0/8 or fe80::/10'))

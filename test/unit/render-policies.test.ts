@@ -90,19 +90,27 @@ describe('policies of a site', () => {
     const cached = (workspace: string, maxSizes: readonly string[]) =>
       maxSizes.map(
         (maxSize, at) =>
-          site(`${workspace}${at}`, `policies: [c${at}]`, '*', workspace) +
+          site(`${workspace}${at}`, `policies: [c${at}], ${PASSING}`, '*', workspace) +
           policy(`c${at}`, `cache: { zoneSize: 64k, maxSize: ${maxSize} }`, '*', workspace),
       )
-    const yaml = [...cached('eve', ['4g', '5g', '3g', '900000g']), ...cached('a', ['1g', '1g'])].join('')
+    const PASSING = 'routes: { r: { path: /, proxy: { upstream: u } } }'
+    const pools = ['eve', 'a'].map((workspace) =>
+      policy('u', "endpoints: { '10.0.0.1:80': {} }", '*', workspace).replace('kind: Policy', 'kind: Upstream'),
+    )
+    const yaml = [...pools, ...cached('eve', ['4g', '5g', '3g', '900000g']), ...cached('a', ['1g', '1g'])].join('')
     const host = { ...LAYOUT, maxCacheDisk: '10g' }
     const { units, problems } = renderYaml(yaml, { host })
     const caches = units.flatMap(({ path, kind }) => (kind === 'policy' ? path.replace(/#.*/, '') : []))
     expect(caches).toEqual(['a/*/policy/c0', 'a/*/policy/c1', 'eve/*/policy/c0', 'eve/*/policy/c2'])
-    expect(problems.filter(({ path }) => path.includes('/policy/'))).toEqual(
+    // Sites go on without a cache: a last good text would keep its disk.
+    expect(units.filter(({ kind }) => kind === 'site')).toHaveLength(6)
+    for (const name of ['eve1', 'eve3']) expect(textOf(units, `eve/*/site/${name}`)).not.toContain('proxy_cache')
+    expect(textOf(units, 'eve/*/site/eve0')).toContain('proxy_cache nxmesh_')
+    expect(problems).toEqual(
       ['c1', 'c3'].map((name) => ({
         path: `eve/*/policy/${name}`,
         code: 'clash',
-        message: 'the caches of this host have at most 10g of its disk, shared out among workspaces',
+        message: 'it keeps nothing: the caches of this host have at most 10g of its disk, shared out among workspaces',
         hint: 'give caches a smaller maxSize, let sites share a policy, or raise nginx.max_cache_disk of the host',
       })),
     )

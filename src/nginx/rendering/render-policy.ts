@@ -214,17 +214,18 @@ export function settlePolicies(sites: readonly Site[], known: Known, input: Poli
     rendered.set(policy.path, renderPolicy(policy, known, input))
   const inUse = new Set(sites.flatMap((site) => namesIn(site.spec).map((name) => pathOf(site, name, known))))
   const own = [...rendered.values()].filter((each) => 'text' in each)
-  for (const problem of tooMuch(
-    own.filter(({ path }) => inUse.has(path)),
-    input.host,
-  ))
-    rendered.set(problem.path, problem)
-  const problems = [...rendered.values()].filter((each) => 'code' in each)
+  for (const problem of tooMuch(own.filter(({ path }) => inUse.has(path)))) rendered.set(problem.path, problem)
+  const inForce = own.filter(({ path }) => inUse.has(path) && 'text' in (rendered.get(path) as object))
+  const uncached = new Map(tooLarge(inForce, input.host).map((problem) => [problem.path, problem]))
+  // It protects nothing: its sites pass everything on, where a last good text would go on filling the disk.
+  for (const { path, type } of inForce)
+    if (uncached.has(path)) rendered.set(path, { path, type, text: {}, unit: undefined, digest: '' })
+  const problems = [...[...rendered.values()].filter((each) => 'code' in each), ...uncached.values()]
   const before = new Map(input.slice.problems.map((each) => [each.path, each]))
   const find = (path: string) => rendered.get(path) ?? before.get(path)
   const settled = new Map(sites.map((site) => [site.path, policiesOf(site, known, find)]))
   const excess = withTooManyRules(sites, settled)
-  const units = own.filter(({ path }) => inUse.has(path) && 'text' in (rendered.get(path) as object))
+  const units = inForce.filter(({ path }) => !uncached.has(path))
   return {
     problems,
     units: units.flatMap(({ unit }) => unit ?? []),
@@ -321,31 +322,35 @@ function beyond(demands: readonly Demand[], limit: number, words: Omit<Problem, 
   return demands.filter(({ key }) => !granted.has(key)).map(({ key: path }) => ({ path, ...words }))
 }
 
+function demandsOf(policies: readonly RenderedPolicy[], costOf: (text: PolicyText) => number): readonly Demand[] {
+  return policies
+    .map(({ path, text }) => ({ key: path, workspace: path.split('/')[0] as string, cost: costOf(text) }))
+    .filter(({ cost }) => cost > 0)
+}
+
+/** Caches that the host has no disk for. */
+function tooLarge(inUse: readonly RenderedPolicy[], { maxCacheDisk }: HostLayout): readonly Problem[] {
+  if (maxCacheDisk === undefined) return []
+  const diskOf = ({ diskBytes = 0 }: PolicyText) => diskBytes
+  return beyond(demandsOf(inUse, diskOf), bytesOf(maxCacheDisk) as number, {
+    code: 'clash',
+    message: `it keeps nothing: the caches of this host have at most ${maxCacheDisk} of its disk, shared out among workspaces`,
+    hint: 'give caches a smaller maxSize, let sites share a policy, or raise nginx.max_cache_disk of the host',
+  })
+}
+
 /** Policies that would cost the node too much, alone or with all others. */
-function tooMuch(inUse: readonly RenderedPolicy[], { maxCacheDisk }: HostLayout): readonly Problem[] {
-  const demandsOf = (costOf: (text: PolicyText) => number): readonly Demand[] =>
-    inUse
-      .map(({ path, text }) => ({ key: path, workspace: path.split('/')[0] as string, cost: costOf(text) }))
-      .filter(({ cost }) => cost > 0)
+function tooMuch(inUse: readonly RenderedPolicy[]): readonly Problem[] {
   const memoryOf = ({ sharedBytes = 0 }: PolicyText) => sharedBytes
   const variablesOf = ({ http = [], adjustable = [] }: PolicyText) =>
     [...http, ...adjustable].filter((line) => VARIABLE_LINE.test(line)).length
   return [
-    ...beyond(demandsOf(memoryOf), NODE_SHARED_BYTES_MAX, {
+    ...beyond(demandsOf(inUse, memoryOf), NODE_SHARED_BYTES_MAX, {
       code: 'clash',
       message: `the zones of a node's policies have at most ${NODE_SHARED_BYTES_MAX / 1024 / 1024}m, shared out among workspaces`,
       hint: 'give policies smaller zones, or let sites share a policy',
     }),
-    ...beyond(
-      demandsOf(({ diskBytes = 0 }) => diskBytes),
-      maxCacheDisk === undefined ? Infinity : (bytesOf(maxCacheDisk) as number),
-      {
-        code: 'clash',
-        message: `the caches of this host have at most ${maxCacheDisk} of its disk, shared out among workspaces`,
-        hint: 'give caches a smaller maxSize, let sites share a policy, or raise nginx.max_cache_disk of the host',
-      },
-    ),
-    ...beyond(demandsOf(variablesOf), NODE_POLICY_VARIABLES_MAX, {
+    ...beyond(demandsOf(inUse, variablesOf), NODE_POLICY_VARIABLES_MAX, {
       code: 'clash',
       message: `the policies of a node have at most ${NODE_POLICY_VARIABLES_MAX} variables, shared out among workspaces`,
       hint: 'let sites share policies, or remove rules',
