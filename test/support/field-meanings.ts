@@ -435,7 +435,7 @@ export function isMeant(meaning: Meaning, directive: string, argument: string): 
   }
   // A rule of a policy is told behind its path.
   if (meaning.within !== undefined)
-    return argument.includes(meaning.within) && /^[\w./:[\]*?=%-]*(?:#[\w./-]*)?$/.test(argument)
+    return argument.includes(meaning.within) && /^[\w./:[\]*?=%-]*(?:#.*)?$/s.test(argument)
   if (meaning.asked !== undefined)
     return (/^\$\{nxmesh_asked\}\$upstream_status ([\w.-]+);$/.exec(argument)?.[1] ?? '').includes(meaning.asked)
   if (meaning.prefix !== undefined) return argument.startsWith(meaning.prefix)
