@@ -6,6 +6,7 @@ import { judgeRegex } from '../../src/core/resources/fields.ts'
 import { bounded, judgedLines, sought, STEPS_MAX } from '../../src/nginx/rendering/regex.ts'
 
 const LIMITS = `(*LIMIT_MATCH=${STEPS_MAX})(*NO_AUTO_POSSESS)`
+const to = (first: string) => `^(?s:(?:[^${first}]*+.)*?)[^${first}]*+`
 
 describe('a limited expression', () => {
   test.each([
@@ -20,14 +21,18 @@ describe('a limited expression', () => {
     // One in each line.
     ['.*\\.php', `${LIMITS}^(?:.*\\n)*?(?:.*\\.php)`],
     ['(.*)\\.php', `${LIMITS}^(?:.*\\n)*?(?:(.*)\\.php)`],
-    // Many.
-    ['a.*b', `${LIMITS}^(?s:.*?)(?:a.*b)`],
-    ['^a|b+', `${LIMITS}^(?s:.*?)(?:^a|b+)`],
-    ['(?:a|ab)(?:c|bcd)', `${LIMITS}^(?s:.*?)(?:(?:a|ab)(?:c|bcd))`],
-    ['[(|]+\\|', `${LIMITS}^(?s:.*?)(?:[(|]+\\|)`],
+    // Many: from one character that it may begin with to the next.
+    ['a.*b', `${LIMITS}${to('a')}(?:a.*b)`],
+    ['^a|b+', `${LIMITS}${to('ab')}(?:^a|b+)`],
+    ['(?:a|ab)(?:c|bcd)', `${LIMITS}${to('aa')}(?:(?:a|ab)(?:c|bcd))`],
+    ['a?(?:b*|[c-])(?!x)\\b-+', `${LIMITS}${to('abc\\-\\-')}(?:a?(?:b*|[c-])(?!x)\\b-+)`],
+    ['[(|[]+\\|', `${LIMITS}${to('(|\\[')}(?:[(|[]+\\|)`],
+    // It may begin with any, or be empty.
     ['.+b', `${LIMITS}^(?s:.*?)(?:.+b)`],
+    ['[^a]+b', `${LIMITS}^(?s:.*?)(?:[^a]+b)`],
+    ['a?b*(?:c|)', `${LIMITS}^(?s:.*?)(?:a?b*(?:c|))`],
     // What is no step takes time too.
-    ['a{20}b{3,}\\{200', `${LIMITS}^(?s:.*?)(?:a{20}b{3,}\\{200)`],
+    ['a{20}b{3,}\\{200', `${LIMITS}${to('a')}(?:a{20}b{3,}\\{200)`],
     ['^\\d{400}a{100,}', '(*LIMIT_MATCH=20000)(*NO_AUTO_POSSESS)^\\d{400}a{100,}'],
   ])('%s', (regex, limited) => {
     expect(bounded(regex)).toBe(limited)
@@ -37,10 +42,10 @@ describe('a limited expression', () => {
     expect(bounded('a.b', { dotAll: true })).toBe('(?s)a.b')
     expect(bounded('^a.*b', { dotAll: true })).toBe(`${LIMITS}(?s)^a.*b`)
     expect(bounded('.*b', { dotAll: true })).toBe(`${LIMITS}^(?s:.*b)`)
-    expect(bounded('a.*b', { dotAll: true })).toBe(`${LIMITS}^(?s:.*?)(?s:a.*b)`)
+    expect(bounded('a.*b', { dotAll: true })).toBe(`${LIMITS}${to('a')}(?s:a.*b)`)
   })
 
-  const atom = fc.constantFrom('a', 'b', '.', '\\w', '[ab]', '[^a|]', '\\|', 'c')
+  const atom = fc.constantFrom('a', 'b', '.', '\\w', '[ab]', '[^a|]', '\\|', 'c', '-', '[a-]', '[-b]', '[[]', '\\D')
   const repeated = fc
     .tuple(atom, fc.constantFrom('', '', '+', '*', '?', '{2}', '+?', '*?'))
     .map((parts) => parts.join(''))
@@ -52,7 +57,7 @@ describe('a limited expression', () => {
     .array(fc.oneof(sequence, group, fc.constantFrom('^', '$', '|', '\\b')), { minLength: 1, maxLength: 5 })
     .map((parts) => parts.join(''))
     .filter((regex) => judgeRegex(regex) === undefined)
-  const text = fc.string({ unit: fc.constantFrom('a', 'b', 'c', '|', ' ', '\n'), maxLength: 12 })
+  const text = fc.string({ unit: fc.constantFrom('a', 'b', 'c', '|', ' ', '\n', '-', '['), maxLength: 12 })
 
   test('fits the same texts, with the same groups', () => {
     fc.assert(
@@ -91,8 +96,9 @@ test.each(['(*NO_JIT)a', '(*LIMIT_MATCH=9)a', '(*UTF)a', 'a(*COMMIT)', 'a|(*ACCE
   },
 )
 
-function withoutLimits(regex: string): string {
-  // (?s) at the beginning is a flag to JavaScript.
+function withoutLimits(told: string): string {
+  // JavaScript has no repeats that give nothing back, and (?s) at the beginning is a flag.
+  const regex = told.replace(/(\[\^(?:\\.|[^\]\\])*\])\*\+/g, '$1*(?!$1)')
   return regex.replace(/^(?:\(\*[A-Z_]+(?:=\d+)?\))+/, '').replace(/^\(\?s\)/, '')
 }
 

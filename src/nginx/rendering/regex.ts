@@ -29,9 +29,14 @@ export function bounded(regex: string, { dotAll = false } = {}): string {
     return `${isPlain ? '' : limitsOf(bare)}${dotAll ? '(?s)' : ''}${regex}`
   // What begins with .* begins with a line, or fits nowhere in it.
   const isOfLine = /^(?:\.\*|\(\.\*\))/.test(bare) && !hasChoice(bare)
-  const before = !isOfLine ? '(?s:.*?)' : dotAll ? '' : '(?:.*\\n)*?'
+  const before = !isOfLine ? skipTo(firstOf(regex)) : dotAll ? '' : '(?:.*\\n)*?'
   // PCRE counts anew at each place where a match may begin: so there is one such place.
   return `${limitsOf(bare)}^${before}(?${option}:${regex})`
+}
+
+/** Goes from one place where a match may begin to the next. @param first what it begins with, as in a class, if that is known */
+function skipTo(first: string | undefined): string {
+  return first === undefined ? '(?s:.*?)' : `(?s:(?:[^${first}]*+.)*?)[^${first}]*+`
 }
 
 function limitsOf(bare: string): string {
@@ -72,4 +77,55 @@ function hasChoice(bare: string): boolean {
     outside = outside.replace(/\([^()]*\)/g, 'x')
   }
   return outside.includes('|')
+}
+
+// ---------------------------------------------------------------------------------------------- beginnings
+
+const TOKEN = /\\.|\[(?:\\.|[^\]\\])*\]|\((?:\?[:=!])?|\{[^}]*\}\??|[*+?]\??|./g
+
+/** What a longer class would not be worth. */
+const FIRST_MAX = 128
+
+interface Beginning {
+  /** As in a class; undefined for what is not told so simply. */
+  readonly first: string | undefined
+  readonly mayBeEmpty: boolean
+}
+
+/** The characters that a match may begin with, or more, as in a class; undefined where it may begin with any, or be empty. */
+function firstOf(regex: string): string | undefined {
+  const { first, mayBeEmpty } = beginningOf((regex.match(TOKEN) ?? []).values())
+  return mayBeEmpty || first === undefined || first.length > FIRST_MAX ? undefined : first
+}
+
+/** Of a group, whose opening was read; reads its end too. */
+function beginningOf(tokens: Iterator<string>): Beginning {
+  let first: string | undefined = ''
+  let mayBeEmpty = false
+  // Whether what was read of this alternative may be empty, without and with what was read last.
+  let [before, isOpen] = [true, true]
+  for (let { value, done } = tokens.next(); done !== true && value !== ')'; { value, done } = tokens.next()) {
+    const token = value as string
+    if (/^[*+?{]/.test(token)) isOpen ||= before && /^(?:[*?]|\{0)/.test(token)
+    else if (token === '|') {
+      mayBeEmpty ||= isOpen
+      isOpen = true
+    } else {
+      before = isOpen
+      const inner = token.startsWith('(') ? beginningOf(tokens) : characterOf(token)
+      if (!isOpen || token === '(?=' || token === '(?!') continue
+      first = first === undefined || inner.first === undefined ? undefined : first + inner.first
+      isOpen = inner.mayBeEmpty
+    }
+  }
+  return { first, mayBeEmpty: mayBeEmpty || isOpen }
+}
+
+function characterOf(token: string): Beginning {
+  if (/^(?:\^|\$|\\b)$/i.test(token)) return { first: '', mayBeEmpty: true }
+  if (token === '.' || token.startsWith('[^')) return { first: undefined, mayBeEmpty: false }
+  const parts = token.startsWith('[') ? (token.slice(1, -1).match(/\\.|./g) ?? []) : [token]
+  // Where they stand among others, these would mean something else.
+  const isOdd = (part: string, index: number) => part === '[' || (part === '-' && [0, parts.length - 1].includes(index))
+  return { first: parts.map((part, index) => (isOdd(part, index) ? `\\${part}` : part)).join(''), mayBeEmpty: false }
 }
