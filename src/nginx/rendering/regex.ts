@@ -8,13 +8,15 @@ import { plain } from './quote.ts'
 
 /**
  * Steps of PCRE in one match: 1 to 2.5 ms where it was measured (nginx 1.22.1 with PCRE2 10.42, texts of 8 kB), and at most
- * 5 ms with 15,000 expressions made at random. Under JIT, which is off in nginx unless told, simple repeats are no steps:
+ * 7 ms with 15,000 expressions made at random. Under JIT, which is off in nginx unless told, simple repeats are no steps:
  * `a.*\w+=` took 180 ms.
  */
 export const STEPS_MAX = 100_000
 
-/** So many characters of `{n}` are about as long as a step, of which PCRE takes none for them. */
-const UNCOUNTED = 100
+/** So many characters of `{n}` take as long as a step, and are none. */
+const CHARACTERS_OF_STEP = 100
+/** So many steps may take as long as one that looks ahead, which may go to the end of the text. */
+const STEPS_OF_LOOK = 16
 
 /**
  * The expression with a limit, unless its time goes by the length of the text alone. Fits what it fits without, in the
@@ -41,7 +43,8 @@ function skipTo(first: string | undefined): string {
 
 function limitsOf(bare: string): string {
   const copies = [...bare.matchAll(/\{(\d+)/g)].reduce((sum, [, count]) => sum + Number(count), 0)
-  const steps = Math.floor(STEPS_MAX / Math.max(1, copies / UNCOUNTED))
+  const weight = copies / CHARACTERS_OF_STEP + (/\(\?[=!]/.test(bare) ? STEPS_OF_LOOK : 0)
+  const steps = Math.floor(STEPS_MAX / Math.max(1, weight))
   // Repeats that PCRE finds out to have one way alone are steps too: else it walks through them again and again uncounted.
   return `(*LIMIT_MATCH=${steps})(*NO_AUTO_POSSESS)`
 }
