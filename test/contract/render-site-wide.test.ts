@@ -1,4 +1,4 @@
-import { mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { mkdirSync, writeFileSync } from 'node:fs'
 import { gunzipSync } from 'node:zlib'
 import { request } from 'node:http'
 import { once } from 'node:events'
@@ -6,48 +6,37 @@ import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { countAnswers } from '../../src/nginx/applying/bake.ts'
 import { probe } from '../../src/nginx/applying/probe.ts'
-import { liveEndpoint } from '../../src/nginx/applying/live-endpoint.ts'
-import { wholeText } from '../../src/nginx/rendering/live.ts'
-import type { HostLayout } from '../../src/nginx/rendering/host-layout.ts'
-import { ask, freePort, luaModules, nginxDirectory, serve, testGeneration } from '../support/real-nginx.ts'
+import { luaModules } from '../support/real-nginx.ts'
 import { renderYaml } from '../support/resources.ts'
+import { ServedDocuments } from '../support/served-documents.ts'
 import { waitFor } from '../support/wait.ts'
 
 const LONG = 'long enough to be worth it; '.repeat(200)
 
 describe.each(['reload', 'live'] as const)('what concerns a whole site, by the %s lane, on real nginx', (lane) => {
-  let host: HostLayout
-  let port: number
-  let nginx: Awaited<ReturnType<typeof serve>>
-  let remove: () => void
+  let served: ServedDocuments
 
   beforeAll(async () => {
-    port = await freePort()
-    ;({ host, remove } = nginxDirectory(port))
-    const root = join(host.directory, 'www')
-    mkdirSync(root)
-    for (const name of ['long.txt', 'long.html', 'long.css', 'long.png']) writeFileSync(join(root, name), LONG)
-    writeFileSync(join(root, 'short.txt'), 'short')
-    host = { ...host, modules: await luaModules(), liveLane: lane === 'live' }
-    const { generation, problems, live } = renderYaml(yaml(root), { host })
-    const { words } = await testGeneration(host, generation)
-    if (problems.length > 0 || words !== '') throw new Error(problems[0]?.message ?? words)
-    nginx = await serve(host, generation)
-    if (live !== undefined) await liveEndpoint(host.verifySocket).push(wholeText({ stamp: 1, state: live }))
+    const documents = ({ directory }: { directory: string }) => {
+      const root = join(directory, 'www')
+      mkdirSync(root)
+      for (const name of ['long.txt', 'long.html', 'long.css', 'long.png']) writeFileSync(join(root, name), LONG)
+      writeFileSync(join(root, 'short.txt'), 'short')
+      return yaml(root)
+    }
+    served = await ServedDocuments.start(documents, {
+      host: { modules: await luaModules(), liveLane: lane === 'live' },
+    })
   })
-  afterAll(async () => {
-    await nginx?.stop()
-    remove?.()
-  })
+  afterAll(() => served?.stop())
 
-  const get = (name: string, path: string, method = 'GET', body = '') =>
-    ask({ port, path, method, headers: { host: `${name}.example`, connection: 'keep-alive' } }, body)
+  const get = (name: string, path: string, method = 'GET', body = '') => served.get(path, { site: name, method, body })
 
   /** As `get`, for a client that takes gzip: what it was told, and the body unpacked. */
   async function packed(name: string, path: string) {
     const sent = request({
       host: '127.0.0.1',
-      port,
+      port: served.port,
       path,
       headers: { host: `${name}.example`, 'accept-encoding': 'gzip', via: '1.1 proxy' },
     })
@@ -96,12 +85,8 @@ describe.each(['reload', 'live'] as const)('what concerns a whole site, by the %
     const page = [503, '<h1>back at "noon" for $5</h1>', '120', 'on errors too']
     expect(await down('down')).toEqual(Array.from({ length: 4 }, () => [...page, 'keep-alive']))
     expect((await get('down', '/')).headers['content-type']).toBe('text/html; charset=utf-8')
-    writeFileSync(host.drainFile, '')
-    try {
-      expect(await down('down')).toEqual(Array.from({ length: 4 }, () => [...page, 'close']))
-    } finally {
-      rmSync(host.drainFile)
-    }
+    const drained = await served.whileDrained(() => down('down'))
+    expect(drained).toEqual(Array.from({ length: 4 }, () => [...page, 'close']))
   })
 
   test('maintenance: clients that are allowed are served, sites without it are too', async () => {
@@ -110,7 +95,12 @@ describe.each(['reload', 'live'] as const)('what concerns a whole site, by the %
   })
 
   test('maintenance: a probe sees that it is meant, and so does who counts 5xx in the access log', async () => {
-    const target = (site: string) => ({ site, address: '127.0.0.1', port, host: `${site}.example` })
+    const target = (site: string) => ({
+      site,
+      address: '127.0.0.1',
+      port: served.port,
+      host: `${site}.example`,
+    })
     const answers = await probe([target('down'), target('up')], 5000)
     expect(answers.get('down')).toEqual({ kind: 'planned' })
     expect(answers.get('up')?.kind).toBe('status')
@@ -118,7 +108,7 @@ describe.each(['reload', 'live'] as const)('what concerns a whole site, by the %
     await get('up', '/counted')
     const log = await waitFor(
       () => {
-        const lines = readFileSync(join(host.directory, 'logs/access.log'), 'utf8').split('\n')
+        const lines = served.log('access.log').split('\n')
         const counted = lines.filter((line) => line.includes('/counted'))
         return counted.length === 2 ? counted : undefined
       },
@@ -128,7 +118,7 @@ describe.each(['reload', 'live'] as const)('what concerns a whole site, by the %
   })
 
   test('the page itself cannot be asked for', async () => {
-    const { generation } = renderYaml(yaml('/srv'), { host })
+    const { generation } = renderYaml(yaml('/srv'), { host: served.layout })
     const path = /location = (\S+maintenance) /.exec([...generation.objects.values()].join('\n'))?.[1] as string
     expect(path).toMatch(/^\/nxmesh_/)
     expect((await get('allowed', path)).status).toBe(404)

@@ -1,13 +1,7 @@
-import { once } from 'node:events'
-import { rmSync, writeFileSync } from 'node:fs'
 import { createServer, type Server } from 'node:http'
-import type { AddressInfo } from 'node:net'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import { liveEndpoint } from '../../src/nginx/applying/live-endpoint.ts'
-import { wholeText } from '../../src/nginx/rendering/live.ts'
-import type { HostLayout } from '../../src/nginx/rendering/host-layout.ts'
-import { ask, freePort, luaModules, nginxDirectory, serve, testGeneration } from '../support/real-nginx.ts'
-import { renderYaml } from '../support/resources.ts'
+import { luaModules } from '../support/real-nginx.ts'
+import { close, listening, ServedDocuments } from '../support/served-documents.ts'
 
 const NAMES = ['stable', 'canary', 'dark'] as const
 const USERS = Array.from({ length: 400 }, (_, index) => `user-${index}`)
@@ -16,11 +10,8 @@ const USERS = Array.from({ length: 400 }, (_, index) => `user-${index}`)
 let choices: readonly string[] | undefined
 
 describe.each(['reload', 'live'] as const)('splits by the %s lane, on real nginx', (lane) => {
-  let host: HostLayout
-  let port: number
   let backends: Server[] = []
-  let nginx: Awaited<ReturnType<typeof serve>>
-  let remove: () => void
+  let served: ServedDocuments
 
   beforeAll(async () => {
     backends = NAMES.map((name) =>
@@ -31,38 +22,20 @@ describe.each(['reload', 'live'] as const)('splits by the %s lane, on real nginx
           response.setHeader('X-From', name)
           response.end(`${request.method} ${request.url} ${Buffer.concat(chunks).toString()}`)
         })
-      }).listen(0, '127.0.0.1'),
+      }),
     )
-    await Promise.all(backends.map((backend) => once(backend, 'listening')))
-    port = await freePort()
-    ;({ host, remove } = nginxDirectory(port))
-    const ports = backends.map((backend) => (backend.address() as AddressInfo).port)
-    host = { ...host, modules: await luaModules(), liveLane: lane === 'live' }
-    const { generation, problems, live } = renderYaml(splitYaml(ports), { host })
-    const { words } = await testGeneration(host, generation)
-    if (problems.length > 0 || words !== '') throw new Error(problems[0]?.message ?? words)
-    nginx = await serve(host, generation)
-    if (live !== undefined) await liveEndpoint(host.verifySocket).push(wholeText({ stamp: 1, state: live }))
+    const ports = await Promise.all(backends.map(listening))
+    served = await ServedDocuments.start(() => splitYaml(ports), {
+      host: { modules: await luaModules(), liveLane: lane === 'live' },
+    })
   })
   afterAll(async () => {
-    await nginx?.stop()
-    for (const backend of backends) {
-      backend.close()
-      backend.closeAllConnections()
-    }
-    remove?.()
+    await served?.stop()
+    close(backends)
   })
 
   const get = (path: string, headers: Record<string, string> = {}, sent: { method?: string; body?: string } = {}) =>
-    ask(
-      {
-        port,
-        path,
-        method: sent.method ?? 'GET',
-        headers: { host: 'a.example', connection: 'keep-alive', ...headers },
-      },
-      sent.body,
-    )
+    served.get(path, { headers, ...sent })
   const from = async (path: string, headers: Record<string, string> = {}) => {
     const { headers: answered } = await get(path, headers)
     return answered['x-from'] as string
@@ -135,22 +108,18 @@ describe.each(['reload', 'live'] as const)('splits by the %s lane, on real nginx
       [undefined, 'no beta'],
     ])
     const users = await everyone('/', byCookie)
-    writeFileSync(host.drainFile, '')
-    try {
+    await served.whileDrained(async () => {
       const during = await asked()
       expect(during.map(({ body, headers }) => [headers['x-from'], body])).toEqual(
         before.map(({ body, headers }) => [headers['x-from'], body]),
       )
       expect(during.map(({ headers }) => headers.connection)).toEqual(during.map(() => 'close'))
       expect(await everyone('/', byCookie)).toEqual(users)
-    } finally {
-      rmSync(host.drainFile)
-    }
+    })
   })
 
   test('nothing of this is an error in nginx’s own words', () => {
-    const words = nginx.errors().split('\n')
-    expect(words.filter((line) => /\[(?:alert|emerg|crit|error)\]/.test(line))).toEqual([])
+    expect(served.complaints(/\[error\]/)).toEqual([])
   })
 })
 
