@@ -358,6 +358,21 @@ server {
     location /down { proxy_pass http://127.0.0.1:1; }
     location /slow { limit_req zone=slow burst=1 nodelay; proxy_pass http://app; }
 }`,
+    'conf.d/traps': `
+server {
+    listen ${port};
+    server_name traps.example;
+    root ${directory}/www;
+    error_page 404 /gone.html;
+    error_page 403 =404 /denied/page.html;
+    add_header X-Everywhere yes always;
+    if ($arg_blocked) { return 403; }
+    location / { }
+    location /denied { deny all; }
+    location = /order { return 204; rewrite ^ /a.txt; return 500; }
+    location /path/ { proxy_set_header X-Part "api $uri"; proxy_pass http://app/api/; }
+}
+server { listen ${port}; server_name alias.example; location / { alias ${directory}/www/; index index.html; } }`,
     'conf.d/answers': `
 server {
     listen ${port};
@@ -399,6 +414,18 @@ server {
     ...get('pages.example', '/slow', '/slow', '/slow', '/slow/again', '/'),
     { host: 'pages.example', path: '/none', method: 'POST', body: 'x' },
     { host: 'pages.example', path: '/down', method: 'POST', body: 'x' },
+    ...get(
+      'traps.example',
+      '/',
+      '/none',
+      '/gone.html',
+      '/denied',
+      '/denied/page.html',
+      '/?blocked=1',
+      '/order',
+      '/path/x',
+    ),
+    ...get('alias.example', '/', '/a.txt', '/none'),
     ...get('answers.example', '/', '/told', '/shown/told', '/off/told', '/status/502'),
     { host: 'answers.example', path: '/told', method: 'POST', body: 'x'.repeat(1500) },
   ],

@@ -14,7 +14,7 @@ import { interceptOf, type ImportedPages } from './import-error-pages.ts'
 import { isOfGroup, type Policies, type ServerPolicies } from './import-policies.ts'
 import type { Upstreams } from './import-upstream.ts'
 import { matchOf } from './location-match.ts'
-import { parse, type Directive } from './parse.ts'
+import { parse, toText, type Directive } from './parse.ts'
 
 /** What a location takes over from its server, when it has none of its own. */
 export interface Outer {
@@ -28,6 +28,8 @@ export interface Outer {
   /** Pages of the site, where they are a field. */
   readonly pages: ImportedPages | undefined
   readonly prefix: string
+  /** Whether nginx comes there with errors: it has no pages for those of its own, where a route would begin anew. */
+  readonly isPage: (location: Directive) => boolean
 }
 
 export interface ImportedRoute {
@@ -57,6 +59,10 @@ const MATCHES: Readonly<Record<string, Tree>> = {
 /** These may not stand in the twin that each location of a route has for draining. */
 const NOT_IN_NAMED = /^(?:alias|location)$/
 
+/** Obeyed in the order in which they stand. */
+const REWRITING = /^(?:return|rewrite|if|set|break)$/
+/** Variables that a rewrite changes. */
+const OF_PATH = /\$\{?(?:uri|document_uri|request_filename)\b/
 /** What draining says in each location of a route. */
 const OF_DRAINING = /^(?:keepalive_timeout|recursive_error_pages)$/
 
@@ -65,7 +71,7 @@ export function importLocation(location: Directive, outer: Outer): ImportedRoute
   const { modifier, path } = matchOf(location)
   const match = MATCHES[modifier]
   if (match === undefined || path.startsWith('@')) return 'a route has a path'
-  const own = (location.block ?? []).filter((each) => !isImplied(each, outer.said))
+  const own = (location.block ?? []).filter((each) => !isImplied(each, outer.said)).map(isAll(location) ? rootOf : same)
   const odd = own.find(({ name }) => NOT_IN_NAMED.test(name))
   if (odd !== undefined) return `a route cannot hold ${odd.name}`
   const { findings, policies, serverPolicies, pages } = outer
@@ -73,7 +79,7 @@ export function importLocation(location: Directive, outer: Outer): ImportedRoute
     .filter(
       (each) => !isOfGroup(each) && !(pages !== undefined && /^(?:error_page|proxy_intercept_errors)$/.test(each.name)),
     )
-    .filter((each) => !OF_DRAINING.test(each.name))
+    .filter((each) => !OF_DRAINING.test(each.name) && !(each.name === 'error_page' && outer.isPage(location)))
   let fault = ''
   for (const attempt of attemptsFor({ modifier, path }, effective, outer)) {
     const isProxy = 'proxy' in attempt.fields
@@ -112,14 +118,32 @@ export function withInherited(own: readonly Directive[], inherited: readonly Dir
   return [...inherited.filter(({ name }) => missing.some((each) => each === name)), ...own]
 }
 
-/** Text that proxies without a header of its own would send those of the node's http block. */
+/** Text that proxies without a Host of its own would send that of the node's http block, or the name of NxMesh's own block. */
 export function withProxyHost(directives: readonly Directive[]): readonly Directive[] {
   const pass = directives.find(({ name }) => name === 'proxy_pass')
-  if (pass === undefined || directives.some(({ name }) => name === 'proxy_set_header')) return directives
+  const isHost = ({ name, args }: Directive): boolean =>
+    name === 'proxy_set_header' && args[0]?.toLowerCase() === 'host'
+  if (pass === undefined || directives.some(isHost)) return directives
   return [
     { ...pass, name: 'proxy_set_header', args: ['Host', '$proxy_host'], raw: ['Host', '$proxy_host'] },
     ...directives,
   ]
+}
+
+function isAll({ args, block = [] }: Directive): boolean {
+  return /^(?:\^~ )?\/$/.test(args.join(' ')) && !block.some(({ name }) => name === 'try_files')
+}
+
+/** For all paths an alias is a root. */
+function rootOf(directive: Directive): Directive {
+  const [path = ''] = directive.args
+  if (directive.name !== 'alias' || !/^\/[^$]*\/$/.test(path)) return directive
+  const root = path.slice(0, -1) || '/'
+  return { ...directive, name: 'root', args: [root], raw: [plain(root)] }
+}
+
+function same(directive: Directive): Directive {
+  return directive
 }
 
 /** A file, a directory with its index, or 404. */
@@ -210,6 +234,8 @@ function proxyAttempt(
   const [, scheme, word, uri = ''] = /^(https?):\/\/([^/$?]+)(\/[^$?]*)?$/.exec(pass?.args[0] ?? '') ?? []
   if (pass === undefined || scheme === undefined || word === undefined) return undefined
   if (uri !== '' && modifier.startsWith('~')) return undefined
+  // Where the path is replaced by a rewrite, these say the new one.
+  if (uri !== '' && directives.some((each) => each !== pass && OF_PATH.test(toText([each])))) return undefined
   const upstream = upstreams.reference(scheme, word)
   if (upstream === undefined) return undefined
   const strips = uri === '/' && path.endsWith('/') && modifier !== '='
@@ -307,7 +333,9 @@ function* returnAttempts(
   if (answer === undefined) return
   const [first = '', second] = answer.args
   const [code, text] = /^\d{3}$/.test(first) ? [Number(first), second] : [302, first]
-  const taken = new Set([answer])
+  // nginx never gets to what stands behind it.
+  const behind = directives.slice(directives.indexOf(answer)).filter(({ name }) => REWRITING.test(name))
+  const taken = new Set([answer, ...behind])
   if (code >= 300 && code <= 399) {
     if (text === undefined) return
     if (text.endsWith('$request_uri')) {

@@ -12,7 +12,7 @@ import { faultOfSite } from './faults.ts'
 import { compressionOf } from './field-groups.ts'
 import { isImplied, LOGGING, PER_LOCATION, put, reasonFor, SITE_RULES } from './fields.ts'
 import type { Findings } from './findings.ts'
-import { errorPagesOf, type ImportedPages } from './import-error-pages.ts'
+import { errorPagesOf, withPageLocations, type ImportedPages } from './import-error-pages.ts'
 import { policyTextOf, type Policies, type ServerPolicies } from './import-policies.ts'
 import { importLocation, withInherited, withProxyHost, type ImportedRoute } from './import-location.ts'
 import type { Upstreams } from './import-upstream.ts'
@@ -133,6 +133,9 @@ export function importServer(server: Server, carried: Carried): Tree | undefined
       findings.lose(directive, 'the node has its own')
     else text.push(directive)
   }
+  // What the server answers itself has its headers, too.
+  if (text.some(({ name }) => /^(?:if|rewrite)$/.test(name)))
+    text.push(...directives.filter(({ name }) => name === 'add_header'))
   const routes = importRoutes(server, carried, parts)
   const [first, ...others] = routes.routes.map((route) => route.policies)
   const shared = (first ?? []).filter((name) => others.every((names) => names.includes(name)))
@@ -230,13 +233,19 @@ interface IdentifiedRoute extends ImportedRoute {
 
 function importRoutes({ block, directives }: Server, carried: Carried, parts: ServerParts) {
   const { findings } = carried
+  const { locations, isPage: isTarget } = withPageLocations(
+    directives,
+    withRoot(block, directives),
+    carried.prefix,
+    carried.hasFile,
+  )
   const outer = {
+    isPage: isTarget,
     inherited: directives.filter(({ name }) => [...IN_EACH_LOCATION, ...FOR_FILES].includes(name)),
     said: new Set(directives.map(({ name }) => name)),
     ...carried,
     ...parts,
   }
-  const locations = withRoot(block, directives)
   const results = locations.map((location) => importLocation(location, outer))
   const isRegex = (location: Directive): boolean => matchOf(location).modifier.startsWith('~')
   const isText = (index: number): boolean => typeof results[index] === 'string'
