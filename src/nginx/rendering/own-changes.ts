@@ -44,19 +44,19 @@ const sharedOf = perObject(({ created, spec }: Site) =>
 
 /** Whether all that is no resource is the same. */
 function isAlike(before: RenderInput, after: RenderInput): boolean {
-  const [left, right] = [partsOf(before), partsOf(after)]
-  return left.length === right.length && left.every((part, index) => part === right[index])
+  return Object.values(PARTS).every((partsOf) => {
+    const [left, right] = [partsOf(before), partsOf(after)]
+    return left.length === right.length && left.every((part, index) => part === right[index])
+  })
 }
 
-function partsOf({ capabilities, host, openCircuits, ejected, addresses, secrets }: RenderInput): readonly string[] {
-  return [
-    JSON.stringify([capabilities, host]),
-    ...[...openCircuits].toSorted(),
-    ' ejected',
-    ...[...ejected].toSorted(),
-    ' addresses',
-    ...[...addresses].flat(2),
-    ' secrets',
-    ...[...secrets].flat(),
-  ]
+/** All of it, as texts. */
+const PARTS: Readonly<Record<keyof Omit<RenderInput, 'slice'>, (input: RenderInput) => readonly string[]>> = {
+  capabilities: ({ capabilities }) => [JSON.stringify(capabilities)],
+  host: ({ host }) => [JSON.stringify(host)],
+  openCircuits: ({ openCircuits }) => [...openCircuits].toSorted(),
+  ejected: ({ ejected }) => [...ejected].toSorted(),
+  closedToStreams: ({ closedToStreams }) => [...closedToStreams].toSorted(),
+  addresses: ({ addresses }) => [...addresses].flat(2),
+  secrets: ({ secrets }) => [...secrets].flat(),
 }
