@@ -10,6 +10,7 @@ import { toWire } from '../../src/core/codec.ts'
 import { keyPairFromSeed, type EditBody, type Envelope, type KeyPair } from '../../src/core/envelope.ts'
 import { ERROR_CODES } from '../../src/errors.ts'
 import { KEYS, startApiNode, targetOf, testKey, type ApiNode } from '../support/api-node.ts'
+import { hasten } from '../support/hasty-clock.ts'
 import { meshctl, type CliOptions, type CliResult } from '../support/cli.ts'
 import { GENERATION, OLD_GENERATION, receiptOf } from '../support/receipt.ts'
 import { startFlakyProxy } from '../support/flaky-proxy.ts'
@@ -371,7 +372,8 @@ describe('apply --wait', () => {
     const everywhere = SITE.replace('zone: eu.west', "zone: '*'")
     own()
     await speak(node, KEYS.other, { zones: ['us'], receipt: null })
-    const result = owner(['apply', '-f', '-', '--wait'], { stdin: everywhere })
+    // A first receipt is given a while.
+    const result = owner(['apply', '-f', '-', '--wait'], { stdin: everywhere, clock: hasten(20) })
     await waitFor(() => edits().length === 1, { what: 'the edit' })
     own()
     expect(await result).toMatchObject({ code: 0, err: expect.stringContaining('edge-2: manages no nginx') as string })
