@@ -290,6 +290,22 @@ test('who is believed about clients becomes a zone setting, as it held for all s
   expect(JSON.stringify(text.site)).toContain('set_real_ip_from proxy.internal;')
 })
 
+test('redirects of the server are undone where the location says default', () => {
+  const { site, kept } = imported(
+    server('proxy_redirect http://a.internal/ /b/; location /c/ { proxy_redirect default; proxy_pass http://app/d/; }'),
+  )
+  expect(site).toMatchObject({
+    routes: { c: { proxy: { replacePrefix: '/d/', redirects: { 'http://app/d/': '/c/' } } } },
+  })
+  expect(kept.map(({ what }) => what)).toEqual(['proxy_redirect http://a.internal/ /b/'])
+})
+
+test('what stands behind a return is not said, nor the type of what has no body', () => {
+  const { site } = imported(server('location / { return 204; default_type a/b; rewrite ^ /x; }'))
+  expect(site).toMatchObject({ routes: { root: { action: 'return', return: { status: 204 } } } })
+  expect(JSON.stringify(site)).not.toMatch(/rewrite|a\/b/)
+})
+
 test('headers for upstreams are nothing to a location that asks none', () => {
   const { site, kept } = imported(
     server('proxy_set_header X-A $uri; proxy_hide_header X-B; location / { root /srv/a; }'),

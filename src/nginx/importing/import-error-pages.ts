@@ -8,7 +8,7 @@ import { plain } from '../rendering/quote.ts'
 import { faultOfSite } from './faults.ts'
 import { defaultRoot } from './fields.ts'
 import { matchOf } from './location-match.ts'
-import type { Directive } from './parse.ts'
+import { toText, type Directive } from './parse.ts'
 
 export interface ImportedPages {
   readonly fields: Tree
@@ -110,7 +110,8 @@ function locationOf(locations: readonly Directive[], path: string): Directive | 
     const matching = regexes.find((each) =>
       new RegExp(matchOf(each).path, matchOf(each).modifier === '~*' ? 'i' : '').test(path),
     )
-    return matching === undefined ? longest : undefined
+    // What the expression found is not known any more.
+    return matching !== undefined && /\$\d/.test(toText([matching])) ? undefined : (matching ?? longest)
   } catch {
     return undefined
   }

@@ -234,8 +234,9 @@ function proxyAttempt(
   const [, scheme, word, uri = ''] = /^(https?):\/\/([^/$?]+)(\/[^$?]*)?$/.exec(pass?.args[0] ?? '') ?? []
   if (pass === undefined || scheme === undefined || word === undefined) return undefined
   if (uri !== '' && modifier.startsWith('~')) return undefined
-  // Where the path is replaced by a rewrite, these say the new one.
-  if (uri !== '' && directives.some((each) => each !== pass && OF_PATH.test(toText([each])))) return undefined
+  // Where the path is replaced by a rewrite, these say the new one; a Site has its own / and so no text for that.
+  if (uri !== '' && path !== '/' && directives.some((each) => each !== pass && OF_PATH.test(toText([each]))))
+    return undefined
   const upstream = upstreams.reference(scheme, word)
   if (upstream === undefined) return undefined
   const strips = uri === '/' && path.endsWith('/') && modifier !== '='
@@ -247,11 +248,13 @@ function proxyAttempt(
   const fields: Tree = { action: 'proxy', proxy }
   if (Object.keys(headers.requestHeaders).length > 0) fields['requestHeaders'] = headers.requestHeaders
   const redirects = directives.filter(({ name }) => name === 'proxy_redirect')
-  const isDefault = redirects.every(({ args }) => args[0] === 'default') && !said.has('proxy_redirect')
+  const isSaid = redirects.length === 1 && redirects[0]?.args[0] === 'default'
+  const isUndone = isSaid && said.has('proxy_redirect')
+  const isDefault = isSaid || (redirects.length === 0 && !said.has('proxy_redirect'))
   // Who is asked by the name of the configuration answers by it, and nginx goes by the name of the block.
   const { hostHeader } = headers.proxy
   const isAskedByName = typeof hostHeader === 'string' && !hostHeader.includes('$')
-  const back = isDefault && isAskedByName ? redirectBack(pass, uri, path) : undefined
+  const back = isDefault && (isAskedByName || isUndone) ? redirectBack(pass, uri, path) : undefined
   const canBack = back !== undefined && faultOf({ path, action: 'proxy', proxy: { upstream, redirects: back } }) === ''
   if (canBack) proxy['redirects'] = back
   const implied = directives.filter(
@@ -259,12 +262,13 @@ function proxyAttempt(
       (name === 'proxy_http_version' && args[0] === '1.1') ||
       // By default nginx goes by the name of the block, which no upstream knows: as if it were off.
       (name === 'proxy_redirect' &&
-        /^(?:default|off)$/.test(args[0] ?? '') &&
-        redirects.length === 1 &&
-        !said.has(name)) ||
+        (isSaid || (redirects.length === 1 && args[0] === 'off' && !said.has('proxy_redirect')))) ||
       (name === 'proxy_ssl_server_name' && scheme === 'https'),
   )
-  const rewritten = uri === '' || strips ? [] : [rewriteTo(uri, path, modifier, pass)]
+  const replaces = { path, action: 'proxy', proxy: { upstream, replacePrefix: uri } }
+  const canReplace = uri !== '' && !strips && modifier !== '=' && faultOf(replaces) === ''
+  if (canReplace) proxy['replacePrefix'] = uri
+  const rewritten = uri === '' || strips || canReplace ? [] : [rewriteTo(uri, path, modifier, pass)]
   return {
     fields,
     taken: new Set([pass, ...implied, ...headers.taken, ...groups.taken]),
@@ -347,7 +351,12 @@ function* returnAttempts(
   }
   if (text?.includes('$') === true) return
   if ((text === undefined || text === '') && (code === 204 || (text === undefined && code >= 400))) {
-    yield { fields: { action: 'return', return: { status: code } }, taken, added: [] }
+    const typed = directives.filter(({ name }) => name === 'default_type')
+    yield {
+      fields: { action: 'return', return: { status: code } },
+      taken: new Set([...taken, ...typed]),
+      added: [],
+    }
     return
   }
   // The field gives one type to every path; nginx goes by the ending first.
