@@ -63,6 +63,16 @@ test.each([
     /nginx\.conf:1: content_by_lua_block may run programs/,
   ],
   [
+    'writes what upstreams answer',
+    'http { server { listen 80; location / { proxy_store /srv/mirror$uri; proxy_pass http://10.0.0.1; } } }',
+    /nginx\.conf:1: proxy_store may run programs or write/,
+  ],
+  [
+    'brings code of its own',
+    'load_module /srv/tree/own.so; http { server { listen 80; } }',
+    /nginx\.conf:1: a proof loads no module from outside of \//,
+  ],
+  [
     'nginx itself refuses',
     'http { server { listen 80; no_such thing; } }',
     /does not run in a sandbox: unknown directive "no_such"/,
@@ -98,9 +108,22 @@ function builtFor(words: string): string {
 }
 
 test.each([
-  ['--prefix=/opt/web --conf-path=/etc/web/nginx.conf', { prefix: '/opt/web', config: '/etc/web/nginx.conf' }],
-  ['--prefix=/opt/web/', { prefix: '/opt/web', config: '/opt/web/conf/nginx.conf' }],
-  ['--with-debug', { prefix: '/usr/local/nginx', config: '/usr/local/nginx/conf/nginx.conf' }],
+  [
+    '--prefix=/opt/web --conf-path=/etc/web/nginx.conf',
+    { prefix: '/opt/web', config: '/etc/web/nginx.conf', modules: '/opt/web/modules' },
+  ],
+  [
+    '--prefix=/opt/web/ --modules-path=/opt/lib/',
+    { prefix: '/opt/web', config: '/opt/web/conf/nginx.conf', modules: '/opt/lib' },
+  ],
+  [
+    '--with-debug',
+    {
+      prefix: '/usr/local/nginx',
+      config: '/usr/local/nginx/conf/nginx.conf',
+      modules: '/usr/local/nginx/modules',
+    },
+  ],
 ])('nginx says where it looks: %s', async (words, paths) => {
   expect(await pathsOfNginx(builtFor(words))).toEqual(paths)
 })

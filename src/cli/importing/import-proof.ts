@@ -4,12 +4,12 @@
  */
 
 import { once } from 'node:events'
-import { readdirSync } from 'node:fs'
+import { readdirSync, realpathSync } from 'node:fs'
 import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { request } from 'node:http'
 import { createServer, type AddressInfo } from 'node:net'
 import { tmpdir, userInfo } from 'node:os'
-import { join } from 'node:path'
+import { dirname, join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { systemClock } from '../../adapters/clock.ts'
 import { LocalNginx } from '../../adapters/nginx-process.ts'
@@ -112,9 +112,12 @@ async function prove(
   bench: Bench,
 ): Promise<Proof | string> {
   const { directory, binary, ends } = bench
-  const { prefix } = await nginxIn(directory, binary).paths()
+  const { prefix, modules } = await nginxIn(directory, binary).paths()
   const user = userInfo().uid === 0 ? { user: 'root' } : {}
   const sandbox = new Sandbox(tree, { directory, backendPort: await freePort(), prefix, ...user })
+  const foreign = sandbox.modules.find(({ args }) => !isBelow(args[0] ?? '', modules))
+  if (foreign !== undefined)
+    return `${foreign.file}:${foreign.line}: a proof loads no module from outside of ${modules}`
   for (const standIn of sandbox.standIns) ends.push((await standInFor(standIn)).close)
   const [portsBefore, portsAfter] = [await freePorts(sandbox.listeners), await freePorts(sandbox.listeners)]
   const was = await start(bench, 'before', async ({ directory: own, pidFile }) => {
@@ -168,6 +171,15 @@ async function prove(
 const NOTHING_KNOWN = {
   addresses: new Map(),
   ...ALL_WELL,
+}
+
+/** Whether the file lies there, wherever links to its directory lead. A module's code runs as soon as it is loaded. */
+function isBelow(file: string, directory: string): boolean {
+  try {
+    return `${realpathSync(dirname(file))}/`.startsWith(`${realpathSync(directory)}/`)
+  } catch {
+    return false
+  }
 }
 
 /** A few files of a directory, the first in the order of names. */

@@ -22,13 +22,17 @@ export interface NginxPaths {
   readonly prefix: string
   /** Its main file, unless it is told another. */
   readonly config: string
+  /** Its own modules. */
+  readonly modules: string
 }
 
 /** As `nginx -V` says, or what nginx is built with by itself. Directories without a final slash. */
 export function builtInPaths(words: string): NginxPaths {
   const prefix = (/--prefix=(\S+)/.exec(words)?.[1] ?? '/usr/local/nginx').replace(/(?<=.)\/+$/, '')
   const config = /--conf-path=(\S+)/.exec(words)?.[1] ?? 'conf/nginx.conf'
-  return { prefix, config: config.startsWith('/') ? config : `${prefix}/${config}` }
+  const modules = (modulesPath(words) ?? 'modules').replace(/(?<=.)\/+$/, '')
+  const below = (path: string): string => (path.startsWith('/') ? path : `${prefix}/${path}`)
+  return { prefix, config: below(config), modules: below(modules) }
 }
 
 /** The group of workers when the configuration names no user: as `nginx -V` says, or what nginx is built with by itself. */

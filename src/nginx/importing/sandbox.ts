@@ -22,8 +22,12 @@ export interface SandboxParts {
 
 /** Why a configuration is not run, not even in a sandbox; undefined when it can be. */
 export function unprovable(tree: readonly Directive[]): string | undefined {
-  for (const { name, file, line, block } of tree) {
-    if (/_by_lua|^(?:js|perl|lua|init|passenger|modsecurity|opentelemetry|dav)_|^(?:lua|perl)$/.test(name))
+  for (const { name, args, file, line, block } of tree) {
+    const isDangerous =
+      /_by_lua|^(?:js|perl|lua|init|passenger|modsecurity|opentelemetry|opentracing|dav|upload)_|^(?:lua|perl|pagespeed)$/.test(
+        name,
+      )
+    if (isDangerous || (name.endsWith('_store') && args[0] !== 'off'))
       return `${file}:${line}: ${name} may run programs or write, which a proof must not`
     const inner = block === undefined ? undefined : unprovable(block)
     if (inner !== undefined) return inner
@@ -72,6 +76,11 @@ export class Sandbox {
   /** What the sandbox listens on, each to be given a port: `*:80`. */
   get listeners(): readonly string[] {
     return [...[...this.#listeners].toSorted(), ...this.stream.listeners]
+  }
+
+  /** What it loads into nginx, by absolute paths. */
+  get modules(): readonly Directive[] {
+    return this.#before
   }
 
   get standIns(): readonly StandIn[] {
