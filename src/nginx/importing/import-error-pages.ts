@@ -87,7 +87,7 @@ export function withPageLocations(
     matchOf(location).modifier === '=' && matchOf(location).path === path
   const added = [...new Set(targets)].flatMap((path): Directive[] => {
     const answering = locations.some((each) => isExact(each, path)) ? undefined : locationOf(locations, path)
-    if (answering === undefined || says(answering.block ?? [], /^(?:location|alias|error_page|proxy_pass)$/)) return []
+    if (answering === undefined || !isAnywhere(answering)) return []
     return [{ ...answering, args: ['=', path], raw: ['=', plain(path)] }]
   })
   const all = [...locations, ...added]
@@ -96,6 +96,13 @@ export function withPageLocations(
     (each.block ?? []).some(({ name }) => name === 'internal') && hasFile(fileOf(each, server, prefix))
   const pages = new Set(all.filter((each) => targets.some((path) => isExact(each, path)) && !isAskedFor(each)))
   return { locations: all, isPage: (location: Directive) => pages.has(location) }
+}
+
+/** Whether it does the same wherever it stands. */
+function isAnywhere({ block = [] }: Directive): boolean {
+  const isBound = ({ name, args: [to = ''] }: Directive): boolean =>
+    /^(?:location|alias)$/.test(name) || (name === 'proxy_pass' && /^\w+:\/\/[^/]+\/|\$/.test(to))
+  return !block.some(isBound)
 }
 
 /** The one that answers for a path without one of its own; none where only nginx can tell. */

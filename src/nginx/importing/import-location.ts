@@ -79,7 +79,7 @@ export function importLocation(location: Directive, outer: Outer): ImportedRoute
     .filter(
       (each) => !isOfGroup(each) && !(pages !== undefined && /^(?:error_page|proxy_intercept_errors)$/.test(each.name)),
     )
-    .filter((each) => !OF_DRAINING.test(each.name) && !(each.name === 'error_page' && outer.isPage(location)))
+    .filter((each) => !OF_DRAINING.test(each.name) && !(isPaged(each) && outer.isPage(location)))
   let fault = ''
   for (const attempt of attemptsFor({ modifier, path }, effective, outer)) {
     const isProxy = 'proxy' in attempt.fields
@@ -132,6 +132,11 @@ export function withProxyHost(directives: readonly Directive[]): readonly Direct
 
 function isAll({ args, block = [] }: Directive): boolean {
   return /^(?:\^~ )?\/$/.test(args.join(' ')) && !block.some(({ name }) => name === 'try_files')
+}
+
+/** Whether it sends errors to a path. */
+function isPaged({ name, args }: Directive): boolean {
+  return name === 'error_page' && args.at(-1)?.startsWith('/') === true
 }
 
 /** For all paths an alias is a root. */
