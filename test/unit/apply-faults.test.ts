@@ -252,6 +252,25 @@ test('drift is healed behind the memory gate too: the files at once, the reload 
   expect(await applier.healDrift()).toEqual([])
 })
 
+test('drift whose reload has to wait takes none of its own when an apply brings one', async () => {
+  await using fake = await fakeHost()
+  const { host, nginx } = fake
+  const applier = await host.booted(fake.options({ maxDrainingWorkers: 1 }))
+  nginx.keepsOldWorkers = true
+  const unit = host.site('a', { port: 81 })
+  await applier.apply(host.request([unit]))
+  const file = join(host.layout.directory, 'objects', `${unit.digest}.conf`)
+  await writeFile(file, '# by hand')
+  await expect(applier.healDrift()).rejects.toMatchObject({ code: 'unavailable' })
+  nginx.endOldWorkers()
+  expect(await applier.apply(host.request([unit, host.site('b', { port: 81 })]))).toMatchObject({ outcome: 'applied' })
+  nginx.endOldWorkers()
+  nginx.signals.length = 0
+  expect(await applier.healDrift()).toEqual([`${file} was edited`])
+  expect(nginx.signals).toEqual([])
+  expect(await applier.healDrift()).toEqual([])
+})
+
 test('an abort before the swap changes nothing', async () => {
   await using fake = await fakeHost()
   const { host, nginx } = fake

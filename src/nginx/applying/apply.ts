@@ -18,6 +18,8 @@ import { Validator, type Choice } from './validator.ts'
 
 const STOP_POLL_MS = 100
 
+const NONE_FOUND = { found: [] }
+
 export type HealOptions = Pick<ApplyRequest, 'onWait'> & { readonly signal?: AbortSignal }
 
 export class Applier {
@@ -27,8 +29,8 @@ export class Applier {
   readonly #swap: Swap
   /** As the last request had it. */
   #drainMs = SETTINGS_DEFAULTS.drainMs
-  /** Drift that was put right on disk and that nginx may have loaded, until it has loaded the disk again. */
-  #notLoaded: readonly string[] = []
+  /** Drift that was put right on disk, and that nginx may run until it loads the disk again: in this generation, or another. */
+  #notLoaded: { readonly found: readonly string[]; readonly generation?: string } = NONE_FOUND
 
   constructor(options: ApplierOptions) {
     this.#parts = partsOf(options)
@@ -154,7 +156,10 @@ export class Applier {
   async healDrift({ onWait, signal }: HealOptions = {}): Promise<readonly string[]> {
     const { nginx, store, errorLog, endpoint } = this.#parts
     const lastGood = this.#serving.booted()
-    const found = [...this.#notLoaded]
+    const before = this.#notLoaded
+    const found = [...before.found]
+    // Whatever was applied since was loaded from the disk that had been put right.
+    const loaded = before.generation === lastGood.digest ? 0 : found.length
     const damage = await store.damage(lastGood)
     if (damage.length > 0) await store.repair(lastGood, damage)
     found.push(...damage.map(described))
@@ -171,8 +176,8 @@ export class Applier {
     if (running.other) found.push(`nginx ran something else: ${running.reason}`)
     else if (!running.proven) throw unproven(lastGood.digest, running)
     // What was edited may have been loaded by hand as well, and then answers with the right digest.
-    if (found.length > 0) {
-      this.#notLoaded = found
+    if (found.length > loaded) {
+      this.#notLoaded = { found, generation: lastGood.digest }
       if (running.other) this.#serving.unprove()
       await waitForMemory(this.#parts, master, onWait, signal)
       this.#serving.unprove()
@@ -185,8 +190,8 @@ export class Applier {
         await this.#swap.drain.end()
       }
       await this.#serving.prove(lastGood)
-      this.#notLoaded = []
     }
+    this.#notLoaded = NONE_FOUND
     return found
   }
 
