@@ -16,7 +16,7 @@ import { foundMesh, type Founding } from './founding.ts'
 import { escapeSegment, parseResourcePath, unescapeSegment, workspaceOf } from './names.ts'
 import { ABSENT, editsOf, pack, planFields } from './plan.ts'
 import { overQuota } from './quota.ts'
-import { deniedHosts } from './slice.ts'
+import { deniedHosts } from './slicing.ts'
 import type { MeshState } from './state.ts'
 
 /** What a new mesh takes over. */

@@ -3,7 +3,8 @@ import { describe, expect, test } from 'vitest'
 import type { ResourceState } from '../../src/core/document.ts'
 import type { Envelope, GrantBody, Value } from '../../src/core/envelope.ts'
 import type { GrantOf } from '../../src/core/quota.ts'
-import { isSite, settingsOf, slice, type SliceNode } from '../../src/core/slice.ts'
+import { isSite, settingsOf, type SliceNode } from '../../src/core/slice.ts'
+import { slice } from '../../src/core/slicing.ts'
 import { sliceOf, stateOf, statesOf } from '../support/resources.ts'
 
 function site(name: string, { zone = '*', workspace = 'default', selector = '' } = {}): string {

@@ -4,7 +4,7 @@
  */
 
 import { describe, expect, test } from 'vitest'
-import { slice } from '../../src/core/slice.ts'
+import { slice } from '../../src/core/slicing.ts'
 import { boundBy, portConflicts } from '../../src/nginx/applying/precheck.ts'
 import { STREAM_LISTENERS_MAX } from '../../src/nginx/rendering/stream-claims.ts'
 import { DEBIAN_12, EVERYWHERE, renderStates, renderYaml, statesOf } from '../support/resources.ts'
