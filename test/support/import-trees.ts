@@ -370,6 +370,8 @@ server {
     location / { }
     location /denied { deny all; }
     location = /order { return 204; rewrite ^ /a.txt; return 500; }
+    location ~ \\.css$ { root ${directory}/www; }
+    location ^~ /firm/ { proxy_pass http://app/; }
     location /path/ { proxy_set_header X-Part "api $uri"; proxy_pass http://app/api/; }
 }
 server { listen ${port}; server_name alias.example; location / { alias ${directory}/www/; index index.html; } }`,

@@ -290,6 +290,16 @@ function redirectLines(redirects: Readonly<Record<string, string>>, model: Direc
   return Object.entries(redirects).map((args) => ({ ...model, name: 'proxy_redirect', args, raw: args.map(plain) }))
 }
 
+/** What nginx does by default with redirects of an upstream that is passed to with a path, in a location as text. */
+export function redirectsOf(location: Directive, own: readonly Directive[], { said }: Outer): readonly Directive[] {
+  const pass = own.find(({ name }) => name === 'proxy_pass')
+  const [, uri] = /^\w+:\/\/[^/$]+(\/[^$]*)$/.exec(pass?.args[0] ?? '') ?? []
+  const isSaid = said.has('proxy_redirect') || own.some(({ name }) => name === 'proxy_redirect')
+  const isAskedByName = own.some(({ name, args }) => name === 'proxy_set_header' && args[1] === '$proxy_host')
+  if (pass === undefined || uri === undefined || isSaid || !isAskedByName) return []
+  return redirectLines(redirectBack(pass, uri, matchOf(location).path), pass)
+}
+
 /** What `proxy_pass` with a path does, where it may not have one: the matched part of the path is replaced. */
 function rewriteTo(uri: string, path: string, modifier: string, pass: Directive): Directive {
   const start = path.replace(/[\\^$.*+?()[\]{}|]/g, '\\$&')

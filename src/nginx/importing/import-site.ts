@@ -14,7 +14,14 @@ import { isImplied, LOGGING, PER_LOCATION, put, reasonFor, SITE_RULES } from './
 import type { Findings } from './findings.ts'
 import { errorPagesOf, withPageLocations, type ImportedPages } from './import-error-pages.ts'
 import { policyTextOf, type Policies, type ServerPolicies } from './import-policies.ts'
-import { importLocation, withInherited, withProxyHost, type ImportedRoute } from './import-location.ts'
+import {
+  importLocation,
+  redirectsOf,
+  type Outer,
+  withInherited,
+  withProxyHost,
+  type ImportedRoute,
+} from './import-location.ts'
 import type { Upstreams } from './import-upstream.ts'
 import { matchOf } from './location-match.ts'
 import { Names } from './names.ts'
@@ -270,7 +277,7 @@ function importRoutes({ block, directives }: Server, carried: Carried, parts: Se
     ) {
       findings.lose(location, `${result}, and a Site has its own location /`)
     } else {
-      text.push({ ...location, block: textBlock(location, outer.inherited, parts.serverPolicies) })
+      text.push({ ...location, block: textBlock(location, outer) })
     }
   }
   // Without text nobody is sent to the location of a page any more.
@@ -300,11 +307,9 @@ function withRoot(block: Directive, directives: readonly Directive[]): readonly 
 }
 
 /** What a location says as text of the server, which has not the headers that it would have taken over. */
-function textBlock(
-  { block = [] }: Directive,
-  inherited: readonly Directive[],
-  serverPolicies: ServerPolicies,
-): readonly Directive[] {
-  const lists = inherited.filter(({ name }) => IN_EACH_LOCATION.includes(name))
-  return withProxyHost([...policyTextOf(block, serverPolicies), ...withInherited(block, lists)])
+function textBlock(location: Directive, outer: Outer): readonly Directive[] {
+  const { block = [] } = location
+  const lists = outer.inherited.filter(({ name }) => IN_EACH_LOCATION.includes(name))
+  const own = withProxyHost([...policyTextOf(block, outer.serverPolicies), ...withInherited(block, lists)])
+  return [...own, ...redirectsOf(location, own, outer)]
 }
