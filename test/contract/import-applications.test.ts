@@ -2,6 +2,7 @@
 
 import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { globSync } from 'node:fs'
+import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { afterEach, beforeEach, expect, test, vi } from 'vitest'
@@ -10,6 +11,7 @@ import { readTree, type ConfigFile } from '../../src/nginx/importing/includes.ts
 import { meshctl } from '../support/cli.ts'
 import { APPLICATIONS } from '../support/import-applications.ts'
 import { TREES } from '../support/import-trees.ts'
+import { close, listening } from '../support/served-documents.ts'
 
 let directory: string
 beforeEach(() => {
@@ -80,6 +82,34 @@ test.each([
 ])('one that %s is not proven, and says so', async (_, text, words) => {
   const tree = readTree(write({ 'nginx.conf': text }), () => [])
   expect(await proveImport(tree, { workspace: 'default', zone: '*' })).toMatch(words)
+})
+
+test('the proof of streams writes no log of theirs, and asks nobody whom a variable names', async () => {
+  let asked = 0
+  const server = createServer((socket) => {
+    asked += 1
+    socket.on('error', () => socket.destroy()).end()
+  })
+  const port = await listening(server)
+  const log = join(directory, 'written')
+  try {
+    const tree = readTree(
+      write({
+        'nginx.conf': `load_module modules/ngx_stream_module.so;
+          http { server { listen 80; server_name a.example; return 204; } }
+          stream {
+            log_format own "a line";
+            map $remote_addr $up { default 127.0.0.1:${port}; }
+            server { listen 90; access_log ${log} own; proxy_pass $up; }
+          }`,
+      }),
+      () => [],
+    )
+    expect(await proveImport(tree, { workspace: 'default', zone: '*' })).toMatchObject({ differences: [] })
+    expect([existsSync(log), asked]).toEqual([false, 0])
+  } finally {
+    close([server])
+  }
 })
 
 test('without nginx an import is not proven, says which is not there, and leaves nothing behind', async () => {

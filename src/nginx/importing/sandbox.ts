@@ -27,7 +27,7 @@ export function unprovable(tree: readonly Directive[]): string | undefined {
       /_by_lua|^(?:js|perl|lua|init|passenger|modsecurity|opentelemetry|opentracing|dav|upload)_|^(?:lua|perl|pagespeed)$/.test(
         name,
       )
-    if (isDangerous || (name.endsWith('_store') && args[0] !== 'off'))
+    if (isDangerous || (name.endsWith('_store') && args[0] !== 'off') || (name.endsWith('_pass') && !PASSES.test(name)))
       return `${file}:${line}: ${name} may run programs or write, which a proof must not`
     const inner = block === undefined ? undefined : unprovable(block)
     if (inner !== undefined) return inner

@@ -26,7 +26,12 @@ export class StreamSandbox {
   /** @param stream what stands in `stream` */
   constructor(stream: readonly Directive[], backendPort: number) {
     this.#backendPort = backendPort
-    const pools = new Set(stream.flatMap(({ name, args }) => (name === 'upstream' ? (args[0] ?? '') : [])))
+    const pools = new Set(
+      stream.flatMap(({ name, args }) => {
+        if (isChoice({ name, args })) return args[1] ?? ''
+        return name === 'upstream' ? (args[0] ?? '') : []
+      }),
+    )
     this.#stream = stream.flatMap((directive) => this.#harmless(directive, pools))
   }
 
@@ -41,7 +46,7 @@ export class StreamSandbox {
 
   get probes(): readonly StreamProbe[] {
     const names = this.#stream
-      .filter(({ name, args }) => name === 'map' && args[0] === '$ssl_preread_server_name')
+      .filter(isChoice)
       .flatMap(({ block = [] }) => block.filter(({ args }) => args.length > 0).map(({ name }) => name))
       .filter((name) => /^[\w.*-]+$/.test(name) && name !== 'default')
       .map((name) => name.replace(/^\*?\./, 'probe.').replaceAll('*', 'probe'))
@@ -68,13 +73,12 @@ export class StreamSandbox {
 
   #harmless(directive: Directive, pools: ReadonlySet<string>): Directive[] {
     const { name, args, block } = directive
-    if (matchesDropped(name) && name !== 'ssl_preread') return []
+    if (name === 'access_log' || (matchesDropped(name) && name !== 'ssl_preread')) return []
     if (name === 'upstream') {
       const [server] = parse(`server ${this.#at(args[0] ?? '')};`, directive.file)
       return [{ ...directive, block: [server as Directive] }]
     }
-    if (name === 'map' && args[0] === '$ssl_preread_server_name')
-      return [{ ...directive, block: (block ?? []).map((entry) => this.#target(entry, pools)) }]
+    if (isChoice(directive)) return [{ ...directive, block: (block ?? []).map((entry) => this.#target(entry, pools)) }]
     if (name === 'server') return this.#server(directive, pools)
     return [directive]
   }
@@ -94,10 +98,10 @@ export class StreamSandbox {
     return seen.size === 0 ? [] : [{ ...directive, block: once }]
   }
 
-  /** Of `proxy_pass`, and of an entry of a map: its address is that of a stand-in. */
+  /** Of `proxy_pass`, and of an entry of a map: its address is that of a stand-in, also where another variable holds it. */
   #target(directive: Directive, pools: ReadonlySet<string>): Directive {
     const [word = '', ...more] = directive.args
-    if (word === '' || word.startsWith('$') || pools.has(word)) return directive
+    if (word === '' || pools.has(word)) return directive
     const words = [this.#at(word), ...more]
     return { ...directive, args: words, raw: words }
   }
@@ -112,6 +116,11 @@ export class StreamSandbox {
     this.#standIns.set(key, standIn)
     return standIn.at
   }
+}
+
+/** A map from the name that the client says to where it gets. */
+function isChoice({ name, args }: Pick<Directive, 'name' | 'args'>): boolean {
+  return name === 'map' && args[0] === '$ssl_preread_server_name'
 }
 
 function listensOf(stream: readonly Directive[]): readonly Directive[] {
