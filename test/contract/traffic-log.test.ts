@@ -81,7 +81,10 @@ spec:
   routes:
     proxied: { path: /proxied, proxy: { upstream: two } }
     health: { path: /health, accessLog: false, return: { status: 200 } }
+    paged: { path: /paged, accessLog: false, return: { status: 410 } }
+    file: { path: /file, accessLog: false, return: { status: 451 } }
     fixed: { path: /, return: { status: 404 } }
+  errorPages: { pages: { '410': { body: gone }, '451': { file: /srv/nxmesh-none/451.html }, '404': { body: nothing } } }
 ---
 apiVersion: nxmesh/v1
 kind: Site
@@ -189,7 +192,7 @@ spec: { endpoints: { '${good}': {} } }
       .filter((line) => line['site'] === `default/*/site/${site}`)
 
   test('each line of the access log is a JSON object, with the site’s own fields, and without the routes that are not logged', async () => {
-    await answerTo('/health', 'logged.example')
+    for (const path of ['/health', '/paged', '/file']) await answerTo(path, 'logged.example')
     await answerTo('/proxied?"a"', 'logged.example', { 'X-Tenant': 'a"b\\c' })
     await answerTo('/none', 'logged.example')
     expect(logged('logged')).toEqual([

@@ -6,6 +6,7 @@
 import { pagesInForce, type ErrorPage, type PagesInForce } from '../../core/resources/error-pages.ts'
 import type { Route, SiteSpec } from '../../core/resources/site.ts'
 import { isGrpc } from '../../core/resources/upstream-tls.ts'
+import { routeLogLines } from './access-log.ts'
 import { block, when } from './lines.ts'
 import { DRAIN_STATUSES } from './location.ts'
 import { innerHeaderLines } from './proxy.ts'
@@ -94,7 +95,8 @@ export class ErrorPages {
   #errorLines(pages: PagesInForce['pages'], route: Route | undefined, id: string): readonly string[] {
     const targets = new Map<string, number[]>()
     // Routes that have nothing of their own to say share the site's pages.
-    const isOwn = [route?.responseHeaders, route?.errorPages, route?.policies, route?.withoutPolicies].some(Boolean)
+    const said = [route?.responseHeaders, route?.errorPages, route?.policies, route?.withoutPolicies]
+    const isOwn = said.some(Boolean) || this.#logLines(route).length > 0
     for (const [status, { key, page }] of pages) {
       const change = page.status === undefined ? '' : `=${page.status} `
       const target = `${change}${plain(this.#path(`${isOwn ? id : ''} ${key}`, page, route))}`
@@ -111,15 +113,22 @@ export class ErrorPages {
     const module = page.upstream === undefined ? undefined : 'proxy'
     const own = responseHeaderLines(route?.responseHeaders, this.#spec, module)
     const headers = [...own, ...policiesFor(this.#place.policies, route, module).headers]
+    // nginx writes the line of the location that answers at last.
+    const log = this.#logLines(route)
     // A body that was taken for the request is not too long for its page.
-    return this.#define(key, () => ['client_max_body_size 0;', ...headers, ...this.#pageLines(page)])
+    return this.#define(key, () => ['client_max_body_size 0;', ...log, ...headers, ...this.#pageLines(page, log)])
   }
 
-  #pageLines({ body, contentType, file, upstream, path }: ErrorPage): readonly string[] {
+  #logLines(route: Route | undefined): readonly string[] {
+    return route === undefined ? [] : routeLogLines(route, this.#spec, this.#maps)
+  }
+
+  #pageLines({ body, contentType, file, upstream, path }: ErrorPage, log: readonly string[]): readonly string[] {
     if (body !== undefined) return ['types { }', `default_type ${plain(contentType)};`, `return 200 ${literal(body)};`]
     if (file !== undefined) {
       const slash = file.lastIndexOf('/')
-      const missing = this.#define('', () => [
+      const missing = this.#define(log.join(' '), () => [
+        ...log,
         'types { }',
         'default_type text/plain;',
         `return 200 ${literal(MISSING)};`,
