@@ -1,6 +1,6 @@
 /**
  * Which resources go beyond the quota of the grant that made them: the oldest are kept, whatever is over is not in force on
- * any node. A pure function of the accepted state, so every node leaves out the same. Called by slice.ts.
+ * any node. A pure function of the accepted state, so every node leaves out the same. Called by slicing.ts.
  */
 
 import { canonical } from './canonical.ts'
