@@ -37,10 +37,11 @@ export function withoutRefused<T extends Reached>(input: T): T {
   const networks = host.refusedEndpoints ?? NOTHING
   if (networks.length === 0) return input
   const refuses = refusalOf(networks)
+  const fixed = fixedBy(networks)
   const problems: Problem[] = []
   const resources = slice.resources.map((resource) => {
     if (!isUpstream(resource)) return resource
-    const refused = refusedOf(resource.spec, addresses, refuses)
+    const refused = fixed(resource.spec) ?? refusedOf(resource.spec, addresses, refuses)
     if (refused.length === 0) return resource
     problems.push(
       problemOf(
@@ -61,6 +62,14 @@ export function withoutRefused<T extends Reached>(input: T): T {
   }
 }
 const NOTHING: readonly RefusedNetwork[] = []
+
+/** What is refused of an upstream, where all of its endpoints are addresses: that never changes. Else null. */
+const fixedBy = perObject((networks: readonly RefusedNetwork[]) =>
+  perObject((spec: UpstreamSpec): readonly Refused[] | null => {
+    const isFixed = Object.keys(spec.endpoints).every((key) => parseEndpoint(key)?.family !== 0)
+    return isFixed ? refusedOf(spec, new Map(), refusalOf(networks)) : null
+  }),
+)
 
 interface Refused {
   readonly key: string
