@@ -99,6 +99,7 @@ beforeAll(async () => {
       stream('udp', `upstream: datagrams, ${at('udp', ', protocol: udp')}, responses: 1`),
       stream('one', `upstream: one, ${at('names')}, hosts: [one.example, '*.one.example']`),
       stream('two', `upstream: two, ${at('names')}, hosts: ['*'], deny: [10.0.0.0/8]`),
+      stream('words', `upstream: one, ${at('names')}, hosts: [default, hostnames, include, volatile]`),
       stream('told', `upstream: echo, ${at('told')}, proxyProtocol: true`),
       stream('named', `upstream: echo, ${at('trusting')}, hosts: [told.example], proxyProtocol: true`),
       stream('idle', `upstream: echo, ${at('idle')}, timeouts: { idle: 100ms }`),
@@ -168,6 +169,10 @@ test('TLS passes through by the name that a client says, and ends at the upstrea
   expect(await greet('a.one.example')).toMatch(/^one /)
   expect(await greet('two.example')).toMatch(/^two .*two\.example/)
   expect(await greet(undefined)).toMatch(/^two /)
+})
+
+test('hosts that are words of nginx are names like others, and change nothing for others', async () => {
+  for (const name of ['default', 'hostnames', 'include', 'volatile']) expect(await greet(name)).toMatch(`one ${name} `)
 })
 
 test('TLS ends at the listener that says so, with the certificate that it names, from the version that it names', async () => {
@@ -242,7 +247,7 @@ test('a site does not get the port of an older stream, and says so', () => {
 
 test('a probe says whether the port of a stream takes connections', async () => {
   const targets = probeTargets(rendered.units.filter(({ kind }) => kind === 'stream'))
-  expect(targets).toHaveLength(17)
+  expect(targets).toHaveLength(18)
   const answers = await probe(targets, 5_000)
   expect(new Set([...answers.values()].map(({ kind }) => kind))).toEqual(new Set(['accepted']))
   const [first] = targets as [(typeof targets)[0]]

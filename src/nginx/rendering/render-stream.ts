@@ -186,6 +186,9 @@ function listenLine({ address, port, protocol, proxyProtocol }: StreamListener, 
   return `listen ${plain(`${address}:${port}`)}${udp}${isTls ? ' ssl' : ''}${proxyProtocol ? ' proxy_protocol' : ''};`
 }
 
+/** What means something else to a map than the host of this name, unless \ is before it. */
+const MAP_WORDS: ReadonlySet<string> = new Set(['default', 'hostnames', 'include', 'volatile'])
+
 /** The block of nginx.conf; nothing without streams. @param trusted networks whose PROXY headers count */
 export function streamBlock(units: readonly Unit[], trusted: readonly string[], host: HostLayout): readonly string[] {
   const streams = units.filter(({ kind }) => kind === 'stream')
@@ -220,7 +223,7 @@ export function streamBlock(units: readonly Unit[], trusted: readonly string[], 
           ...targets
             .filter(([name]) => name !== '*')
             .toSorted(([a], [b]) => (a < b ? -1 : 1))
-            .map(([name, path]) => `${plain(name)} ${socket(path)};`),
+            .map(([name, path]) => `${plain(MAP_WORDS.has(name) ? `\\${name}` : name)} ${socket(path)};`),
         ]),
         ...block('server', [
           listenLine(listener, false),
