@@ -88,6 +88,16 @@ describe('what cannot be meant is refused', () => {
       { listeners: { a: { port: 80 }, b: { port: 80, address: '0.0.0.0', proxyProtocol: true } } },
       'spec.listeners.b is on the address and port of a, with another proxyProtocol',
     ],
+    [
+      'a port of all addresses that would let in whom it keeps out at one of them',
+      {
+        listeners: {
+          a: { port: 443, address: '10.0.0.1', tls: { certificate: 'a', clientCertificate: { ca: 'c' } } },
+          b: { port: 443, tls: { certificate: 'a' } },
+        },
+      },
+      'spec.listeners.b is on the address and port of a, with other TLS',
+    ],
     ['gRPC without HTTP/2', { routes: grpc }, 'spec.routes.calls.proxy.scheme needs a listener with HTTP/2'],
     [
       'gRPC with HTTP/2 turned off',

@@ -200,6 +200,15 @@ describe('what cannot be meant is refused', () => {
       ),
       'listeners.n.tls is not that of m',
     ],
+    [
+      'one port with TLS of two sorts',
+      document(
+        'Stream',
+        'a',
+        "upstream: u, listeners: { m: { port: 1, tls: { certificate: c, clientCertificate: { ca: d } } }, n: { port: 1, address: '0.0.0.0', tls: { certificate: c } } }",
+      ),
+      'listeners.n is on the address and port of m, with other TLS or proxyProtocol',
+    ],
   ])('%s', (_, text, message) => {
     expect(() => statesOf(text)).toThrow(message)
   })

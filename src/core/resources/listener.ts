@@ -74,20 +74,29 @@ export function listeningFaults({ listeners, redirectToHttps, hsts: told }: List
     faults.push({ path: ['redirectToHttps'], fault: { message: 'has no https to lead to', hint } })
   if (told !== undefined && !hasTls)
     faults.push({ path: ['hsts'], fault: { message: 'needs a listener with TLS', hint } })
-  const taken = new Map<string, string>()
-  for (const [id, { address = '0.0.0.0', port, tls: own, proxyProtocol }] of Object.entries(listeners).toSorted(
-    ([a], [b]) => (a < b ? -1 : 1),
-  )) {
-    const place = `${address} ${port}`
-    const twin = taken.get(place)
-    if (twin === undefined) taken.set(place, id)
-    else if (JSON.stringify(listeners[twin]?.tls) !== JSON.stringify(own)) {
+  const sorted = Object.entries(listeners).toSorted(([a], [b]) => (a < b ? -1 : 1))
+  for (const [index, [id, one]] of sorted.entries()) {
+    const [twin, other] = sorted.slice(0, index).find(([, earlier]) => isSameSocket(earlier, one)) ?? []
+    if (other === undefined) continue
+    if (JSON.stringify(other.tls) !== JSON.stringify(one.tls)) {
       const message = `is on the address and port of ${twin}, with other TLS`
       faults.push({ path: ['listeners', id], fault: { message, hint: 'one address and port is over TLS or not' } })
-    } else if (listeners[twin]?.proxyProtocol !== proxyProtocol) {
+    } else if (other.proxyProtocol !== one.proxyProtocol) {
       const message = `is on the address and port of ${twin}, with another proxyProtocol`
       faults.push({ path: ['listeners', id], fault: { message, hint: 'say the same of proxyProtocol in both' } })
     }
   }
   return faults
+}
+
+/** What listens on all addresses of a port listens on each. */
+function isSameSocket(a: SiteListener, b: SiteListener): boolean {
+  const [one, other] = [normal(a.address), normal(b.address)]
+  const areOfOneFamily = one.includes(':') === other.includes(':')
+  return a.port === b.port && areOfOneFamily && (one === other || ALL.has(one) || ALL.has(other))
+}
+const ALL: ReadonlySet<string> = new Set(['0.0.0.0', '[::]'])
+
+function normal(address = '0.0.0.0'): string {
+  return address.includes(':') ? new URL(`http://[${address}]/`).hostname : address
 }

@@ -64,7 +64,22 @@ const schema = z
         `is not that of ${first?.[0]}`,
         'where hosts choose, all listeners have the same',
       )
-    for (const [id, { protocol, proxyProtocol, tls }] of Object.entries(spec.listeners)) {
+    const taken = new Map<string, string>()
+    for (const [id, { address = '0.0.0.0', port, protocol, proxyProtocol, tls }] of Object.entries(
+      spec.listeners,
+    ).toSorted(([a], [b]) => (a < b ? -1 : 1))) {
+      const place = `${protocol} ${address} ${port}`
+      const twin = taken.get(place)
+      if (twin === undefined) taken.set(place, id)
+      else if (
+        JSON.stringify([spec.listeners[twin]?.tls, spec.listeners[twin]?.proxyProtocol]) !==
+        JSON.stringify([tls, proxyProtocol])
+      )
+        fault(
+          ['listeners', id],
+          `is on the address and port of ${twin}, with other TLS or proxyProtocol`,
+          'say the same in both, or leave one out',
+        )
       if (protocol === 'tcp') continue
       if (tls !== undefined) fault(['listeners', id, 'tls'], 'is not possible with UDP')
       if (spec.upstreamTls !== undefined)
