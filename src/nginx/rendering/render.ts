@@ -168,7 +168,13 @@ function renderedAll(given: RenderInput): Made {
   const rendered = sites.filter((site) => !('code' in unitFor(site, wishesOf(site, host.defaultHttpPort))))
   const streams = slice.resources.filter(isStream).toSorted(olderFirst)
   const whole = (stream: Stream): StreamPlace => ({ listeners: [], hosts: stream.spec.hosts ?? [] })
-  const flows = { ...input, upstreams, known, certificates, remembered }
+  const flows = {
+    ...input,
+    upstreams: new Map(upstreams.map((each) => [each.path, each])),
+    known,
+    certificates,
+    remembered,
+  }
   const unitOfStream = (stream: Stream, place: StreamPlace) =>
     heavy.get(stream.path) ?? streamUnit(stream, place, flows)
   const flowing = streams.filter((stream) => !('code' in unitOfStream(stream, whole(stream))))

@@ -24,7 +24,8 @@ export interface StreamInput extends ObservedHealth {
   readonly capabilities: Capabilities
   readonly host: HostLayout
   readonly addresses: ReadonlyMap<string, readonly string[]>
-  readonly upstreams: readonly SliceResource<UpstreamSpec>[]
+  /** By path: each stream looks for its own. */
+  readonly upstreams: ReadonlyMap<string, SliceResource<UpstreamSpec>>
   /** Paths of all that is there. */
   readonly known: ReadonlySet<string>
   readonly certificates: Certificates
@@ -38,7 +39,7 @@ export function streamUnit(stream: Stream, place: StreamPlace, input: StreamInpu
   if (unmet !== undefined) return unsupported(path, unmet, capabilities)
   const name = nearest(stream, 'upstream', spec.upstream, known)
   if (name === undefined) return missing(stream, 'Upstream', spec.upstream)
-  const upstream = upstreams.find((each) => each.path === resourcePath(name))
+  const upstream = upstreams.get(resourcePath(name))
   if (upstream === undefined) return unusable(stream)
   const obstacle = streamObstacle(upstream.spec)
   if (obstacle !== undefined) {
