@@ -229,14 +229,19 @@ export class NginxHost {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    for (const pid of await this.processes()) {
-      try {
-        process.kill(pid, 'SIGKILL')
-      } catch {
-        // It had ended by itself.
+    // A master that was starting a worker as it was ended leaves it behind.
+    const areGone = async () => {
+      const left = await this.processes()
+      for (const pid of left) {
+        try {
+          process.kill(pid, 'SIGKILL')
+        } catch {
+          // It had ended by itself.
+        }
       }
+      return left.length === 0
     }
-    await waitFor(async () => (await this.processes()).length === 0, { what: 'nginx to end' })
+    await waitFor(areGone, { what: 'nginx to end' })
     await rm(this.layout.directory, { recursive: true, force: true })
   }
 }

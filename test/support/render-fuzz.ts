@@ -207,7 +207,7 @@ function hostileTextAt({ pattern, text: own }: Place, { text, as, dollars }: Att
 
 /** Values with which a schema itself intends other directives. */
 function meansAnotherThing({ pattern, text: own }: Place, text: string): boolean {
-  if (pattern === 'Site.spec.hosts.[]') return own === '*' || text === '*'
+  if (/^(?:Site|Stream)\.spec\.hosts\.\[\]$/.test(pattern)) return own === '*' || text === '*'
   // Another policy, or template, says other things.
   if (/(?:[pP]olicies\.\[\]|spec\.template\.name)$/.test(pattern)) return isName(text)
   return pattern === 'Site.spec.routes.*.path' && (own === '/' || text === '/')

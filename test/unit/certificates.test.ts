@@ -98,6 +98,16 @@ describe('what cannot be meant is refused', () => {
       },
       'spec.listeners.b is on the address and port of a, with other TLS',
     ],
+    [
+      'what is no address, beside another listener of its port',
+      { listeners: { a: { port: 80, address: ':' }, b: { port: 80 } } },
+      'spec.listeners.a.address is not an IP address',
+    ],
+    [
+      'an address of one interface, beside another listener of its port',
+      { listeners: { a: { port: 80, address: 'fe80::1%eth0' }, b: { port: 80 } } },
+      'spec.listeners.a.address is not an IP address',
+    ],
     ['gRPC without HTTP/2', { routes: grpc }, 'spec.routes.calls.proxy.scheme needs a listener with HTTP/2'],
     [
       'gRPC with HTTP/2 turned off',

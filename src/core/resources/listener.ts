@@ -4,6 +4,7 @@
  * and what cannot be meant.
  */
 
+import { isIPv6 } from 'node:net'
 import { z } from 'zod'
 import { integer, ipAddress, reference, type Fault } from './fields.ts'
 
@@ -97,6 +98,7 @@ function isSameSocket(a: SiteListener, b: SiteListener): boolean {
 }
 const ALL: ReadonlySet<string> = new Set(['0.0.0.0', '[::]'])
 
+/** What is no address has a fault of its own. */
 function normal(address = '0.0.0.0'): string {
-  return address.includes(':') ? new URL(`http://[${address}]/`).hostname : address
+  return isIPv6(address) && !address.includes('%') ? new URL(`http://[${address}]/`).hostname : address
 }
