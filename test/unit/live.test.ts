@@ -6,6 +6,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 import fc from 'fast-check'
+import type { ResourceState } from '../../src/core/document.ts'
 import { fieldsOf, parseDocument, pathOf } from '../../src/core/resources/index.ts'
 import { MeshError } from '../../src/errors.ts'
 import { LiveLane, type LiveWish } from '../../src/live-lane.ts'
@@ -24,7 +25,7 @@ import {
 import { assemble } from '../../src/nginx/rendering/assemble.ts'
 import { resourceArbitrary } from '../support/arbitrary-resources.ts'
 import { makeCertificate } from '../support/certificates.ts'
-import { LAYOUT, renderStates, renderYaml, stateOf } from '../support/resources.ts'
+import { LAYOUT, renderStates, renderYaml, stateOf, statesOf } from '../support/resources.ts'
 import { rememberingLog } from '../support/silent-log.ts'
 import { VirtualClock } from '../support/virtual-clock.ts'
 import { waitFor } from '../support/wait.ts'
@@ -123,6 +124,29 @@ ${upstream("{ endpoints: { '10.0.0.2:80': {} } }", 'b')}
       expect([path, /balancer_by_lua|set_by_lua/.test(text)]).toEqual([path, !crowded.includes(path)])
       expect([path, modules.length > 0]).toEqual([path, !crowded.includes(path)])
     }
+  })
+
+  test('an upstream that finds no room in the lane as its circuit closes has its endpoints in its text', () => {
+    const names = Array.from({ length: 28 }, (_, at) => `e${at}.test`)
+    const addresses = new Map(
+      names.map((name, at) => [
+        name,
+        Array.from({ length: 64 }, (_, one) => `2001:db8:1111:2222:3333:4444:${at + 1}:${one + 1000}`),
+      ]),
+    )
+    const endpoints = names.map((name) => `'${name}:80': {}`).join()
+    const [{ fields }] = statesOf(upstream(`{ endpoints: { ${endpoints} } }`)) as [ResourceState]
+    const some = Array.from({ length: 60 }, (_, at) => stateOf(`default/*/upstream/u${at + 10}`, fields, 100 - at))
+    const sizes = [...(renderStates(some.slice(0, 1), { host: LIVE, addresses }).live ?? [])].map(
+      ([key, value]) => key.length + value.length,
+    )
+    const room = Math.floor((4 * 1024 * 1024) / (sizes[0] as number))
+    const [youngest] = some as [ResourceState]
+    const open = { host: LIVE, addresses, openCircuits: new Set([youngest.path]) }
+    expect(renderStates(some.slice(0, room), open).problems).toEqual([])
+    const { units, problems } = renderStates(some.slice(0, room + 1), { host: LIVE, addresses })
+    expect(problems.map(({ path }) => path)).toEqual([youngest.path])
+    expect(units.find(({ path }) => path === youngest.path)?.text).not.toContain('balancer_by_lua')
   })
 
   test('a last good text that asks for live state finds it where the lane was turned off since', () => {

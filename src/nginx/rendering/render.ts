@@ -128,9 +128,10 @@ function renderedAll(given: RenderInput): Made {
   const shared = [
     JSON.stringify([input.capabilities, host]),
     ...[...input.openCircuits].toSorted(),
+    ' crowded out',
     ...lane.crowdedOut.keys(),
   ]
-  const seen = [...[...input.ejected].toSorted(), ...[...addresses].flat(2)]
+  const seen = [' ejected', ...[...input.ejected].toSorted(), ...[...addresses].flat(2)]
   upstreamOutcomes.turn([...shared, ...seen])
   for (const upstream of upstreams) {
     const { path, spec } = upstream
@@ -156,6 +157,7 @@ function renderedAll(given: RenderInput): Made {
   const live = liveCertificates(sites, certificates, input)
   siteOutcomes.turn([
     ...shared,
+    ' certificates',
     ...live.crowdedOut,
     ...inViewOf(input),
     ...policies.problems.flatMap(({ path, message }) => [path, message]),
