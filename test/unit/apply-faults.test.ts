@@ -271,6 +271,21 @@ test('drift whose reload has to wait takes none of its own when an apply brings 
   expect(await applier.healDrift()).toEqual([])
 })
 
+test('drift whose reload has to wait is told once when nginx ends meanwhile, and loads what is right as it starts', async () => {
+  await using fake = await fakeHost()
+  const { host, nginx } = fake
+  const applier = await host.booted(fake.options({ maxDrainingWorkers: 1 }))
+  nginx.keepsOldWorkers = true
+  const unit = host.site('a', { port: 81 })
+  await applier.apply(host.request([unit]))
+  const file = join(host.layout.directory, 'objects', `${unit.digest}.conf`)
+  await writeFile(file, '# by hand')
+  await expect(applier.healDrift()).rejects.toMatchObject({ code: 'unavailable' })
+  nginx.signal((await nginx.master()) as number, 'TERM')
+  expect(await applier.healDrift()).toEqual([`${file} was edited`])
+  expect(await applier.healDrift()).toEqual([])
+})
+
 test('an abort before the swap changes nothing', async () => {
   await using fake = await fakeHost()
   const { host, nginx } = fake

@@ -169,7 +169,16 @@ export class Applier {
       found.push(`current pointed at ${current === undefined ? 'no generation' : short(current)}`)
     }
     const master = await nginx.master()
-    if (master === undefined || this.#serving.applied === undefined) return found
+    if (master === undefined) {
+      // What starts next loads what is right again.
+      this.#notLoaded = NONE_FOUND
+      return found
+    }
+    if (this.#serving.applied === undefined) {
+      // Told when it is loaded.
+      this.#notLoaded = { found, generation: lastGood.digest }
+      return []
+    }
     await errorLog.mark()
     const glance = await this.#serving.verify(lastGood.digest, GLANCE_LIMIT_MS)
     const running = glance.proven || glance.other ? glance : await this.#serving.verify(lastGood.digest)
