@@ -208,6 +208,8 @@ function hostileTextAt({ pattern, text: own }: Place, { text, as, dollars }: Att
 /** Values with which a schema itself intends other directives. */
 function meansAnotherThing({ pattern, text: own }: Place, text: string): boolean {
   if (/^(?:Site|Stream)\.spec\.hosts\.\[\]$/.test(pattern)) return own === '*' || text === '*'
+  // All addresses are told in two halves.
+  if (/\.(?:allow|deny)\.\[\]$/.test(pattern)) return own.endsWith('/0') || text.endsWith('/0')
   // Another policy, or template, says other things.
   if (/(?:[pP]olicies\.\[\]|spec\.template\.name)$/.test(pattern)) return isName(text)
   return pattern === 'Site.spec.routes.*.path' && (own === '/' || text === '/')
