@@ -56,6 +56,26 @@ describe('a port', () => {
     ])
   })
 
+  test('is one of 512 streams of a node, shared out among workspaces', () => {
+    const named = (workspace: string, count: number) =>
+      Array.from({ length: count }, (_, index) => {
+        const name = `${workspace}${index}`
+        return document(
+          'Stream',
+          name,
+          `upstream: u, listeners: { m: { port: 443 } }, hosts: [${name}.example]`,
+          `, workspace: ${workspace}`,
+        )
+      })
+    const upstreams = ['many', 'few'].map((workspace) =>
+      document('Upstream', 'u', "endpoints: { '10.0.0.1:80': {} }", `, workspace: ${workspace}`),
+    )
+    const { problems, units } = renderYaml([...upstreams, ...named('many', 520), ...named('few', 3)].join('---\n'))
+    const isRefused = ({ message }: { readonly message: string }) => message.includes('at most 512 streams')
+    expect(problems.filter(isRefused).map(({ path }) => path.split('/')[0])).toEqual(Array(11).fill('many'))
+    expect(units.filter(({ kind }) => kind === 'stream')).toHaveLength(512)
+  })
+
   test('is shared by name, by streams that all have hosts and say the same of PROXY headers', () => {
     const { units, problems, main } = rendered(
       stream('a', 'port: 1', ', hosts: [a.example]'),

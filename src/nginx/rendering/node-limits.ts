@@ -25,9 +25,12 @@ const NODE_VARIABLES_MAX = 2048
 /** Upstreams with a sticky cookie: each may be three variables more, with their room in every request of every site. */
 const NODE_STICKY_MAX = 512
 
+/** Streams: each may have a zone of 1 MiB, and has a socket where several share a port by their hosts. */
+const NODE_STREAMS_MAX = 512
+
 const LIGHTER = 'divide the weights, or leave out consistent'
 
-/** Upstreams and streams whose consistent hashing, or cookies, would cost nginx too much, alone or with all others of the node. */
+/** Upstreams and streams whose consistent hashing, cookies or number would cost nginx too much, alone or with all others of the node. */
 export function tooHeavy(
   { resources, problems: known }: Slice,
   addresses: ReadonlyMap<string, readonly string[]>,
@@ -50,9 +53,18 @@ export function tooHeavy(
     const hint = 'take hashKey of a cookie of the application'
     if (!cookies.has(path)) problems.set(path, { path, code: 'clash', message, hint })
   }
+  const streams = resources.filter(isStream).toSorted(olderFirst)
+  const room = shareOut(
+    streams.map(({ path, name }) => ({ key: path, workspace: name.workspace, cost: 1 })),
+    NODE_STREAMS_MAX,
+  )
+  for (const { path } of streams) {
+    const message = `a node has at most ${NODE_STREAMS_MAX} streams, shared out among workspaces`
+    if (!room.has(path)) problems.set(path, { path, code: 'clash', message, hint: 'place some of them in other zones' })
+  }
   if (costs.size === 0) return problems
   const paths = new Set([...resources, ...known].map(({ path }) => path))
-  for (const stream of resources.filter(isStream).toSorted(olderFirst)) {
+  for (const stream of streams) {
     const upstream = nearest(stream, 'upstream', stream.spec.upstream, paths)
     const cost = upstream === undefined ? 0 : (costs.get(resourcePath(upstream)) ?? 0)
     if (cost > CONSISTENT_WEIGHT_MAX) problems.set(stream.path, unusable(stream))
