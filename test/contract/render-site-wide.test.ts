@@ -6,6 +6,7 @@ import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { countAnswers } from '../../src/nginx/applying/bake.ts'
 import { probe } from '../../src/nginx/applying/probe.ts'
+import { parseAnswer } from '../../src/upstreams/judging/traffic.ts'
 import { luaModules } from '../support/real-nginx.ts'
 import { renderYaml } from '../support/resources.ts'
 import { ServedDocuments } from '../support/served-documents.ts'
@@ -94,7 +95,7 @@ describe.each(['reload', 'live'] as const)('what concerns a whole site, by the %
     expect((await get('refused', '/long.txt')).status).toBe(503)
   })
 
-  test('maintenance: a probe sees that it is meant, and so does who counts 5xx in the access log', async () => {
+  test('maintenance: a probe sees that it is meant, and so does who counts 5xx in the traffic log', async () => {
     const target = (site: string) => ({
       site,
       address: '127.0.0.1',
@@ -104,17 +105,21 @@ describe.each(['reload', 'live'] as const)('what concerns a whole site, by the %
     const answers = await probe([target('down'), target('up')], 5000)
     expect(answers.get('down')).toEqual({ kind: 'planned' })
     expect(answers.get('up')?.kind).toBe('status')
-    await get('down', '/counted')
-    await get('up', '/counted')
-    const log = await waitFor(
+    for (const site of ['down', 'up']) await get(site, '/counted')
+    const all = ['down', 'up'].flatMap((site) => [`default/*/site/${site} true`, `default/*/site/${site} false`])
+    const lines = await waitFor(
       () => {
-        const lines = served.log('access.log').split('\n')
-        const counted = lines.filter((line) => line.includes('/counted'))
-        return counted.length === 2 ? counted : undefined
+        const told = served.log('traffic.log').split('\n')
+        const seen = new Set(
+          told.flatMap((line) => parseAnswer(line) ?? []).map(({ site, isProbe }) => `${site} ${isProbe}`),
+        )
+        return all.every((one) => seen.has(one)) ? told : undefined
       },
-      { what: 'the lines of the access log' },
+      { what: 'probes and clients in the traffic log' },
     )
-    expect([...countAnswers(log)]).toEqual([['default/*/site/up', { requests: 1, errors: 0 }]])
+    const counts = countAnswers(lines)
+    expect(counts.get('default/*/site/down')).toBeUndefined()
+    expect(counts.get('default/*/site/up')).toMatchObject({ errors: 0 })
   })
 
   test('the page itself cannot be asked for', async () => {

@@ -15,6 +15,7 @@ import { systemClock } from '../../src/adapters/clock.ts'
 import { sha256 } from '../../src/core/canonical.ts'
 import { Addresses } from '../../src/nginx/applying/addresses.ts'
 import { probe } from '../../src/nginx/applying/probe.ts'
+import { TRAFFIC_LOG, TRAFFIC_LOG_LINE } from '../../src/nginx/rendering/traffic-log.ts'
 import type { Unit } from '../../src/nginx/rendering/unit.ts'
 import type { Receipt } from '../../src/receipt.ts'
 import { Reconciler } from '../../src/reconciler.ts'
@@ -344,7 +345,10 @@ test('a new site whose upstream is down is applied: nothing got worse', async ()
   expect((await host.get(port, 'a.test')).status).toBe(502)
 })
 
-test('a rising share of 5xx during the bake rolls back', async () => {
+test.each([
+  ['its access log', ''],
+  ['no access log', TRAFFIC_LOG_LINE],
+])('a rising share of 5xx during the bake rolls back, of a site with %s', async (_, log) => {
   await using host = await NginxHost.create()
   await using target = await backend()
   let probes = 0
@@ -359,10 +363,12 @@ test('a rising share of 5xx during the bake rolls back', async () => {
   })
   const port = await freePort()
   const proxy = (extra: string) =>
-    host.site('a', { port, body: `${extra} proxy_pass http://127.0.0.1:${target.port};` })
+    host.site('a', { port, body: `${log} ${extra} proxy_pass http://127.0.0.1:${target.port};` })
   await applier.apply(host.request([proxy('')]))
   const applied = applier.applied
   for (let count = 0; count < 30; count += 1) await host.get(port, 'a.test')
+  const lines = async () => (await host.log(TRAFFIC_LOG)).split('\n').filter((line) => line.includes('/site/a\t'))
+  await waitFor(async () => (await lines()).length >= 30, { what: 'what it was before to be written' })
 
   let stop = false
   const client = (async () => {

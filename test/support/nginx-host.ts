@@ -13,6 +13,7 @@ import { LocalNginx } from '../../src/adapters/nginx-process.ts'
 import { sha256 } from '../../src/core/canonical.ts'
 import type { Slice } from '../../src/core/slice.ts'
 import { Applier } from '../../src/nginx/applying/apply.ts'
+import { LOGS } from '../../src/nginx/applying/logs.ts'
 import { allPids, childrenOf, openFilesOf, titleOf, workingDirectoryOf } from '../../src/nginx/applying/proc.ts'
 import type { ApplyRequest } from '../../src/nginx/applying/run.ts'
 import type { ApplierOptions } from '../../src/nginx/applying/settings.ts'
@@ -213,7 +214,7 @@ export class NginxHost {
     return waitFor(all, { what: 'all workers to be there' })
   }
 
-  log(name: 'error.log' | 'access.log'): Promise<string> {
+  log(name: (typeof LOGS)[number]): Promise<string> {
     return readFile(join(this.layout.directory, 'logs', name), 'utf8')
   }
 

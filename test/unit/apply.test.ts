@@ -3,7 +3,7 @@
  * what a bake concludes, what a log tail reads, when something refused is tried again.
  */
 
-import { appendFile, mkdtemp, rename, rm, writeFile } from 'node:fs/promises'
+import { appendFile, mkdtemp, rename, rm, truncate, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import fc from 'fast-check'
@@ -264,17 +264,30 @@ describe('probes', () => {
 })
 
 describe('bake', () => {
+  const line = (site: string, status: number, { planned = '', addresses = '-', statuses = '-', probe = '' } = {}) =>
+    ['1.000', '0.001', site, status, planned, '', addresses, statuses, '-', probe].join('\t')
   const lines = (site: string, good: number, bad: number) => [
-    ...Array.from({ length: good }, () => JSON.stringify({ site, status: '200' })),
-    ...Array.from({ length: bad }, () => JSON.stringify({ site, status: 502 })),
+    ...Array.from({ length: good }, () => line(site, 200)),
+    ...Array.from({ length: bad }, () => line(site, 502)),
   ]
   const rule = { minRequests: 20, excess: 0.2 }
   const verdict = (earlier: string[], since: string[], changed = ['a']) =>
     bakeFailure(countAnswers(earlier), countAnswers(since), changed, rule)
 
   test('a site that goes into maintenance is no worse', () => {
-    const planned = Array.from({ length: 90 }, () => JSON.stringify({ site: 'a', status: '503', planned: '1' }))
+    const planned = Array.from({ length: 90 }, () => line('a', 503, { planned: '1' }))
     expect(verdict(lines('a', 100, 0), [...planned, ...lines('b', 30, 0)])).toBeUndefined()
+  })
+  test.each([
+    ['nginx makes the page', 'unix:/x/run/circuit.sock', '503'],
+    ['another upstream makes the page', 'unix:/x/run/circuit.sock : 10.0.0.1:80', '503 : 200'],
+  ])('a site whose circuit opens is no worse, also where %s', (_, addresses, statuses) => {
+    const rejected = Array.from({ length: 90 }, () => line('a', 503, { addresses, statuses }))
+    expect(verdict(lines('a', 100, 0), rejected)).toBeUndefined()
+  })
+  test('what the daemon asks a site is nothing that a client got', () => {
+    const probes = Array.from({ length: 90 }, () => line('a', 503, { probe: '1' }))
+    expect(verdict(lines('a', 100, 0), probes)).toBeUndefined()
   })
 
   test('a changed site that got worse is blamed, though the whole hardly shows it', () => {
@@ -312,7 +325,7 @@ describe('bake', () => {
     ['too few to tell', lines('a', 100, 0), lines('a', 0, 19)],
     ['new: nothing to compare with', [], lines('a', 0, 100)],
     ['no traffic', lines('a', 100, 0), []],
-    ['not our lines', lines('a', 100, 0), [...lines('nxmesh-probe', 0, 50), 'text', '{"status":']],
+    ['not our lines', lines('a', 100, 0), [...lines('', 0, 50), 'text', '{"status":']],
   ])('%s', (_, earlier, since) => {
     expect(verdict(earlier, since)).toBeUndefined()
   })
@@ -337,6 +350,22 @@ describe('log tail', () => {
     await writeFile(path, 'four\n')
     expect(await tail.read()).toEqual(['four'])
     expect(await tail.beforeMark()).toEqual([])
+    await rm(directory, { recursive: true })
+  })
+
+  test('goes on at the beginning of a file that was emptied', async () => {
+    const directory = await mkdtemp(join(tmpdir(), 'nxmesh-log-'))
+    const path = join(directory, 'traffic.log')
+    await writeFile(path, 'one\ntwo\n')
+    const tail = new LogTail(path)
+    await tail.mark()
+    await truncate(path)
+    await appendFile(path, 'three\n')
+    expect(await tail.read()).toEqual(['three'])
+    await truncate(path)
+    expect(await tail.read()).toEqual([])
+    await appendFile(path, 'four\n')
+    expect(await tail.read()).toEqual(['four'])
     await rm(directory, { recursive: true })
   })
 

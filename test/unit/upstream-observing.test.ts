@@ -24,10 +24,11 @@ interface Line {
   readonly addresses?: string
   readonly statuses?: string
   readonly site?: string
+  readonly probe?: string
 }
 const line = ({ at = 1_000, seconds = 0.5, status = 200, block = ' default_-_u;', ...rest }: Line = {}) => {
-  const { addresses = ONE, statuses = String(status), site = 'default/*/site/s' } = rest
-  return [(at / 1000).toFixed(3), seconds, site, status, '', block, addresses, statuses, '0.400'].join('\t')
+  const { addresses = ONE, statuses = String(status), site = 'default/*/site/s', probe = '' } = rest
+  return [(at / 1000).toFixed(3), seconds, site, status, '', block, addresses, statuses, '0.400', probe].join('\t')
 }
 
 describe('a line of the traffic log', () => {
@@ -39,6 +40,7 @@ describe('a line of the traffic log', () => {
       site: 'default/*/site/s',
       status: 200,
       isPlanned: false,
+      isProbe: false,
       asked: [
         {
           block: 'default_-_u',
@@ -59,6 +61,12 @@ describe('a line of the traffic log', () => {
   ])('%s', (_, addresses, statuses, failed) => {
     const attempts = parseAnswer(line({ addresses, statuses }))?.asked.flatMap((one) => one.attempts)
     expect(attempts?.map((attempt) => attempt.failed)).toEqual(failed)
+  })
+
+  test('a probe of a site is told from clients; a line of an older generation, which does not say, is read', () => {
+    expect(parseAnswer(line({ probe: '1' }))?.isProbe).toBe(true)
+    const older = line().split('\t').slice(0, -1).join('\t')
+    expect(parseAnswer(older)).toEqual(parseAnswer(line()))
   })
 
   test('an open circuit is no attempt', () => {

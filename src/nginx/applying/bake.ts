@@ -1,8 +1,9 @@
 /**
- * The share of 5xx answers of each site in the access log, and whether a new generation made it worse, for the sites that
- * it changed: what happens to others meanwhile is not its doing. Pure: lines in, verdict out. The lines are JSON with at least `status` and `site`, as rendering defines them.
+ * The share of 5xx answers of each site in the traffic log, and whether a new generation made it worse, for the sites that
+ * it changed: what happens to others meanwhile is not its doing. Pure: lines in, verdict out.
  */
 
+import { parseAnswer } from '../../upstreams/judging/traffic.ts'
 import type { Unit } from '../rendering/unit.ts'
 import { changedUnits } from './isolate.ts'
 
@@ -27,8 +28,6 @@ export interface BakeFailure {
   readonly sites: readonly string[]
 }
 
-const NOBODY = ''
-
 /** The sites that a generation changed: whose text, or that of an upstream that they need, is another; or all, when what all share is. */
 export function sitesToWatch(before: readonly Unit[], after: readonly Unit[]): readonly Unit[] {
   const changed = changedUnits(before, after)
@@ -42,12 +41,12 @@ export function sitesToWatch(before: readonly Unit[], after: readonly Unit[]): r
   )
 }
 
-/** Adds up answers by site. Lines that are not JSON, our own probes, and answers of sites in maintenance or for open circuits are left out. */
+/** Adds up answers by site. Lines of another sort, our own probes, and answers of sites in maintenance or for open circuits are left out. */
 export function countAnswers(lines: readonly string[], counts: AnswerCounts = new Map()): AnswerCounts {
   for (const line of lines) {
-    if (line.includes('nxmesh-probe')) continue
-    const answer = parse(line)
-    if (answer === undefined || answer.isPlanned) continue
+    const answer = parseAnswer(line)
+    if (answer === undefined || answer.isProbe || answer.isPlanned) continue
+    if (answer.asked.some(({ isRejected }) => isRejected)) continue
     const { requests, errors } = counts.get(answer.site) ?? NONE
     counts.set(answer.site, { requests: requests + 1, errors: errors + (answer.status >= 500 ? 1 : 0) })
   }
@@ -92,15 +91,4 @@ function percent(answers: Answers): string {
 
 function share({ requests, errors }: Answers): number {
   return requests === 0 ? 0 : errors / requests
-}
-
-function parse(line: string): { status: number; site: string; isPlanned: boolean } | undefined {
-  try {
-    const { status, site, planned, upstream } = JSON.parse(line) as Readonly<Record<string, unknown>>
-    if (!Number.isInteger(Number(status))) return undefined
-    const isPlanned = planned === '1' || (typeof upstream === 'string' && upstream.endsWith('/circuit.sock'))
-    return { status: Number(status), site: typeof site === 'string' ? site : NOBODY, isPlanned }
-  } catch {
-    return undefined
-  }
 }

@@ -9,6 +9,7 @@ import { request as requestOverTls } from 'node:https'
 import { connect, type Socket } from 'node:net'
 import { connect as connectTls, TLSSocket } from 'node:tls'
 import { PLANNED_HEADER } from '../../core/names.ts'
+import { PROBE_AGENT } from '../rendering/traffic-log.ts'
 
 export interface LocalRequest {
   readonly to:
@@ -61,7 +62,7 @@ function exchange(
   return new Promise((resolve, reject) => {
     const signal = AbortSignal.timeout(timeoutMs)
     const length = sent === undefined ? {} : { 'content-length': Buffer.byteLength(sent) }
-    const headers = { host, 'user-agent': 'nxmesh-probe', ...length }
+    const headers = { host, 'user-agent': PROBE_AGENT, ...length }
     const options = { ...where, path, method, headers, setHost: false, signal } as const
     const answer = (response: IncomingMessage) => {
       let body = ''

@@ -1,6 +1,6 @@
 /**
  * Reads what nginx appends to a log file after a mark: the master's last words about a reload, and the answers in the
- * access log of a bake. Bounded reads; a rotated or truncated file is read from its beginning. Never writes.
+ * traffic log of a bake. Bounded reads; a rotated or truncated file is read from its beginning. Never writes.
  */
 
 import { open, type FileHandle } from 'node:fs/promises'
@@ -8,7 +8,7 @@ import { open, type FileHandle } from 'node:fs/promises'
 /** At most this much is read at once; of a log that grows faster, the rest comes with the next read. */
 const READ_MAX_BYTES = 1024 * 1024
 /** How much of the log before the mark says how things were earlier. */
-const EARLIER_MAX_BYTES = 256 * 1024
+const EARLIER_MAX_BYTES = 1024 * 1024
 
 export class LogTail {
   readonly #path: string

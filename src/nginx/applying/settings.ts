@@ -6,6 +6,7 @@
 import { join } from 'node:path'
 import type { Clock, NginxProcess, Random } from '../../ports.ts'
 import type { HostLayout } from '../rendering/host-layout.ts'
+import { TRAFFIC_LOG } from '../rendering/traffic-log.ts'
 import type { BakeRule } from './bake.ts'
 import { disk } from './disk.ts'
 import { GenerationStore } from './generation.ts'
@@ -72,7 +73,8 @@ export interface Parts {
   readonly whoHas: BindCheck | undefined
   readonly probe: (targets: readonly ProbeTarget[], timeoutMs: number) => ReturnType<typeof probeOverNetwork>
   readonly errorLog: LogTail
-  readonly accessLog: LogTail
+  /** Read beside the observer, who empties it: a few lines are lost then. */
+  readonly trafficLog: LogTail
 }
 
 export function partsOf(options: ApplierOptions): Parts {
@@ -89,6 +91,6 @@ export function partsOf(options: ApplierOptions): Parts {
     whoHas: options.whoHas,
     probe: options.probe ?? ((targets, timeoutMs) => probeOverNetwork(targets, timeoutMs, options.liveFingerprints)),
     errorLog: log('error.log'),
-    accessLog: log('access.log'),
+    trafficLog: log(TRAFFIC_LOG),
   }
 }

@@ -5,6 +5,7 @@
  */
 
 import { asMeshError } from '../../errors.ts'
+import { TRAFFIC_DELAY_MS } from '../rendering/traffic-log.ts'
 import type { Unit } from '../rendering/unit.ts'
 import { bakeFailure, countAnswers, sitesToWatch, type AnswerCounts } from './bake.ts'
 import { Drain } from './drain.ts'
@@ -72,10 +73,11 @@ export class Swap {
       if (clients !== undefined && clients.active > 0)
         await run.phase('drain', () => this.drain.begin(previous, request.drainMs, signal))
     }
+    const earlier = await this.#answersSoFar(request.bakeMs)
     return (
       (await this.#load(order)) ??
       (await run.phase('probe', () => this.#probeAfter(sites, before))) ??
-      (await run.phase('bake', () => this.#bake(sitesToWatch(previous.units, next.units), request.bakeMs, signal)))
+      (await run.phase('bake', () => this.#bake(sitesToWatch(previous.units, next.units), earlier, order)))
     )
   }
 
@@ -100,12 +102,11 @@ export class Swap {
 
   /** Links the generation, makes nginx load it and waits for the proof. An abort counts until then. */
   async #load({ next, master, run, signal }: SwapOrder): Promise<Failure | undefined> {
-    const { store, accessLog } = this.#parts
+    const { store } = this.#parts
     let reached = false
     try {
       signal?.throwIfAborted()
       await run.phase('reload', async () => {
-        await accessLog.mark()
         await store.activate(next.digest)
         this.#serving.unprove()
         reached = master === undefined
@@ -158,20 +159,31 @@ export class Swap {
     }
   }
 
-  async #bake(sites: readonly Unit[], bakeMs: number, signal: AbortSignal | undefined): Promise<Failure | undefined> {
+  /** Counted before the reload: the observer may empty the log meanwhile. */
+  async #answersSoFar(bakeMs: number): Promise<AnswerCounts> {
+    if (bakeMs === 0) return new Map()
+    const { trafficLog } = this.#parts
+    await trafficLog.mark()
+    return countAnswers(await trafficLog.beforeMark())
+  }
+
+  async #bake(
+    sites: readonly Unit[],
+    earlier: AnswerCounts,
+    { request: { bakeMs }, signal }: SwapOrder,
+  ): Promise<Failure | undefined> {
     if (bakeMs === 0) return undefined
-    const { nginx, clock, settings, accessLog } = this.#parts
-    const earlier = countAnswers(await accessLog.beforeMark())
+    const { nginx, clock, settings, trafficLog } = this.#parts
     const changed = sites.map(({ path }) => path)
     const since: AnswerCounts = new Map()
     const master = await nginx.master()
-    const deadline = clock.monotonic() + bakeMs
+    const deadline = clock.monotonic() + bakeMs + TRAFFIC_DELAY_MS
     while (clock.monotonic() < deadline && signal?.aborted !== true) {
       await clock.sleep(Math.min(BAKE_POLL_MS, deadline - clock.monotonic()), signal).catch(() => undefined)
       const now = await nginx.master()
       // Nobody else looks after nginx meanwhile. That it ended says nothing about the generation.
       if (now === undefined || now !== master) return interrupted(now)
-      countAnswers(await accessLog.read(), since)
+      countAnswers(await trafficLog.read(), since)
       const failure = bakeFailure(earlier, since, changed, settings.bake)
       if (failure !== undefined) {
         return worsenedBy(

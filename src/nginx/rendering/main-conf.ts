@@ -17,7 +17,7 @@ import { DOLLAR_VARIABLE, literal, plain } from './quote.ts'
 import { IDENTITY_VARIABLE } from './policies/policy-text.ts'
 import { CONNECTION_VARIABLE, DEFAULT_HEADER_LINES, IGNORED_HEADERS } from './proxy.ts'
 import { listenLine, realClientLines, rejectingLines, TLS_LINES } from './server-tls.ts'
-import { TRAFFIC_FORMAT_LINE, TRAFFIC_LOG_LINE } from './traffic-log.ts'
+import { TRAFFIC_FORMAT_LINES, TRAFFIC_LOG_LINE } from './traffic-log.ts'
 import type { Listener } from './unit.ts'
 import { ASKED_VARIABLE } from '../../upstreams/judging/traffic.ts'
 
@@ -126,7 +126,7 @@ const REFUSALS = ['refused', 'reported', 'rate_limit', 'connection_limit', 'cred
 
 const HTTP_LINES: readonly string[] = [
   ...ACCESS_LOG_LINES,
-  TRAFFIC_FORMAT_LINE,
+  ...TRAFFIC_FORMAT_LINES,
   TRAFFIC_LOG_LINE,
   // A request that fails before its server is known has no site.
   'uninitialized_variable_warn off;',

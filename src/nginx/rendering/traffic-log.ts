@@ -3,16 +3,25 @@
  * shortened by the daemon once it is read. Text alone; what stands in a line is told in judging/traffic.ts.
  */
 
-import { ASKED_VARIABLE, TRAFFIC_FORMAT } from '../../upstreams/judging/traffic.ts'
+import { ASKED_VARIABLE, PROBE_VARIABLE, TRAFFIC_FORMAT } from '../../upstreams/judging/traffic.ts'
 
 /** Below logs/. */
 export const TRAFFIC_LOG = 'traffic.log'
 
-/** Of http. nginx reads `\t` in quotes as a tab. */
-export const TRAFFIC_FORMAT_LINE = `log_format nxmesh_traffic "${TRAFFIC_FORMAT.replaceAll('\t', String.raw`\t`)}";`
+/** What the daemon's probes of sites call themselves. */
+export const PROBE_AGENT = 'nxmesh-probe'
 
-/** Wherever access_log stands, since each one takes away those further out. Written in batches, a quarter second late at most. */
-export const TRAFFIC_LOG_LINE = `access_log logs/${TRAFFIC_LOG} nxmesh_traffic buffer=64k flush=250ms;`
+/** Of http. nginx reads `\t` in quotes as a tab. */
+export const TRAFFIC_FORMAT_LINES: readonly string[] = [
+  `map $http_user_agent $${PROBE_VARIABLE} { default ""; ${PROBE_AGENT} 1; }`,
+  `log_format nxmesh_traffic "${TRAFFIC_FORMAT.replaceAll('\t', String.raw`\t`)}";`,
+]
+
+/** So late at most nginx writes a line. */
+export const TRAFFIC_DELAY_MS = 250
+
+/** Wherever access_log stands, since each one takes away those further out. Written in batches. */
+export const TRAFFIC_LOG_LINE = `access_log logs/${TRAFFIC_LOG} nxmesh_traffic buffer=64k flush=${TRAFFIC_DELAY_MS}ms;`
 
 /**
  * Wherever a request of a client is passed on, before any rewrite: what happens later in another location is not this

@@ -11,6 +11,9 @@
  */
 export const ASKED_VARIABLE = 'nxmesh_asked'
 
+/** 1 where the daemon asks, to see whether a site answers. */
+export const PROBE_VARIABLE = 'nxmesh_probe'
+
 /** Fields in order; nginx escapes what is no printable ASCII, so no value holds a tab. */
 const FIELDS = [
   '$msec',
@@ -22,6 +25,7 @@ const FIELDS = [
   '$upstream_addr',
   '$upstream_status',
   '$upstream_response_time',
+  `$${PROBE_VARIABLE}`,
 ] as const
 
 /** The argument of log_format, still to be quoted; `\\t` as nginx is to read it. */
@@ -57,6 +61,8 @@ export interface Answer {
   readonly status: number
   /** A site in maintenance answered. */
   readonly isPlanned: boolean
+  /** The daemon asked, no client. */
+  readonly isProbe: boolean
   /** In the order in which they were asked: the one that makes the page for another's error comes after it. */
   readonly asked: readonly Asked[]
 }
@@ -64,8 +70,12 @@ export interface Answer {
 /** Undefined for what is no line of this log, or is half of one. */
 export function parseAnswer(line: string): Answer | undefined {
   const parts = line.split('\t')
-  if (parts.length !== FIELDS.length) return undefined
-  const [msec, seconds, site, status, planned, told, addresses, statuses, times] = parts as [string, ...string[]]
+  // What an older generation writes says nothing of probes.
+  if (parts.length !== FIELDS.length && parts.length !== FIELDS.length - 1) return undefined
+  const [msec, seconds, site, status, planned, told, addresses, statuses, times, isProbe] = parts as [
+    string,
+    ...string[],
+  ]
   const [at, took, code] = [Number(msec), Number(seconds), Number(status)]
   if (!(at > 0) || !(took >= 0) || !Number.isInteger(code)) return undefined
   const [answered, lasted, blocks] = [groupsOf(statuses), groupsOf(times), blocksOf(present(told))]
@@ -92,6 +102,7 @@ export function parseAnswer(line: string): Answer | undefined {
     site: present(site),
     status: code,
     isPlanned: planned === '1',
+    isProbe: isProbe === '1',
     asked,
   }
 }
