@@ -44,6 +44,23 @@ test.each(ALL)('$name', async ({ files }) => {
   expect((proof as { asked: number }).asked).toBeGreaterThanOrEqual(20)
 })
 
+test('a port that something takes before nginx listens there is another one in the next try', async () => {
+  const [binary, taken] = [join(directory, 'nginx-beside-others'), join(directory, 'taken')]
+  const words = 'nginx: [emerg] bind() to 127.0.0.1:1 failed (98: Address already in use)'
+  const script = `case " $* " in *" -t "*|*" -V "*) exec nginx "$@";; esac
+[ -e ${taken} ] && exec nginx "$@"
+touch ${taken}; echo '${words}' >&2; exit 1`
+  writeFileSync(binary, `#!/bin/sh\n${script}\n`, { mode: 0o755 })
+  const tree = readTree(
+    write({
+      'nginx.conf': 'events { } http { server { listen 80; server_name a.example; location / { return 200 "all"; } } }',
+    }),
+    () => [],
+  )
+  const proof = await proveImport(tree, { workspace: 'default', zone: '*' }, { binary })
+  expect([proof, existsSync(taken)]).toMatchObject([{ differences: [] }, true])
+})
+
 test('the report of meshctl import names a request that is answered otherwise', async () => {
   const entries = Array.from({ length: 900 }, (_, index) => `key-${index} a;`).join(' ')
   write({

@@ -83,10 +83,25 @@ export async function pathsOfNginx(binary = 'nginx'): Promise<NginxPaths | undef
 export async function proveImport(
   tree: readonly Directive[],
   place: Place,
-  { readFile = () => undefined, binary = 'nginx' }: ProofOptions = {},
+  options: ProofOptions = {},
 ): Promise<Proof | string> {
   const reason = unprovable(tree)
   if (reason !== undefined) return reason
+  for (let attempt = 1; ; attempt += 1) {
+    const proof = await proveOnce(tree, place, options)
+    if (typeof proof !== 'string' || !IS_TAKEN.test(proof) || attempt === ATTEMPTS_MAX) return proof
+  }
+}
+
+/** Ports that were free as they were looked for may be taken before nginx listens there: then on others. */
+const ATTEMPTS_MAX = 3
+const IS_TAKEN = /\(98: Address already in use\)/
+
+async function proveOnce(
+  tree: readonly Directive[],
+  place: Place,
+  { readFile = () => undefined, binary = 'nginx' }: ProofOptions,
+): Promise<Proof | string> {
   const directory = await mkdtemp(join(tmpdir(), 'nxmesh-import-'))
   const ends: (() => Promise<unknown>)[] = [() => rm(directory, { recursive: true, force: true })]
   try {
