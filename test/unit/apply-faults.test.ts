@@ -231,15 +231,21 @@ test('drift is healed behind a drain too', async () => {
   expect(await readdir(host.layout.directory)).not.toContain('draining')
 })
 
-test('drift is healed behind the memory gate too: the files at once, the reload when old workers have ended', async () => {
-  await using fake = await fakeHost()
-  const { host, nginx } = fake
-  const applier = await host.booted(fake.options({ maxDrainingWorkers: 1 }))
+/** A file of the one site was edited by hand, and no more old workers may be left by a reload. */
+async function editedBeforeGate({ host, nginx, options }: Awaited<ReturnType<typeof fakeHost>>) {
+  const applier = await host.booted(options({ maxDrainingWorkers: 1 }))
   nginx.keepsOldWorkers = true
   const unit = host.site('a', { port: 81 })
   await applier.apply(host.request([unit]))
   const file = join(host.layout.directory, 'objects', `${unit.digest}.conf`)
   await writeFile(file, '# by hand')
+  return { applier, unit, file }
+}
+
+test('drift is healed behind the memory gate too: the files at once, the reload when old workers have ended', async () => {
+  await using fake = await fakeHost()
+  const { nginx } = fake
+  const { applier, unit, file } = await editedBeforeGate(fake)
   const waits: string[] = []
   nginx.signals.length = 0
   const healing = applier.healDrift({ onWait: ({ message }) => waits.push(message) })
@@ -255,12 +261,7 @@ test('drift is healed behind the memory gate too: the files at once, the reload 
 test('drift whose reload has to wait takes none of its own when an apply brings one', async () => {
   await using fake = await fakeHost()
   const { host, nginx } = fake
-  const applier = await host.booted(fake.options({ maxDrainingWorkers: 1 }))
-  nginx.keepsOldWorkers = true
-  const unit = host.site('a', { port: 81 })
-  await applier.apply(host.request([unit]))
-  const file = join(host.layout.directory, 'objects', `${unit.digest}.conf`)
-  await writeFile(file, '# by hand')
+  const { applier, unit, file } = await editedBeforeGate(fake)
   await expect(applier.healDrift()).rejects.toMatchObject({ code: 'unavailable' })
   nginx.endOldWorkers()
   expect(await applier.apply(host.request([unit, host.site('b', { port: 81 })]))).toMatchObject({ outcome: 'applied' })
@@ -273,13 +274,8 @@ test('drift whose reload has to wait takes none of its own when an apply brings 
 
 test('drift whose reload has to wait is told once when nginx ends meanwhile, and loads what is right as it starts', async () => {
   await using fake = await fakeHost()
-  const { host, nginx } = fake
-  const applier = await host.booted(fake.options({ maxDrainingWorkers: 1 }))
-  nginx.keepsOldWorkers = true
-  const unit = host.site('a', { port: 81 })
-  await applier.apply(host.request([unit]))
-  const file = join(host.layout.directory, 'objects', `${unit.digest}.conf`)
-  await writeFile(file, '# by hand')
+  const { nginx } = fake
+  const { applier, file } = await editedBeforeGate(fake)
   await expect(applier.healDrift()).rejects.toMatchObject({ code: 'unavailable' })
   nginx.signal((await nginx.master()) as number, 'TERM')
   expect(await applier.healDrift()).toEqual([`${file} was edited`])

@@ -6,6 +6,8 @@ import { nearestName } from '../../src/core/nearest-name.ts'
 import { judgeRegex, parseEndpoint, parseTemplate } from '../../src/core/resources/fields.ts'
 import { kindOf, parseDocument } from '../../src/core/resources/index.ts'
 import { judgeSnippet } from '../../src/core/resources/snippet.ts'
+import { check } from '../../src/core/resources/validate.ts'
+import { z } from 'zod'
 
 function refusal(document: unknown, code = 'resource_invalid'): MeshError {
   try {
@@ -642,4 +644,12 @@ test('the nearest name is found, and none for a far one', () => {
   expect(nearestName('hsots', ['hosts', 'routes'])).toBe('hosts')
   expect(nearestName('maxbodysize', ['maxBodySize'])).toBe('maxBodySize')
   expect(nearestName('colour', ['hosts', 'routes'])).toBeUndefined()
+})
+
+test('a schema whose own rule throws makes a fault of that value, and stops nothing', () => {
+  const schema = z.object({ address: z.string() }).superRefine(({ address }) => void new URL(address))
+  expect(check(schema, { address: ':' }, ['spec'])).toMatchObject({
+    ok: false,
+    fault: { field: 'spec', message: 'cannot be checked: Invalid URL' },
+  })
 })

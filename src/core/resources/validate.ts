@@ -45,10 +45,24 @@ function isNested(value: unknown): value is object {
 export function check<S>(schema: z.ZodType<S>, value: unknown, prefix: Path): Checked<S> {
   const strange = findStrange(alternatives(schema), value, [])
   if (strange !== undefined) return failed(strange.fault, strange.path, value, prefix)
-  const result = schema.safeParse(value)
+  const result = parsed(schema, value)
+  if (result instanceof Error)
+    return failed({ message: `cannot be checked: ${result.message}`, hint: UNCHECKED }, [], value, prefix)
   if (result.success) return { ok: true, value: result.data }
   const issue = result.error.issues[0] as z.core.$ZodIssue
   return failed(wordIssue(issue, at(value, issue.path as Path)), issue.path as Path, value, prefix)
+}
+
+const UNCHECKED =
+  'this is a fault of mesh-node, which leaves out this resource alone: write it otherwise, and report it'
+
+/** A schema whose own rules throw must not keep all other resources from being read. */
+function parsed<S>(schema: z.ZodType<S>, value: unknown): z.ZodSafeParseResult<S> | Error {
+  try {
+    return schema.safeParse(value)
+  } catch (error) {
+    return error as Error
+  }
 }
 
 function failed(
